@@ -1,0 +1,1 @@
+"""Corpora, manifests, synthetic speech, augmentation and cached features."""

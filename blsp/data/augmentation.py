@@ -1,0 +1,59 @@
+"""Waveform augmentation: what rooms, microphones and telephones do to speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blsp.audio import SAMPLING_RATE
+
+
+def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
+    """Play faster (factor above 1) or slower, pitch included, by resampling; float32 (N / factor,)."""
+    import soxr
+
+    return soxr.resample(waveform, SAMPLING_RATE * factor, SAMPLING_RATE).astype(np.float32)
+
+
+def add_noise(waveform: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Mix in noise, looped from a random start, at a signal-to-noise ratio in dB."""
+    start = int(rng.integers(len(noise)))
+    looped = np.resize(np.roll(noise, -start), len(waveform))
+    power, noise_power = float(np.mean(waveform**2)), float(np.mean(looped**2))
+    if noise_power == 0 or power == 0:
+        return waveform
+    return waveform + looped * np.sqrt(power / noise_power / 10 ** (snr_db / 10)).astype(np.float32)
+
+
+def add_reverberation(waveform: np.ndarray, rt60_seconds: float, rng: np.random.Generator) -> np.ndarray:
+    """Convolve with a synthetic room: a direct path and exponentially decaying noise."""
+    from scipy.signal import fftconvolve
+
+    time = np.arange(int(rt60_seconds * SAMPLING_RATE)) / SAMPLING_RATE
+    response = rng.standard_normal(len(time)) * np.exp(-6.9 * time / rt60_seconds)
+    response *= rng.uniform(0.1, 0.5) / max(1e-9, float(np.sqrt((response**2).sum())))
+    response[0] = 1.0
+    return fftconvolve(waveform, response)[: len(waveform)].astype(np.float32)
+
+
+def limit_band(waveform: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
+    """Band-pass, as a telephone or a cheap microphone does."""
+    from scipy.signal import butter, sosfilt
+
+    sos = butter(4, [low_hz, high_hz], "bandpass", fs=SAMPLING_RATE, output="sos")
+    return sosfilt(sos, waveform).astype(np.float32)
+
+
+def augment(waveform: np.ndarray, noises: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Apply a random chain of the above; about two in five waveforms stay as they are but for their gain."""
+    if rng.random() < 0.25:
+        waveform = add_reverberation(waveform, float(rng.uniform(0.1, 0.6)), rng)
+    if rng.random() < 0.35:
+        noise = noises[int(rng.integers(len(noises)))] if noises and rng.random() < 0.7 else None
+        noise = rng.standard_normal(SAMPLING_RATE).astype(np.float32) if noise is None else noise
+        waveform = add_noise(waveform, noise, float(rng.uniform(8, 35)), rng)
+    if rng.random() < 0.15:
+        waveform = limit_band(waveform, float(rng.uniform(60, 300)), float(rng.uniform(3400, 7500)))
+    peak = float(np.abs(waveform).max(initial=1e-9))
+    return (waveform * (10 ** rng.uniform(-1.2, -0.05) / peak)).astype(np.float32)

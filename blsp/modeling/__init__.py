@@ -1,0 +1,1 @@
+"""The speech language model: frozen encoder, trained adapter, frozen LLM."""

@@ -1,0 +1,211 @@
+"""The trained part: encoder states -> speech embeddings in the LLM's input space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Readout = Literal["frames", "ctc_frames", "ctc_expected"]
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Shape of an adapter. Source: paper section 4.1; widths as in cwang621/blsp."""
+
+    encoder_dim: int
+    """Width D of the encoder's hidden states."""
+    llm_dim: int
+    """Width E of the LLM's input embeddings."""
+    kernel_sizes: tuple[int, ...] = (5, 5, 5)
+    """One stride-2 convolution each: three make 50 Hz into 6.25 Hz."""
+    bottleneck_dim: int = 512
+    """Inner width of the bottleneck."""
+    readout: Readout = "frames"
+    """What the LLM reads: every frame (the paper); or only those that the CTC head reads as new tokens, as they
+    are or as the token embedding that the head expects."""
+
+
+class Adapter(nn.Module):
+    """Convolutional subsampler, bottleneck with residual, LayerNorm.
+
+    Shapes:
+        B batch, L encoder frames (50 Hz), S speech embeddings (6.25 Hz), D encoder width, E LLM width.
+    Source: paper sections 3 and 4.1.
+    """
+
+    def __init__(self, config: AdapterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.subsampler = ConvSubsampler(config.encoder_dim, config.llm_dim, config.kernel_sizes)
+        self.bottleneck = Bottleneck(config.llm_dim, config.bottleneck_dim)
+        self.norm = nn.LayerNorm(config.llm_dim)
+        self.ctc = CtcHead(config.llm_dim) if config.readout != "frames" else None
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Number of valid speech embeddings for each row before any selection, int64 (B,)."""
+        return self.subsampler.output_lengths(lengths)
+
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Shorten and project encoder states, one embedding a frame of 160 ms.
+
+        Args:
+            hidden_states: Encoder output, float (B, L, D).
+            lengths: Valid frames in each row, int64 (B,).
+
+        Returns:
+            speech_embeds, float (B, S, E), zero past each row's length; and their lengths, int64 (B,).
+        """
+        x, lengths = self.subsampler(hidden_states, lengths)
+        x = self.norm(self.bottleneck(x))
+        return x * _valid(lengths, x.size(1))[:, :, None], lengths
+
+    def read_out(self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn forward()'s result into what the LLM reads, by `config.readout`.
+
+        Args:
+            speech_embeds: Result of forward(), float (B, S, E).
+            lengths: Their lengths, int64 (B,).
+            token_embeds: The LLM's input embeddings, float (V, E).
+
+        Returns:
+            The same pair, shorter where frames were dropped; at least one frame a row stays.
+        """
+        if self.ctc is None:
+            return speech_embeds, lengths
+        return self.ctc.read_out(speech_embeds, lengths, token_embeds, expected=self.config.readout == "ctc_expected")
+
+
+class ConvSubsampler(nn.Module):
+    """Stack of stride-2 convolutions with gated linear units.
+
+    Shapes:
+        B batch, L encoder frames (50 Hz), S speech embeddings (50 / 2**n Hz), D encoder width, E LLM width.
+    Source: arXiv 1911.08460; kernel sizes and widths as in cwang621/blsp.
+    """
+
+    def __init__(self, encoder_dim: int, llm_dim: int, kernel_sizes: tuple[int, ...] = (5, 5, 5)) -> None:
+        super().__init__()
+        if any(k % 2 == 0 for k in kernel_sizes):
+            raise ValueError(f"`kernel_sizes` must all be odd, but is {kernel_sizes} instead.")
+        widths = [encoder_dim] * len(kernel_sizes) + [llm_dim]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(w_in, 2 * w_out, k, stride=2, padding=k // 2)
+            for w_in, w_out, k in zip(widths, widths[1:], kernel_sizes)
+        )
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Number of valid speech embeddings for each row, int64 (B,)."""
+        for _ in self.convs:
+            lengths = _halve(lengths)
+        return lengths
+
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Shorten encoder states eightfold; same shapes as `Adapter.forward`."""
+        x = hidden_states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
+        for conv in self.convs:
+            x = x * _valid(lengths, x.size(2))[:, None]  # keep padding out of the last valid window
+            x = F.glu(conv(x), dim=1)  # (B, D, L) -> (B, D or E, ceil(L / 2))
+            lengths = _halve(lengths)
+        x = x * _valid(lengths, x.size(2))[:, None]
+        return x.transpose(1, 2), lengths  # (B, S, E), (B,)
+
+
+class Bottleneck(nn.Module):
+    """Two linear layers with GELU between and a residual around, (..., E) -> (..., E)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        return x + self.fc2(F.gelu(self.fc1(x)))
+
+
+class CtcHead(nn.Module):
+    """Reads LLM tokens off speech embeddings, by their likeness to the LLM's own token embeddings.
+
+    The only parameters are a blank vector and a scale, so the head holds no vocabulary of its own: what makes
+    it read well also makes speech embeddings look like the tokens that were spoken.
+
+    Shapes:
+        B batch, S speech embeddings (6.25 Hz), K embeddings kept, E LLM width, V vocabulary.
+    """
+
+    def __init__(self, llm_dim: int) -> None:
+        super().__init__()
+        self.blank = nn.Parameter(torch.randn(llm_dim) / llm_dim**0.5)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def logits(self, speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
+        """Scores of the blank (index 0) and of each token (its id + 1).
+
+        Args:
+            speech_embeds: Result of `Adapter.forward`, float (B, S, E).
+            token_embeds: Input embeddings of the LLM, or of the part of its vocabulary that counts, float (V, E).
+
+        Returns:
+            float (B, S, 1 + V).
+        """
+        directions = F.normalize(token_embeds.to(speech_embeds.dtype), dim=1)
+        blank = (speech_embeds @ self.blank)[:, :, None]
+        return self.scale * torch.cat([blank, speech_embeds @ directions.T], dim=2)
+
+    def read_out(
+        self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor, *, expected: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Keep the frames that read as new tokens: no blanks, no repeats.
+
+        Args:
+            speech_embeds: Result of `Adapter.forward`, float (B, S, E).
+            lengths: Valid frames in each row, int64 (B,).
+            token_embeds: The LLM's input embeddings, float (V, E).
+            expected: Replace each kept frame by the mean of the token embeddings under the head's distribution.
+
+        Returns:
+            Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,).
+            A row in which nothing was read keeps its first frame.
+        """
+        logits = self.logits(speech_embeds, token_embeds)
+        keep = new_tokens(logits.argmax(dim=2), lengths)
+        keep[:, 0] |= ~keep.any(dim=1)
+        kept_lengths = keep.sum(dim=1)
+        order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : int(kept_lengths.max())]  # (B, K)
+        kept = _take(speech_embeds, order)
+        if expected:
+            probabilities = _take(logits[:, :, 1:], order).softmax(dim=2)
+            kept = probabilities @ token_embeds.to(probabilities.dtype)
+        return kept * _valid(kept_lengths, kept.size(1))[:, :, None], kept_lengths
+
+
+def new_tokens(labels: Tensor, lengths: Tensor) -> Tensor:
+    """Where greedy CTC labels (0 is blank), int64 (B, S), start a new token; bool (B, S)."""
+    previous = F.pad(labels, (1, 0))[:, :-1]
+    return (labels != 0) & (labels != previous) & _valid(lengths, labels.size(1))
+
+
+def ctc_greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+    """Token ids that the greedy CTC path reads, for logits (B, S, 1 + V) with the blank first."""
+    labels = logits.argmax(dim=2)
+    keep = new_tokens(labels, lengths)
+    return [(row[kept] - 1).tolist() for row, kept in zip(labels, keep)]
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x (B, S, E) at index (B, K) -> (B, K, E)."""
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.size(2)))
+
+
+def _halve(lengths: Tensor) -> Tensor:
+    """Lengths after one stride-2 convolution with "same" padding: ceil(n / 2)."""
+    return (lengths + 1) // 2
+
+
+def _valid(lengths: Tensor, size: int) -> Tensor:
+    """Mask of valid positions, bool (B, size)."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]

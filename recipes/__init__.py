@@ -1,0 +1,1 @@
+"""Training and evaluation recipes: thin scripts over blsp."""

@@ -1,0 +1,1 @@
+"""voicechat: talk to a speech language model in your terminal."""

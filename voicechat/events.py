@@ -1,0 +1,75 @@
+"""What happens in a session, as the screen, the log and `--json` see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The microphone is open and nobody speaks."""
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """The user began to speak."""
+
+
+@dataclass(frozen=True)
+class InputLevel:
+    """Loudness of the input, for the level meter."""
+
+    dbfs: float
+
+
+@dataclass(frozen=True)
+class UtteranceEnded:
+    """The user stopped speaking; the utterance goes to the model."""
+
+    seconds: float
+    source: str = "microphone"
+    """`microphone`, or the name of the file it came from."""
+
+
+@dataclass(frozen=True)
+class TurnTyped:
+    """The user typed a turn."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The assistant wrote a piece of its answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """The assistant's answer is complete, or was cut short by the user."""
+
+    text: str
+    first_token_ms: float | None
+    """From the end of the user's speech (or text) to the first piece of the answer."""
+    seconds: float
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know; the session goes on."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The session cannot go on."""
+
+    message: str
+    hint: str | None = None
+
+
+Event = Listening | SpeechStarted | InputLevel | UtteranceEnded | TurnTyped | TextDelta | TurnEnded | Notice | Failed
