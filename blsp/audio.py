@@ -1,5 +1,17 @@
 """Rates, and files and PCM as waveforms."""
 
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from blsp.errors import AudioError, StorageError
+
 SAMPLING_RATE = 16_000
 """Samples per second of every waveform inside the library (Hz)."""
 MEL_WINDOW_SAMPLES = 400
@@ -8,3 +20,179 @@ MEL_FRAMES_PER_SECOND = SAMPLING_RATE // MEL_HOP_SAMPLES  # 100: columns of the 
 ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // 2  # 50: after Whisper's stride-2 convolution
 WHISPER_WINDOW_SECONDS = 30
 """The longest stretch Whisper's encoder has positions for."""
+
+Waveform = npt.NDArray[np.float32]
+"""Mono audio at 16 kHz in [-1, 1], float32 (N,)."""
+AudioInput = str | os.PathLike[str] | bytes
+"""A path, `-` for standard input, or the bytes of an audio file."""
+Warn = Callable[[str], None]
+"""Takes one line about audio that was readable only in part."""
+
+MAX_STREAM_SECONDS = 24 * 3600.0
+"""Longest audio that `stream_audio` decodes by default."""
+MAX_WAVEFORM_SECONDS = 3600.0
+"""Longest audio that `load_audio` holds in memory by default (230 MB)."""
+_PCM_SCALE = 32_768.0
+
+
+def load_audio(
+    source: AudioInput,
+    *,
+    raw_rate: int | None = None,
+    max_seconds: float = MAX_WAVEFORM_SECONDS,
+    warn: Warn | None = None,
+) -> Waveform:
+    """Decode a whole recording.
+
+    Args:
+        source: Path, `-` for standard input, or the bytes of an audio file.
+        raw_rate: The source is headerless mono PCM, signed 16 bit little endian, at this rate (Hz).
+        max_seconds: Longest recording to accept, counted while decoding.
+        warn: Called with one line for audio that is damaged but usable.
+
+    Returns:
+        Mono waveform at 16 kHz in [-1, 1], float32 (N,), N >= 1.
+
+    Raises:
+        AudioError: The source cannot be read, holds no audio, or is too long.
+    """
+    return np.concatenate(list(stream_audio(source, raw_rate=raw_rate, max_seconds=max_seconds, warn=warn)))
+
+
+def stream_audio(
+    source: AudioInput,
+    *,
+    block_seconds: float = 1.0,
+    raw_rate: int | None = None,
+    max_seconds: float = MAX_STREAM_SECONDS,
+    warn: Warn | None = None,
+) -> Iterator[Waveform]:
+    """Decode a recording of any length piece by piece, in memory that does not grow with it.
+
+    Args:
+        source: Path, `-` for standard input, or the bytes of an audio file.
+        block_seconds: Rough length of a piece.
+        raw_rate: The source is headerless mono PCM, signed 16 bit little endian, at this rate (Hz).
+        max_seconds: Longest recording to accept, counted while decoding.
+        warn: Called with one line for audio that is damaged but usable.
+
+    Yields:
+        Consecutive pieces of the mono waveform at 16 kHz in [-1, 1], each float32 (N,), N >= 1.
+
+    Raises:
+        AudioError: The source cannot be read, holds no audio, or is too long.
+    """
+    from blsp.audio_decoding import open_decoder
+    from blsp.audio_sources import name_of
+
+    name = name_of(source)
+    decoded_seconds = 0.0
+    resampled = 0
+    with open_decoder(source, raw_rate=raw_rate, warn=warn or _ignore) as decoder:
+        resampler = Resampler(decoder.sampling_rate)
+        for block in decoder.blocks(block_seconds):
+            _check_finite(block, name, decoded_seconds)
+            decoded_seconds += len(block) / decoder.sampling_rate
+            if decoded_seconds > max_seconds:
+                raise AudioError(
+                    f"{name} is longer than {_duration(max_seconds)}, the longest recording that is read.",
+                    hint="Cut it into shorter files first.",
+                )
+            waveform = resampler.push(mix_down(block))
+            resampled += len(waveform)
+            if len(waveform):
+                yield waveform
+        rest = resampler.flush()
+        if len(rest):
+            yield rest
+        if resampled + len(rest) == 0:
+            raise AudioError(f"{name} has a header but no audio.", hint="Record it again, or give another file.")
+
+
+class Resampler:
+    """Brings consecutive pieces of a mono signal to 16 kHz; the pieces join as if resampled in one go.
+
+    Args:
+        sampling_rate: Rate of what is pushed (Hz).
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        import soxr
+
+        self._stream = None if sampling_rate == SAMPLING_RATE else soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1)
+
+    def push(self, samples: npt.NDArray[np.float32]) -> Waveform:
+        """Take the next samples, float32 (N,); return what is ready at 16 kHz, float32 (M,), perhaps empty."""
+        return samples if self._stream is None else self._clipped(samples, last=False)
+
+    def flush(self) -> Waveform:
+        """Return what the filter still holds, float32 (M,); nothing may be pushed afterwards."""
+        return np.zeros(0, np.float32) if self._stream is None else self._clipped(np.zeros(0, np.float32), last=True)
+
+    def _clipped(self, samples: npt.NDArray[np.float32], *, last: bool) -> Waveform:
+        assert self._stream is not None
+        resampled: npt.NDArray[np.float32] = self._stream.resample_chunk(samples, last=last)
+        return resampled.clip(-1.0, 1.0)  # the filter overshoots at full scale
+
+
+def mix_down(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mean of the channels, clipped to [-1, 1]: float32 (N, C) -> (N,)."""
+    clipped = block.clip(-1.0, 1.0)  # before the mean: float files may hold any value
+    return clipped[:, 0] if clipped.shape[1] == 1 else clipped.mean(axis=1, dtype=np.float32)
+
+
+def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Waveform in [-1, 1] -> 16-bit samples, int16 (N,); what is louder is clipped."""
+    scaled: npt.NDArray[np.int16] = np.rint(waveform * _PCM_SCALE).clip(-_PCM_SCALE, _PCM_SCALE - 1).astype(np.int16)
+    return scaled
+
+
+def from_pcm16(samples: npt.NDArray[np.int16]) -> Waveform:
+    """16-bit samples -> waveform in [-1, 1), float32 (N,); `to_pcm16` gives back the same samples."""
+    waveform: Waveform = samples.astype(np.float32) / np.float32(_PCM_SCALE)
+    return waveform
+
+
+def save_audio(path: str | os.PathLike[str], waveform: npt.NDArray[np.float32], rate: int = SAMPLING_RATE) -> None:
+    """Write a mono waveform as 16-bit FLAC or WAV, named by the suffix; the file appears whole or not at all.
+
+    Raises:
+        ValueError: The suffix is neither `.flac` nor `.wav`.
+        StorageError: The folder or disk cannot be written.
+    """
+    import soundfile
+
+    path = Path(path)
+    if path.suffix not in (".flac", ".wav"):
+        raise ValueError(f"`path` must end in .flac or .wav, but is {str(path)!r} instead.")
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            soundfile.write(file, to_pcm16(waveform), rate, format=path.suffix[1:].upper(), subtype="PCM_16")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, soundfile.SoundFileError) as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(
+            f"{path} cannot be written: {reason}.", hint=f"Free some space, or check: ls -ld {path.parent}"
+        ) from error
+
+
+def _check_finite(block: npt.NDArray[np.float32], name: str, block_start_seconds: float) -> None:
+    if not np.isfinite(block).all():
+        raise AudioError(
+            f"{name} holds samples that are not numbers (NaN or infinity) after {block_start_seconds:.1f} s.",
+            hint="Export the recording again; what wrote this file has a fault.",
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
+
+
+def _ignore(_: str) -> None:
+    pass
