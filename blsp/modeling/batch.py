@@ -1,0 +1,180 @@
+"""Prompts with answers, batched: what `BlspModel.forward` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from blsp.conversation import Turn
+from blsp.modeling.prompt import PromptTemplate, Segment, SpeechSegment, TokenSegment, render
+
+IGNORED_LABEL = -100
+"""Label of positions that the loss leaves out."""
+
+
+@dataclass(frozen=True)
+class PromptExample:
+    """One prompt and the answer to learn."""
+
+    turns: Sequence[Turn]
+    """The conversation up to the user's turn that is answered."""
+    response: str
+    """The answer."""
+    hidden_states: Sequence[Tensor] = ()
+    """Encoder states for each speech turn, float (L, D), where they were computed before."""
+    speech_embeds: Sequence[Tensor] = ()
+    """Or what the LLM reads for each speech turn, float (S, E)."""
+
+
+@dataclass(frozen=True)
+class HiddenStates:
+    """Encoder states of U stretches of speech: values, float (U, L, D), and lengths, int64 (U,)."""
+
+    values: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class SpeechEmbeds:
+    """What the LLM reads for U stretches of speech: values, float (U, S, E), and lengths, int64 (U,)."""
+
+    values: Tensor
+    lengths: Tensor
+
+
+Speech = tuple[npt.NDArray[np.float32], ...] | HiddenStates | SpeechEmbeds
+"""Speech of a batch, in the order of its gaps: waveforms, encoder states, or embeddings."""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One row: the prompt, and the token ids to learn, up to and including a stop token."""
+
+    segments: tuple[Segment, ...]
+    response_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """B rows and the speech that fills their gaps, row by row."""
+
+    rows: tuple[PromptRow, ...]
+    speech: Speech = ()
+
+    def to(self, device: torch.device | str) -> PromptBatch:
+        """The same batch with its tensors on `device`."""
+        if isinstance(self.speech, tuple):
+            return self
+        moved = type(self.speech)(self.speech.values.to(device), self.speech.lengths.to(device))
+        return PromptBatch(self.rows, moved)
+
+
+@dataclass(frozen=True)
+class PromptTensors:
+    """Rows laid out for the LLM: each contiguous, all padding on one side.
+
+    Shapes:
+        B rows, P positions, E LLM width.
+    """
+
+    embeds: Tensor
+    """Float (B, P, E), zero at padding."""
+    mask: Tensor
+    """True at real positions, bool (B, P)."""
+    labels: Tensor
+    """Token to predict *at* each position, int64 (B, P); `IGNORED_LABEL` outside answers."""
+
+    @property
+    def position_ids(self) -> Tensor:
+        """Count of the real positions before each one, int64 (B, P): the same wherever the padding is."""
+        return (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def collate(template: PromptTemplate, examples: Sequence[PromptExample]) -> PromptBatch:
+    """Render examples and batch their speech. Needs no model, so data workers can do it.
+
+    Raises:
+        ValueError: Examples mix waveforms, hidden states and embeddings, or have too few of them.
+    """
+    rows = tuple(_row(template, example) for example in examples)
+    gaps = [s for row in rows for s in row.segments if isinstance(s, SpeechSegment)]
+    states = [x for example in examples for x in example.hidden_states]
+    embeds = [x for example in examples for x in example.speech_embeds]
+    if not states and not embeds:
+        return PromptBatch(rows, tuple(gap.waveform for gap in gaps))
+    if (states and embeds) or len(states or embeds) != len(gaps):
+        raise ValueError(
+            "`examples` must have hidden states or embeddings for each of their "
+            f"{len(gaps)} speech turns, but have {len(states)} and {len(embeds)} instead."
+        )
+    kind = HiddenStates if states else SpeechEmbeds
+    lengths = torch.tensor([len(x) for x in states or embeds], dtype=torch.int64)
+    return PromptBatch(rows, kind(pad_sequence(states or embeds, batch_first=True), lengths))
+
+
+def _row(template: PromptTemplate, example: PromptExample) -> PromptRow:
+    if not example.turns or example.turns[-1].role != "user":
+        raise ValueError(f"`turns` must end with the user's, but is {[t.role for t in example.turns]} instead.")
+    return PromptRow(tuple(render(template, example.turns)), template.answer(example.response) + template.answer_end)
+
+
+def lay_out(
+    rows: Sequence[PromptRow],
+    embed_tokens: torch.nn.Module,
+    speech_embeds: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    padding_side: str = "right",
+) -> PromptTensors:
+    """Fill the rows' gaps with speech and pad them to one length.
+
+    Args:
+        rows: Prompts and answers.
+        embed_tokens: The LLM's input embedding, int64 (N,) -> float (N, E).
+        speech_embeds: What fills the gaps, in their order, float (U, S, E).
+        lengths: Valid embeddings for each gap, int64 (U,).
+        padding_side: "right" for training, where a causal LLM never looks; "left" for generation.
+
+    Raises:
+        ValueError: The number of gaps and the number of embeddings differ.
+    """
+    ids = [i for row in rows for i in _row_ids(row)]
+    device = next(embed_tokens.parameters()).device
+    tokens = embed_tokens(torch.tensor(ids, dtype=torch.int64, device=device))
+    speech = (
+        [] if speech_embeds is None or lengths is None else [x[:n] for x, n in zip(speech_embeds, lengths.tolist())]
+    )
+    n_gaps = sum(isinstance(s, SpeechSegment) for row in rows for s in row.segments)
+    if n_gaps != len(speech):
+        raise ValueError(f"`speech_embeds` must have a row for each of {n_gaps} gaps, but has {len(speech)} instead.")
+    pieces = iter(speech)
+    embeds, labels, used = [], [], 0
+    for row in rows:
+        parts = []
+        for segment in (*row.segments, TokenSegment(row.response_ids)):
+            if isinstance(segment, SpeechSegment):
+                parts.append(next(pieces).to(tokens.dtype))
+            else:
+                parts.append(tokens[used : used + len(segment.ids)])
+                used += len(segment.ids)
+        embeds.append(torch.cat(parts))
+        prompt_length = len(embeds[-1]) - len(row.response_ids)
+        labels.append(torch.tensor([IGNORED_LABEL] * prompt_length + list(row.response_ids), dtype=torch.int64))
+    mask = pad_sequence(
+        [torch.ones(len(x), dtype=torch.bool) for x in embeds], batch_first=True, padding_side=padding_side
+    )
+    return PromptTensors(
+        pad_sequence(embeds, batch_first=True, padding_side=padding_side),
+        mask.to(device),
+        pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL, padding_side=padding_side).to(device),
+    )
+
+
+def _row_ids(row: PromptRow) -> list[int]:
+    return [i for s in row.segments if isinstance(s, TokenSegment) for i in s.ids] + list(row.response_ids)

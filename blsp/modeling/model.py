@@ -1,0 +1,217 @@
+"""Frozen encoder, trained adapter and frozen LLM as one model."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from blsp.errors import UnsupportedError
+from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.modeling.adapter import Adapter
+from blsp.modeling.batch import IGNORED_LABEL, HiddenStates, PromptBatch, PromptExample, SpeechEmbeds, collate, lay_out
+from blsp.modeling.encoder import SpeechEncoder
+from blsp.modeling.prompt import PromptTemplate
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Result of `BlspModel.forward`, for the N answer tokens of the batch, row by row."""
+
+    loss: Tensor
+    """Mean cross entropy over the answer tokens, float32 ()."""
+    logits: Tensor
+    """Scores from which each answer token is predicted, float (N, V)."""
+    labels: Tensor
+    """The answer tokens, int64 (N,)."""
+
+
+class BlspModel(nn.Module):
+    """A language model that reads speech through an adapter. Only the adapter is trained.
+
+    Shapes:
+        B batch, U stretches of speech, L encoder frames (50 Hz), D encoder width, S speech embeddings
+        (6.25 Hz), P prompt positions, E LLM width, V vocabulary.
+    Source: paper section 3.
+
+    Args:
+        encoder: Whisper's encoder; None for a model that reads text only.
+        adapter: Encoder states -> speech embeddings; None likewise.
+        llm: Any causal LM of transformers that takes `inputs_embeds`.
+        tokenizer: The LLM's tokenizer.
+        template: The format in which the LLM reads a conversation.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder | None,
+        adapter: Adapter | None,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: PromptTemplate,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.adapter = adapter
+        self.llm = llm
+        self.tokenizer = tokenizer
+        self.template = template
+        llm.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> BlspModel:
+        """Switch the adapter; the frozen parts stay as in use, without dropout."""
+        super().train(mode)
+        self.llm.eval()
+        if self.encoder is not None:
+            self.encoder.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the LLM's input embeddings are."""
+        return self._token_embeds.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the LLM's input embeddings."""
+        return self._token_embeds.dtype
+
+    @property
+    def _token_embeds(self) -> Tensor:
+        weight: Tensor = self.llm.get_input_embeddings().weight
+        return weight
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, by the template and by the LLM's own generation settings."""
+        settings = getattr(self.llm, "generation_config", None)
+        eos = getattr(settings, "eos_token_id", None)
+        own = [] if eos is None else [eos] if isinstance(eos, int) else eos
+        return self.template.stop_token_ids | frozenset(own)
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Positions that the LLM was trained for."""
+        config = self.llm.config.get_text_config(decoder=True)
+        return int(getattr(config, "max_position_embeddings", None) or 4096)
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the adapter."""
+        return iter(()) if self.adapter is None else self.adapter.parameters()
+
+    def embed_tokens(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """The LLM's embeddings of token ids, (N,) -> float (N, E)."""
+        embeds: Tensor = self.llm.get_input_embeddings()(torch.as_tensor(ids, dtype=torch.int64, device=self.device))
+        return embeds
+
+    def embed_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What the LLM reads for each waveform.
+
+        Longer ones than the encoder takes (30 s) are cut into windows, and the windows' embeddings joined.
+
+        Args:
+            waveforms: U mono waveforms at 16 kHz, each float32 (N,).
+
+        Returns:
+            speech_embeds, float (U, S, E), zero past each row's length; and their lengths, int64 (U,).
+
+        Raises:
+            ValueError: A waveform is empty.
+            UnsupportedError: The model has no encoder.
+        """
+        if self.encoder is None:
+            raise UnsupportedError(
+                "This model has no speech encoder.", hint="Load it with `--encoder` and `--adapter`."
+            )
+        windows = [_windows(waveform) for waveform in waveforms]
+        flat = [window for row in windows for window in row]
+        features, lengths = extract_features(flat, self.encoder.n_mels, padded=self.encoder.padded)
+        hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
+        embeds, lengths = self.embed_hidden_states(hidden_states, lengths)
+        return _join(embeds, lengths, [len(row) for row in windows])
+
+    def embed_hidden_states(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What the LLM reads for encoder states, as `embed_speech` but from a feature cache.
+
+        Args:
+            hidden_states: Encoder output, float (U, L, D).
+            lengths: Valid frames in each row, int64 (U,).
+
+        Returns:
+            speech_embeds, float (U, S, E), and their lengths, int64 (U,).
+
+        Raises:
+            UnsupportedError: The model has no adapter.
+        """
+        if self.adapter is None:
+            raise UnsupportedError("This model has no speech adapter.", hint="Load it with `--adapter`.")
+        dtype = next(self.adapter.parameters()).dtype
+        embeds, lengths = self.adapter(hidden_states.to(dtype), lengths)
+        embeds, lengths = self.adapter.read_out(embeds, lengths, self._token_embeds)
+        return embeds.to(self.dtype), lengths
+
+    def collate(self, examples: Sequence[PromptExample]) -> PromptBatch:
+        """Batch examples in this model's prompt format."""
+        return collate(self.template, examples)
+
+    def forward(self, batch: PromptBatch) -> ModelOutput:
+        """Loss and logits of the answers, gradients flowing through the LLM into the adapter.
+
+        Raises:
+            ValueError: No row has an answer.
+        """
+        speech, lengths = self._embed(batch)
+        prompt = lay_out(batch.rows, self.llm.get_input_embeddings(), speech, lengths)
+        targets = prompt.labels[:, 1:]  # position p predicts what stands at p + 1
+        is_answer = targets != IGNORED_LABEL
+        columns = is_answer.any(dim=0).nonzero()[:, 0]  # positions from which some row predicts its answer
+        if len(columns) == 0:
+            raise ValueError("`batch` must have an answer in some row, but has none.")
+        # All padding is on the right, where a causal model never looks: no mask is needed, which keeps the fast
+        # attention kernels, and positions just count up.
+        logits = self.llm(
+            inputs_embeds=prompt.embeds,
+            position_ids=torch.arange(prompt.embeds.size(1), device=self.device)[None],
+            use_cache=False,
+            logits_to_keep=columns,
+        ).logits  # (B, columns, V)
+        logits = logits[is_answer[:, columns]]  # (N, V)
+        labels = targets[is_answer]  # (N,)
+        return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
+
+    def _embed(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Speech embeddings of a batch, whatever form its speech has."""
+        if isinstance(batch.speech, SpeechEmbeds):
+            return batch.speech.values, batch.speech.lengths
+        if isinstance(batch.speech, HiddenStates):
+            return self.embed_hidden_states(batch.speech.values.to(self.device), batch.speech.lengths.to(self.device))
+        return self.embed_speech(batch.speech) if batch.speech else (None, None)
+
+
+def _windows(waveform: np.ndarray) -> list[np.ndarray]:
+    """Cut a waveform into equal stretches that the encoder can take, none too short for a spectrum."""
+    if len(waveform) == 0:
+        raise ValueError("`waveforms` must hold samples, but one is empty.")
+    n_windows = math.ceil(len(waveform) / WINDOW_SAMPLES)
+    if n_windows > 1:
+        return np.array_split(waveform, n_windows)
+    return [np.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform))))]
+
+
+def _join(embeds: Tensor, lengths: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Join the windows of each waveform: rows (W, S, E) -> (U, S', E), `counts` windows each."""
+    if max(counts) == 1:
+        return embeds, lengths
+    valid = [row[:n] for row, n in zip(embeds, lengths.tolist())]
+    starts = np.cumsum([0, *counts])
+    joined = [torch.cat(valid[start:end]) for start, end in itertools.pairwise(starts)]
+    joined_lengths = torch.tensor([len(row) for row in joined], dtype=torch.int64, device=lengths.device)
+    return nn.utils.rnn.pad_sequence(joined, batch_first=True), joined_lengths
