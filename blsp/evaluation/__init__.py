@@ -1,0 +1,1 @@
+"""How good it is: metrics and the text forms they compare."""
