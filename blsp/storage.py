@@ -1,0 +1,174 @@
+"""Folders that appear whole or not at all, and the hashes that tell whether they still are."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from blsp.errors import StorageError
+
+MANIFEST_NAME = "manifest.json"
+_BLOCK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Object in a JSON file.
+
+    Raises:
+        ValueError: The file does not hold a JSON object (also when it is no JSON, or no UTF-8).
+        OSError: The file cannot be read.
+    """
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold a JSON object, but holds {type(data).__name__} instead.")
+    return data
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` as indented JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's errors while writing below `folder` into one line that names the way out.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(folder, error) from error
+    except Exception as error:
+        # safetensors reports the system's errors as text of its own error class
+        if "os error 28" in str(error) or "No space left on device" in str(error):
+            raise _storage_error(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
+
+
+def _storage_error(folder: Path, error: OSError) -> StorageError:
+    if error.errno in _FULL:
+        return StorageError(f"The disk is full: {folder}.", hint="Free some space, then run the same command again.")
+    reason = error.strerror or str(error)
+    return StorageError(
+        f"Cannot write {folder}: {reason}.", hint=f"Make it writable, for instance with: sudo chown -R $USER '{folder}'"
+    )
+
+
+@contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """Fill a temporary folder that becomes `target` when the block ends without an error.
+
+    The temporary folder lies beside `target`, so that publishing is a rename; every file is on the disk (fsync)
+    before it. A `target` that exists is replaced, and put back if that fails.
+
+    Yields:
+        The empty temporary folder.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written. Nothing is left behind.
+    """
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp hides folders from everybody else
+            yield temporary
+            _fsync_tree(temporary)
+            _rename_over(temporary, target)
+            _fsync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_over(source: Path, target: Path) -> None:
+    if not target.exists():
+        source.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent)) / target.name
+    try:
+        target.rename(aside)
+        try:
+            source.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+    finally:
+        shutil.rmtree(aside.parent, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync_tree(folder: Path) -> None:
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root) / name
+            path.chmod(0o666 & ~_umask())  # safetensors writes files that only the owner can read
+            _fsync(path)
+        _fsync(Path(root))
+
+
+def _fsync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """Record size and hash of every file in `folder`, and `facts`, in its manifest."""
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+    write_json(folder / MANIFEST_NAME, {**facts, "files": files})
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of `folder`, or None where there is none that can be read."""
+    try:
+        manifest = read_json(folder / MANIFEST_NAME)
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest.get("files"), dict) else None
+
+
+def damaged_files(folder: Path, *, hashes: bool) -> list[str] | None:
+    """Names of files that differ from the manifest in size, or with `hashes` in content; None without a manifest."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    return [name for name, facts in manifest["files"].items() if not _is_intact(folder / name, facts, hashes=hashes)]
+
+
+def _is_intact(path: Path, facts: dict[str, Any], *, hashes: bool) -> bool:
+    if not path.is_file() or path.stat().st_size != facts["size"]:
+        return False
+    return not hashes or sha256_of(path) == facts["sha256"]
