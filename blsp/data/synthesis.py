@@ -6,10 +6,10 @@ the pitch. Changing them between its network and its synthesiser turns one voice
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,8 +102,9 @@ def speak_with_flite(text: str, voice: str, tempo: float = 1.0) -> np.ndarray:
     import soundfile
 
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "speech.wav")
-        command = ["flite", "-voice", voice, "--setf", f"duration_stretch={1 / tempo:.2f}", "-t", text, "-o", path]
+        path = Path(folder) / "speech.wav"
+        stretch = f"duration_stretch={1 / tempo:.2f}"
+        command = ["flite", "-voice", voice, "--setf", stretch, "-t", text, "-o", str(path)]
         subprocess.run(command, check=True, capture_output=True)
         waveform, rate = soundfile.read(path, dtype="float32")
     return _resample(waveform, rate)

@@ -1,0 +1,35 @@
+"""Transcripts as the adapter learns to read them: true case, no punctuation, one leading space.
+
+Corpora disagree about case and punctuation; with one spelling for each word, wherever it stands, few examples
+go a long way, and names keep the tokens that the LLM knows them by.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;\"(]|--)\s*[\"'(]*\s*$")
+
+
+class Truecaser:
+    """Gives each word the spelling that it has most often inside sentences of a reference text."""
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for sentence in sentences:
+            for match in _WORD.finditer(sentence):
+                if not _SENTENCE_START.search(sentence[: match.start()][-8:]) and match.start() > 0:
+                    counts[match.group().lower()][match.group()] += 1
+        self._spelling = {
+            word: forms.most_common(1)[0][0]
+            for word, forms in counts.items()
+            if not (len(word) > 1 and forms.most_common(1)[0][0].isupper() and forms[word] > 0)
+        }
+
+    def __call__(self, text: str) -> str:
+        """Transcript in the adapter's spelling, e.g. `" what is the capital of France"`; empty without words."""
+        words = (match.group().lower() for match in _WORD.finditer(text.replace("’", "'")))
+        return "".join(" " + self._spelling.get(word, word) for word in words)
