@@ -6,8 +6,28 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class SessionStarted:
+    """A conversation begins, or goes on."""
+
+    session: str | None
+    """Name under which it is kept; None where nothing is kept."""
+    engine: str
+    model: str
+    microphone: str | None
+    """None where there is none: then one types."""
+    restored_turns: int = 0
+
+
+@dataclass(frozen=True)
 class Listening:
     """The microphone is open and nobody speaks."""
+
+
+@dataclass(frozen=True)
+class Muted:
+    """The microphone was switched off or on."""
+
+    is_muted: bool
 
 
 @dataclass(frozen=True)
@@ -72,4 +92,16 @@ class Failed:
     hint: str | None = None
 
 
-Event = Listening | SpeechStarted | InputLevel | UtteranceEnded | TurnTyped | TextDelta | TurnEnded | Notice | Failed
+Event = (
+    SessionStarted
+    | Listening
+    | Muted
+    | SpeechStarted
+    | InputLevel
+    | UtteranceEnded
+    | TurnTyped
+    | TextDelta
+    | TurnEnded
+    | Notice
+    | Failed
+)

@@ -1,0 +1,264 @@
+"""Microphone and loudspeaker, behind two small protocols.
+
+A device is opened at its native rate, because much hardware refuses 16 kHz, and resampled here. PortAudio is loaded
+when a device is first asked for: everything that reads files works without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from blsp.audio import SAMPLING_RATE, Resampler, Waveform, from_pcm16, stream_audio, to_pcm16
+from voicechat.audio_devices import find_device, load_portaudio, open_stream
+from voicechat.errors import AudioDeviceError
+from voicechat.vad import FRAME_SAMPLES, Frame
+
+FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
+LOST_AFTER_SECONDS = 3.0
+"""A microphone that delivers nothing for so long is taken for unplugged."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeardFrame:
+    """30 ms of sound."""
+
+    samples: Frame
+    """Mono at 16 kHz, int16 (480,)."""
+    captured_at: float
+    """When its last sample was heard, `time.monotonic` seconds."""
+
+
+class FrameSource(Protocol):
+    """Where sound comes from."""
+
+    name: str
+
+    def frames(self) -> Iterator[HeardFrame]:
+        """All frames, as they come; ends after `close`, raises AudioDeviceError when the device is lost."""
+        ...
+
+    def close(self) -> None:
+        """Stop; safe to call twice and from another thread."""
+        ...
+
+
+class FrameSink(Protocol):
+    """Where sound goes."""
+
+    name: str
+
+    def play(self, waveform: Waveform, sampling_rate: int) -> None:
+        """Queue a piece of sound, mono float32 (N,); returns at once."""
+        ...
+
+    def stop(self) -> int:
+        """Fall silent at once; gives the number of pieces since the last `stop` that were heard to the end."""
+        ...
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether anything is left to be heard."""
+        ...
+
+    def close(self) -> None:
+        """Release the device."""
+        ...
+
+
+class FrameCutter:
+    """Sound of any rate in blocks of any size -> frames of 480 samples at 16 kHz.
+
+    Args:
+        sampling_rate: Rate of what is pushed (Hz).
+    """
+
+    def __init__(self, sampling_rate: int) -> None:
+        self._resampler = Resampler(sampling_rate)
+        self._rest = np.zeros(0, dtype=np.int16)
+
+    def push(self, block: npt.NDArray[np.int16]) -> list[Frame]:
+        """Take a block, int16 (N,); give the frames that are complete."""
+        return self._cut(to_pcm16(self._resampler.push(from_pcm16(block))))
+
+    def flush(self) -> list[Frame]:
+        """What is left; the last frame is filled up with zeros."""
+        frames = self._cut(to_pcm16(self._resampler.flush()))
+        if len(self._rest):
+            frames += self._cut(np.zeros(FRAME_SAMPLES - len(self._rest), dtype=np.int16))
+        return frames
+
+    def _cut(self, samples: npt.NDArray[np.int16]) -> list[Frame]:
+        samples = np.concatenate([self._rest, samples])
+        n_whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
+        self._rest = samples[n_whole:]
+        return list(samples[:n_whole].reshape(-1, FRAME_SAMPLES))
+
+
+class Microphone:
+    """A microphone, open from construction until `close`.
+
+    Args:
+        wanted: As in `find_device`.
+
+    Raises:
+        AudioDeviceError: There is none, or it does not open.
+    """
+
+    def __init__(self, wanted: str | None = None) -> None:
+        sd = load_portaudio()
+        device = find_device(wanted, "input")
+        self.name = device.name
+        self.sampling_rate = device.sampling_rate
+        self._blocks: queue.SimpleQueue[tuple[npt.NDArray[np.int16], float] | None] = queue.SimpleQueue()
+        self._is_closed = threading.Event()
+        self._stream = open_stream(sd.InputStream, device, "input", self._take, self._end)
+
+    def _take(self, block: npt.NDArray[np.int16], _frames: int, _time: object, _status: object) -> None:
+        """PortAudio's callback, on its own thread: copy, enqueue, return."""
+        self._blocks.put((block.copy(), time.monotonic()))
+
+    def _end(self) -> None:
+        self._blocks.put(None)
+
+    def frames(self) -> Iterator[HeardFrame]:
+        """Frames as they are heard.
+
+        Raises:
+            AudioDeviceError: The microphone was unplugged or stopped delivering.
+        """
+        cutter = FrameCutter(self.sampling_rate)
+        while not self._is_closed.is_set():
+            try:
+                item = self._blocks.get(timeout=LOST_AFTER_SECONDS)
+            except queue.Empty:
+                item = None
+            if item is None:
+                break
+            block, captured_at = item
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1).astype(np.int16)
+            for samples in cutter.push(mono):
+                yield HeardFrame(samples, captured_at)
+        if not self._is_closed.is_set():
+            raise AudioDeviceError(
+                f"Microphone {self.name!r} stopped delivering sound.", hint="Plug it in again, then start anew."
+            )
+
+    def close(self) -> None:
+        """Release the device."""
+        if not self._is_closed.is_set():
+            self._is_closed.set()
+            self._blocks.put(None)
+            with contextlib.suppress(Exception):  # a device that is gone may refuse to close
+                self._stream.abort()
+                self._stream.close()
+
+
+class WavSource:
+    """An audio file in the place of a microphone.
+
+    Args:
+        path: Any file that `blsp.audio.stream_audio` reads.
+        is_realtime: Give frames at the pace of a microphone; else as fast as they are taken.
+    """
+
+    def __init__(self, path: Path, *, is_realtime: bool = False) -> None:
+        self.name = path.name
+        self._path = path
+        self._is_realtime = is_realtime
+        self._is_closed = threading.Event()
+
+    def frames(self) -> Iterator[HeardFrame]:
+        """The file's frames; the last one is filled up with zeros."""
+        begun = time.monotonic()
+        for n_frames, samples in enumerate(self._cut(), start=1):
+            if self._is_realtime:
+                self._is_closed.wait(max(0.0, begun + n_frames * FRAME_SECONDS - time.monotonic()))
+            if self._is_closed.is_set():
+                return
+            yield HeardFrame(samples, time.monotonic())
+
+    def _cut(self) -> Iterator[Frame]:
+        cutter = FrameCutter(SAMPLING_RATE)
+        for block in stream_audio(self._path):
+            yield from cutter.push(to_pcm16(block))
+        yield from cutter.flush()
+
+    def close(self) -> None:
+        """Stop."""
+        self._is_closed.set()
+
+
+class Speaker:
+    """A loudspeaker, open from construction until `close`.
+
+    Args:
+        wanted: As in `find_device`.
+
+    Raises:
+        AudioDeviceError: There is none, or it does not open.
+    """
+
+    def __init__(self, wanted: str | None = None) -> None:
+        sd = load_portaudio()
+        device = find_device(wanted, "output")
+        self.name = device.name
+        self.sampling_rate = device.sampling_rate
+        self._lock = threading.Lock()
+        self._pieces: deque[Waveform] = deque()
+        self._position = 0  # in the first piece
+        self._n_finished = 0
+        self._stream = open_stream(sd.OutputStream, device, "output", self._give, lambda: None)
+
+    def play(self, waveform: Waveform, sampling_rate: int) -> None:
+        """Queue a piece of sound, mono float32 (N,)."""
+        import soxr
+
+        resampled = soxr.resample(waveform, sampling_rate, self.sampling_rate).astype(np.float32)
+        with self._lock:
+            self._pieces.append(resampled)
+
+    def stop(self) -> int:
+        """Fall silent at once; gives the number of pieces since the last `stop` that were heard to the end."""
+        with self._lock:
+            self._pieces.clear()
+            self._position = 0
+            finished, self._n_finished = self._n_finished, 0
+        return finished
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether anything is left to be heard."""
+        return bool(self._pieces)
+
+    def close(self) -> None:
+        """Release the device."""
+        with contextlib.suppress(Exception):
+            self._stream.abort()
+            self._stream.close()
+
+    def _give(self, out: npt.NDArray[np.int16], n: int, _time: object, _status: object) -> None:
+        """PortAudio's callback, on its own thread: copy what is queued."""
+        mono = np.zeros(n, dtype=np.float32)
+        filled = 0
+        with self._lock:
+            while self._pieces and filled < n:
+                part = self._pieces[0][self._position : self._position + n - filled]
+                mono[filled : filled + len(part)] = part
+                filled += len(part)
+                self._position += len(part)
+                if self._position >= len(self._pieces[0]):
+                    self._pieces.popleft()
+                    self._position = 0
+                    self._n_finished += 1
+        out[:] = (mono.clip(-1.0, 1.0) * 32767).astype(np.int16)[:, None]

@@ -1,0 +1,373 @@
+"""The one place that sees models: speech and text in, a stream of text out.
+
+ChatEngine       what a session and the file commands need
+BlspEngine       speech goes through the adapter straight into the LLM
+CascadeEngine    Whisper writes the words, then the LLM reads them (the paper's Whisper+LLM baseline)
+ScriptedEngine   for tests and for trying the interface without a model
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.conversation import Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from blsp.generation import Conversation, GenerationConfig
+    from blsp.modeling.model import BlspModel
+    from blsp.pretrained import Progress
+    from voicechat.options import ModelOptions
+
+    Waveform = npt.NDArray[np.float32]
+
+EngineKind = Literal["blsp", "cascade"]
+
+REPEAT_INSTRUCTION = "Please repeat the following words."
+"""Source: paper, tables 1 and 11."""
+TRANSLATE_INSTRUCTION = "Please translate the following English text into {language} text."
+"""Source: paper, table 11."""
+MAX_TOKENS_PER_SECOND = 8
+"""Fast speech has about 4 words, that is 6 tokens, a second: more is a loop."""
+
+
+class ChatEngine(Protocol):
+    """A conversation with a model, and single questions beside it. One thread at a time may call it."""
+
+    name: str
+    """`blsp`, `cascade` or `scripted`."""
+    model_name: str
+    """Preset, hub id or folder, for the session's header."""
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation so far, a copy."""
+        ...
+
+    @property
+    def dropped_turns(self) -> int:
+        """Oldest turns that the model no longer sees, for lack of context."""
+        ...
+
+    def add(self, turn: Turn) -> None:
+        """Append a turn of an earlier conversation, without answering it."""
+        ...
+
+    def prefill(self, turn: Turn) -> None:
+        """Read a user's turn in advance; a following `reply` with the same object starts at once."""
+        ...
+
+    def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
+        """Answer a user's turn piece by piece; both turns are then part of the conversation."""
+        ...
+
+    def truncate_answer(self, heard: str) -> None:
+        """Cut the last answer to the part that reached the user."""
+        ...
+
+    def undo(self) -> bool:
+        """Drop the last turn and its answer; False if there is none."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        ...
+
+    def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
+        """Answer an instruction about one utterance, outside the conversation."""
+        ...
+
+    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        """The words of one utterance."""
+        ...
+
+    def translate(self, waveform: Waveform, to: str) -> str:
+        """One utterance in another language, given by its English name."""
+        ...
+
+
+def repeat_limit(waveform: Waveform) -> int:
+    """Tokens that the words of an utterance can need at most."""
+    return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE
+
+
+class _LlmConversation:
+    """What both engines share: the conversation is blsp's."""
+
+    name: str
+
+    def __init__(self, model: BlspModel, *, model_name: str, system: str | None) -> None:
+        from blsp.generation import Conversation
+
+        self.model = model
+        self.model_name = model_name
+        self._system = system
+        self._new_conversation: Callable[[], Conversation] = lambda: Conversation(model, system=None)
+        self._conversation = Conversation(model, system=system)
+
+    @property
+    def turns(self) -> list[Turn]:
+        return list(self._conversation.turns)
+
+    @property
+    def dropped_turns(self) -> int:
+        return self._conversation.dropped_turns
+
+    def _as_read(self, turn: Turn) -> Turn:
+        """The turn as the LLM's conversation takes it."""
+        return turn
+
+    def add(self, turn: Turn) -> None:
+        self._conversation.add(self._as_read(turn))
+
+    def prefill(self, turn: Turn) -> None:
+        self._conversation.prefill(self._as_read(turn))
+
+    def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
+        return self._conversation.reply(self._as_read(turn), config, cancel)
+
+    def truncate_answer(self, heard: str) -> None:
+        self._conversation.truncate_answer(heard)
+
+    def undo(self) -> bool:
+        return self._conversation.undo()
+
+    def clear(self) -> None:
+        self._conversation.clear()
+
+    def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
+        turn = Turn("user", text=instruction, speech=waveform)
+        return "".join(self._new_conversation().reply(self._as_read(turn), config)).strip()
+
+    def translate(self, waveform: Waveform, to: str) -> str:
+        instruction = TRANSLATE_INSTRUCTION.format(language=to)
+        return self.answer_once(waveform, instruction, _greedy(2 * repeat_limit(waveform)))
+
+
+class BlspEngine(_LlmConversation):
+    """Speech goes through Whisper's encoder and the adapter straight into the LLM.
+
+    Args:
+        model: Encoder, adapter and LLM.
+        model_name: What the user calls the model.
+        system: System prompt of the conversation.
+    """
+
+    name = "blsp"
+
+    def __init__(self, model: BlspModel, *, model_name: str = "embedded", system: str | None = None) -> None:
+        super().__init__(model, model_name=model_name, system=system)
+
+    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""
+        del language
+        return self.answer_once(waveform, REPEAT_INSTRUCTION, _greedy(repeat_limit(waveform)))
+
+
+class CascadeEngine(_LlmConversation):
+    """Whisper writes what was said, the LLM reads it.
+
+    Args:
+        whisper: transformers' WhisperForConditionalGeneration.
+        whisper_tokenizer: Its tokenizer.
+        model: The LLM (its encoder and adapter are not used).
+        model_name: What the user calls the model.
+        system: System prompt of the conversation.
+    """
+
+    name = "cascade"
+
+    def __init__(
+        self,
+        whisper: Any,
+        whisper_tokenizer: Any,
+        model: BlspModel,
+        *,
+        model_name: str = "embedded",
+        system: str | None = None,
+    ) -> None:
+        super().__init__(model, model_name=model_name, system=system)
+        self._whisper = whisper
+        self._tokenizer = whisper_tokenizer
+        self._read: tuple[Turn, Turn] | None = None  # the turn read last, and as text: `reply` follows `prefill`
+
+    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        """The words of one utterance of any length, by Whisper's own decoder.
+
+        Args:
+            waveform: Mono speech at 16 kHz, float32 (N,).
+            language: Whisper's code or English name of the language, or None to let Whisper find it.
+        """
+        window = WHISPER_WINDOW_SECONDS * SAMPLING_RATE
+        parts = [self._transcribe_window(waveform[i : i + window], language) for i in range(0, len(waveform), window)]
+        return " ".join(part for part in parts if part)
+
+    def _transcribe_window(self, waveform: Waveform, language: str | None) -> str:
+        import torch
+
+        from blsp.features import MIN_SAMPLES, extract_features
+
+        if len(waveform) < MIN_SAMPLES:
+            return ""
+        features, _ = extract_features([waveform], int(self._whisper.config.num_mel_bins), padded=True)
+        features = features[:, :, : 2 * int(self._whisper.config.max_source_positions)]
+        weights = next(self._whisper.parameters())
+        options = {"language": language} if language else {}
+        with torch.inference_mode():
+            ids = self._whisper.generate(
+                features.to(device=weights.device, dtype=weights.dtype),
+                attention_mask=torch.ones(features.shape[::2], dtype=torch.int64, device=weights.device),
+                task="transcribe",
+                max_new_tokens=min(400, repeat_limit(waveform)),
+                **options,
+            )
+        text: str = self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
+        return text.strip()
+
+    def _as_read(self, turn: Turn) -> Turn:
+        if turn.speech is None:
+            return turn
+        if self._read is None or self._read[0] is not turn:
+            words = self.transcribe(turn.speech)
+            text = f"{turn.text} {words}".strip() if turn.text else words
+            self._read = (turn, Turn("user", text=text))
+        return self._read[1]
+
+
+def _greedy(max_new_tokens: int) -> GenerationConfig:
+    from blsp.generation import GenerationConfig
+
+    return GenerationConfig(max_new_tokens=max_new_tokens)
+
+
+class ScriptedEngine:
+    """Answers from a list: for tests of everything around the model.
+
+    Args:
+        answers: Answers in order, each a list of pieces or a text that is split at spaces; an exception is raised
+            in its place. After the last one it says back what it got.
+        delay_seconds: Pause before each piece.
+        system: Kept, not used.
+    """
+
+    name = "scripted"
+    model_name = "scripted"
+
+    def __init__(
+        self,
+        answers: Sequence[str | list[str] | Exception] = (),
+        *,
+        delay_seconds: float = 0.0,
+        system: str | None = None,
+    ) -> None:
+        self.system = system
+        self.delay_seconds = delay_seconds
+        self.prefilled: list[Turn] = []
+        """Every turn that was read in advance."""
+        self.reused: list[Turn] = []
+        """Turns that were answered after being read in advance."""
+        self.dropped_turns = 0
+        self._answers = list(answers)
+        self._turns: list[Turn] = []
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation so far, a copy."""
+        return list(self._turns)
+
+    def add(self, turn: Turn) -> None:
+        """Append a turn."""
+        self._turns.append(turn)
+
+    def prefill(self, turn: Turn) -> None:
+        """Note that a turn was read in advance."""
+        self.prefilled.append(turn)
+
+    def reply(
+        self, turn: Turn, config: GenerationConfig | None, cancel: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Give the next answer, or raise it."""
+        del config
+        answer = self._answers.pop(0) if self._answers else [f"You said: {turn.text or 'speech'}"]
+        if isinstance(answer, Exception):
+            raise answer
+        if self.prefilled and self.prefilled[-1] is turn:
+            self.reused.append(turn)
+        pieces = _words(answer) if isinstance(answer, str) else answer
+        self._turns += [turn, Turn("assistant")]
+        for piece in pieces:
+            if self.delay_seconds and not (cancel and cancel.wait(self.delay_seconds)):
+                time.sleep(0 if cancel else self.delay_seconds)
+            if cancel and cancel.is_set():
+                return
+            self._turns[-1] = replace(self._turns[-1], text=self._turns[-1].text + piece)
+            yield piece
+
+    def truncate_answer(self, heard: str) -> None:
+        """Cut the last answer."""
+        self._turns[-1] = replace(self._turns[-1], text=heard)
+
+    def undo(self) -> bool:
+        """Drop the last turn and its answer."""
+        had_turns = bool(self._turns)
+        del self._turns[-2:]
+        return had_turns
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self._turns.clear()
+
+    def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
+        """Give the next answer."""
+        return "".join(self.reply(Turn("user", text=instruction, speech=waveform), config))
+
+    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        """Give the next answer."""
+        del language
+        return "".join(self.reply(Turn("user", text=REPEAT_INSTRUCTION, speech=waveform), None))
+
+    def translate(self, waveform: Waveform, to: str) -> str:
+        """Give the next answer."""
+        instruction = TRANSLATE_INSTRUCTION.format(language=to)
+        return "".join(self.reply(Turn("user", text=instruction, speech=waveform), None))
+
+
+def _words(text: str) -> list[str]:
+    """The text in pieces that end before each space."""
+    return [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
+
+
+def load_engine(
+    options: ModelOptions,
+    kind: EngineKind = "blsp",
+    progress: Progress | None = None,
+    *,
+    system: str | None = None,
+) -> ChatEngine:
+    """Load the weights and make an engine of them; this is where torch is imported.
+
+    Args:
+        options: Names of the model and its parts, device, dtype, quantisation.
+        kind: How speech is read.
+        progress: Told about downloads and conversions.
+        system: System prompt of the conversation.
+
+    Raises:
+        BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
+    """
+    from blsp.pretrained import load_model, load_whisper, resolve
+
+    spec = resolve(options.model, encoder=options.encoder, llm=options.llm, adapter=options.adapter)
+    where = {"device": options.device, "dtype": options.dtype, "progress": progress}
+    model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp")
+    if kind == "blsp":
+        return BlspEngine(model, model_name=spec.name, system=system)
+    whisper, tokenizer = load_whisper(spec, **where)
+    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system)

@@ -1,0 +1,1 @@
+"""How a session looks: each view is fed by events only."""
