@@ -168,7 +168,7 @@ class BlspModel(nn.Module):
         Raises:
             ValueError: No row has an answer.
         """
-        speech, lengths = self._embed(batch)
+        speech, lengths = self.embed_batch_speech(batch)
         prompt = lay_out(batch.rows, self.llm.get_input_embeddings(), speech, lengths)
         targets = prompt.labels[:, 1:]  # position p predicts what stands at p + 1
         is_answer = targets != IGNORED_LABEL
@@ -187,8 +187,8 @@ class BlspModel(nn.Module):
         labels = targets[is_answer]  # (N,)
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
 
-    def _embed(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
-        """Speech embeddings of a batch, whatever form its speech has."""
+    def embed_batch_speech(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
+        """Speech embeddings of a batch and their lengths, whatever form its speech has; None if it has none."""
         if isinstance(batch.speech, SpeechEmbeds):
             return batch.speech.values, batch.speech.lengths
         if isinstance(batch.speech, HiddenStates):

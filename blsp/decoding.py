@@ -1,0 +1,169 @@
+"""From logits to text, one token at a time: choice, guard against repetition, characters and stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+LOOP_MAX_PERIOD = 40
+"""Longest stretch of tokens, repeated word for word, that counts as a loop."""
+LOOP_MIN_TOKENS = 24
+"""Repeated tokens needed before an answer is stopped..."""
+LOOP_MIN_REPEATS = 3
+"""...and repetitions needed, of however long a stretch."""
+
+REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How answers are written."""
+
+    max_new_tokens: int = 256
+    """Longest answer, in tokens."""
+    temperature: float = 0.0
+    """0 takes the best token each time; higher is more varied."""
+    top_p: float = 1.0
+    """Sample among the best tokens that hold this share of the probability."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens already in the answer become less likely (Source: CTRL, section 4.1); 1.1 suits chat."""
+    stop_loops: bool = True
+    """End an answer that says the same stretch of tokens over and over."""
+    seed: int | None = None
+    """Makes sampling repeatable."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "repetition_penalty": (self.repetition_penalty >= 1, "at least 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise ValueError(f"`{name}` must be {rule}, but is {getattr(self, name)} instead.")
+
+
+class TokenChooser:
+    """Chooses the tokens of one answer.
+
+    Args:
+        config: How answers are written.
+        row: Number of the answer in its batch: with a seed, each row has its own random numbers.
+    """
+
+    def __init__(self, config: GenerationConfig, row: int = 0) -> None:
+        self._config = config
+        self._random = torch.Generator()
+        if config.seed is None:
+            self._random.seed()
+        else:
+            self._random.manual_seed(config.seed + row)
+
+    def choose(self, logits: Tensor, written: Sequence[int]) -> int:
+        """The next token.
+
+        Args:
+            logits: Scores of the vocabulary, float (V,).
+            written: The answer so far.
+        """
+        if self._config.repetition_penalty != 1.0 and written:
+            logits = penalize(logits, written, self._config.repetition_penalty)
+        if self._config.temperature == 0:
+            return int(logits.argmax())
+        probabilities = (logits.float().cpu() / self._config.temperature).softmax(dim=0)
+        if self._config.top_p < 1:
+            probabilities = _nucleus(probabilities, self._config.top_p)
+        return int(torch.multinomial(probabilities, 1, generator=self._random))
+
+
+def penalize(logits: Tensor, written: Sequence[int], penalty: float) -> Tensor:
+    """Scores (V,) with those of written tokens divided by `penalty` where positive, multiplied where negative."""
+    index = torch.tensor(sorted(set(written)), device=logits.device)
+    scores = logits[index]
+    return logits.index_copy(0, index, torch.where(scores > 0, scores / penalty, scores * penalty))
+
+
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probabilities (V,) with all but the most probable tokens that together reach `top_p` set to zero."""
+    ordered, order = probabilities.sort(descending=True)
+    dropped = ordered.cumsum(dim=0) - ordered >= top_p  # the mass before a token already suffices
+    return probabilities.index_fill(0, order[dropped], 0.0)
+
+
+def is_looping(ids: Sequence[int]) -> bool:
+    """Whether an answer ends in the same stretch of tokens, over and over."""
+    for period in range(1, LOOP_MAX_PERIOD + 1):
+        length = period * max(LOOP_MIN_REPEATS, -(-LOOP_MIN_TOKENS // period))
+        if len(ids) >= length and ids[-1] == ids[-1 - period] and _repeats(ids[-length:], period):
+            return True
+    return False
+
+
+def _repeats(ids: Sequence[int], period: int) -> bool:
+    return list(ids[period:]) == list(ids[:-period])
+
+
+class TextStream:
+    """Turns tokens into text as they come: never half a character, never a part of a stop string.
+
+    Args:
+        tokenizer: The LLM's tokenizer.
+        stop_strings: Texts that end the answer; they and what follows are not part of it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_strings: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop_strings = stop_strings
+        self._ids: list[int] = []
+        self._start = self._end = 0  # tokens [start, end) were the last to become text; they give context to the next
+        self._held = ""  # text that may turn out to begin a stop string
+        self.text = ""
+        """All text handed out so far."""
+        self.stopped = False
+        """Whether a stop string came."""
+
+    def push(self, token_id: int) -> str:
+        """Take one token; give the text that is certain now, maybe none."""
+        self._ids.append(token_id)
+        return self._release(self._decoded(complete=True), last=False)
+
+    def finish(self) -> str:
+        """Give what was held back."""
+        return self._release(self._decoded(complete=False), last=True)
+
+    def _decoded(self, *, complete: bool) -> str:
+        """New text of the tokens since the last call; if `complete`, none while a character is half."""
+        before = decode(self._tokenizer, self._ids[self._start : self._end])
+        now = decode(self._tokenizer, self._ids[self._start :])
+        if complete and (now.endswith(REPLACEMENT) or len(now) <= len(before)):
+            return ""
+        self._start, self._end = self._end, len(self._ids)
+        return now[len(before) :]
+
+    def _release(self, new: str, *, last: bool) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + new
+        found = [position for stop in self._stop_strings if (position := text.find(stop)) >= 0]
+        self.stopped = bool(found)
+        keep = 0 if last else max((_overlap(text, stop) for stop in self._stop_strings), default=0)
+        cut = min(found) if found else len(text) - keep
+        self._held = text[cut:]
+        self.text += text[:cut]
+        return text[:cut]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of an answer's tokens, special ones left out."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
