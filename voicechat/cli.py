@@ -1,0 +1,74 @@
+"""The command line: parses and calls. `voicechat --help` loads no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from voicechat.errors import report_errors
+
+
+class _Commands(TyperGroup):
+    """Puts the error boundary around whichever command runs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with report_errors(debug=bool(ctx.params.get("debug"))):
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="voicechat",
+    cls=_Commands,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""[bold]Examples[/bold]
+
+    voicechat talk                               start a conversation
+
+    voicechat talk --input question.wav          ask with an audio file
+
+    voicechat transcribe talk.mp3 -f srt -o out  write subtitles
+
+    voicechat doctor                             what works on this machine""",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from blsp import __version__
+
+        print(f"voicechat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="VOICECHAT_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Talk to a speech LLM on your own machine: it hears your speech, with no transcript in between."""
+
+
+def _register_commands() -> None:
+    import importlib
+
+    for name in ("talk", "files", "sessions", "devices", "models", "doctor"):
+        try:
+            module = importlib.import_module(f"voicechat.commands.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"voicechat.commands.{name}":
+                raise
+            continue
+        module.register(app)
+
+
+_register_commands()

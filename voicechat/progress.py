@@ -1,0 +1,71 @@
+"""Progress of downloads and conversions, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blsp.progress import Progress
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """A bar while something long goes on: Rich's on a terminal, one line a step elsewhere. Gone afterwards."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    progress = RichProgress()
+    try:
+        yield progress
+    finally:
+        progress.finish()
+
+
+class PlainProgress:
+    """One line for each step."""
+
+    def start(self, description: str, total_bytes: int | None) -> None:
+        """Announce a step."""
+        size = f" ({total_bytes / 1e6:.0f} MB)" if total_bytes else ""
+        print(f"{description}{size} ...", file=sys.stderr, flush=True)
+
+    def advance(self, n_bytes: int) -> None:
+        """Say nothing."""
+
+    def finish(self) -> None:
+        """Say nothing."""
+
+
+class RichProgress:
+    """One bar after the other; a spinner where the size is unknown."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._plain = (SpinnerColumn(), TextColumn("{task.description}"))
+        self._sized = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._console = Console(stderr=True)
+        self._new_bars = Bars
+        self._bars: Bars | None = None
+
+    def start(self, description: str, total_bytes: int | None) -> None:
+        """Show a bar for a step, in place of the one before."""
+        self.finish()
+        columns = self._sized if total_bytes else self._plain
+        self._bars = self._new_bars(*columns, console=self._console, transient=True)
+        self._bars.add_task(description, total=total_bytes)
+        self._bars.start()
+
+    def advance(self, n_bytes: int) -> None:
+        """Lengthen the bar."""
+        if self._bars is not None:
+            self._bars.advance(self._bars.task_ids[0], n_bytes)
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
