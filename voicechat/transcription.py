@@ -1,0 +1,104 @@
+"""Recordings -> segments of text: cut at pauses, one answer of the engine for each stretch of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform, stream_audio
+from blsp.audio_sources import name_of
+from blsp.errors import NoSpeechError
+from voicechat.endpointing import EndpointingSettings, UtteranceReady, segment_stream
+from voicechat.subtitles import Segment
+from voicechat.vad import FrameClassifier
+
+Writer = Callable[[Waveform], str]
+"""Speech -> what is written about it: an engine's method with its arguments filled in."""
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """How recordings are read and cut."""
+
+    vad: FrameClassifier
+    raw_rate: int | None = None
+    """Rate of headerless PCM (Hz)."""
+    endpointing: EndpointingSettings = field(default_factory=EndpointingSettings)
+    whole: bool = False
+    """Write about as much speech at once as the encoder takes, instead of every utterance."""
+
+
+def write_segments(
+    source: str,
+    write: Writer,
+    options: RecordingOptions,
+    *,
+    warn: Callable[[str], None],
+    advance: Callable[[float], None] = lambda _: None,
+) -> Iterator[Segment]:
+    """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
+
+    Args:
+        source: Path, or `-` for standard input.
+        write: Called with each stretch of speech, at most 30 s long.
+        options: How the recording is read and cut.
+        warn: Called with one line for a recording that is damaged but usable.
+        advance: Called with the seconds of audio read so far.
+
+    Yields:
+        Segments in order; a stretch about which nothing was written is left out.
+
+    Raises:
+        AudioError: The recording cannot be read.
+        NoSpeechError: There is no speech in it, or none that anything could be written about.
+    """
+    options.vad.reset()
+    position = _Position(advance)
+    blocks = position.watch(stream_audio(source, raw_rate=options.raw_rate, warn=warn))
+    stretches: Iterable[UtteranceReady] = segment_stream(blocks, options.vad, options.endpointing)
+    if options.whole:
+        stretches = _joined(stretches)
+    n_written = 0
+    for stretch in stretches:
+        text = write(stretch.waveform).strip()
+        if text:
+            n_written += 1
+            yield Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
+    if n_written == 0:
+        raise NoSpeechError(
+            f"{name_of(source)}: no speech was found in {position.seconds:.1f} s of audio.",
+            hint="Listen to it; for quiet or noisy speech try: --vad-mode 0",
+        )
+
+
+class _Position:
+    """How much of a recording was read."""
+
+    def __init__(self, advance: Callable[[float], None]) -> None:
+        self.seconds = 0.0
+        self._advance = advance
+
+    def watch(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
+        for block in blocks:
+            self.seconds += len(block) / SAMPLING_RATE
+            self._advance(self.seconds)
+            yield block
+
+
+def _joined(utterances: Iterable[UtteranceReady]) -> Iterator[UtteranceReady]:
+    """Join utterances, without the pauses between them, up to what the encoder takes (30 s)."""
+    limit = WHISPER_WINDOW_SECONDS * SAMPLING_RATE
+    waiting: UtteranceReady | None = None
+    for utterance in utterances:
+        if waiting is None:
+            waiting = utterance
+        elif len(waiting.waveform) + len(utterance.waveform) <= limit:
+            waveform = np.concatenate([waiting.waveform, utterance.waveform])
+            waiting = replace(waiting, waveform=waveform, end_sample=utterance.end_sample)
+        else:
+            yield waiting
+            waiting = utterance
+    if waiting is not None:
+        yield waiting
