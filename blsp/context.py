@@ -1,0 +1,162 @@
+"""What the LLM has read so far, kept as a key-value cache."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from blsp.modeling.model import BlspModel
+
+_speech_keys = itertools.count(start=-1, step=-1)
+
+
+class CancelledError(Exception):
+    """The caller's event was set while the model was at work. Not an error to report: the caller asked for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A stretch of what the LLM reads.
+
+    A position is known by its key: a token's id, or a negative number that no other speech has.
+    """
+
+    keys: tuple[int, ...]
+    embeds: Tensor | None = None
+    """Speech embeddings, float (S, E); None for tokens, which are looked up when read."""
+
+    @classmethod
+    def of_speech(cls, embeds: Tensor) -> Piece:
+        """A piece of speech, unlike any other."""
+        return cls(tuple(itertools.islice(_speech_keys, len(embeds))), embeds)
+
+
+class CachedContext:
+    """The LLM's reading, where only what is new is run.
+
+    `read` takes the whole text each time and finds out itself how much of it was read before, so whatever
+    happens to a conversation (cut, undone, oldest turns dropped), the cache can't disagree with it.
+
+    Args:
+        model: The model. Nothing else may use it at the same time.
+    """
+
+    def __init__(self, model: BlspModel) -> None:
+        self._model = model
+        self._blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._cache = DynamicCache()
+        self._keys: list[int] = []
+        self._logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Positions read."""
+        return len(self._keys)
+
+    def read(self, pieces: Sequence[Piece], cancel: threading.Event | None = None) -> Tensor:
+        """Read `pieces` instead of what was read before.
+
+        Args:
+            pieces: All that the LLM is to have read, from the start.
+            cancel: Stops the work when set.
+
+        Returns:
+            Scores of what comes next, float (V,).
+
+        Raises:
+            CancelledError: `cancel` was set. What had been read before is kept.
+        """
+        keys = [key for piece in pieces for key in piece.keys]
+        known = _common_length(self._keys, keys)
+        if known == len(keys) and known == len(self._keys) and self._logits is not None:
+            return self._logits
+        known = min(known, len(keys) - 1)  # at least one position must run to give scores
+        self._crop(known)
+        return self._run(keys[known:], _skip(pieces, known), cancel)
+
+    def step(self, token_id: int, cancel: threading.Event | None = None) -> Tensor:
+        """Read one token more; as `read`."""
+        return self._run([token_id], [Piece((token_id,))], cancel)
+
+    @torch.inference_mode()
+    def embed_speech(self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None) -> Piece:
+        """Encode one waveform, float32 (N,).
+
+        Raises:
+            CancelledError: `cancel` was set.
+        """
+        with self._cancelled_by(cancel):
+            embeds, lengths = self._model.embed_speech([waveform])
+        return Piece.of_speech(embeds[0, : int(lengths[0])])
+
+    @torch.inference_mode()
+    def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
+        parts = [self._model.embed_tokens(p.keys) if p.embeds is None else p.embeds for p in pieces if p.keys]
+        start = len(self._keys)
+        self._crop(start)  # a run that failed half-way has left its marks in some layers
+        with self._cancelled_by(cancel):
+            output = self._model.llm(
+                inputs_embeds=torch.cat(parts)[None],
+                position_ids=torch.arange(start, start + len(keys), device=self._model.device)[None],
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._keys += keys
+        logits: Tensor = output.logits[0, -1]
+        self._logits = logits
+        return logits
+
+    def _crop(self, length: int) -> None:
+        """Forget all but the first `length` positions, in every layer."""
+        if length == 0:
+            self._cache = DynamicCache()
+        for layer in self._cache.layers:
+            if (extra := layer.get_seq_length() - length) > 0:
+                layer.crop(-extra)  # negative: what to drop; transformers gave up positive lengths
+        if length < len(self._keys):
+            del self._keys[length:]
+            self._logits = None
+
+    @contextmanager
+    def _cancelled_by(self, cancel: threading.Event | None) -> Iterator[None]:
+        """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass."""
+        if cancel is None:
+            yield
+            return
+
+        def check(*_: object) -> None:
+            if cancel.is_set():
+                raise CancelledError
+
+        check()
+        handles = [block.register_forward_pre_hook(check) for block in self._blocks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def _skip(pieces: Sequence[Piece], n: int) -> list[Piece]:
+    """Pieces without their first `n` positions."""
+    rest = []
+    for piece in pieces:
+        if n < len(piece.keys):
+            rest.append(Piece(piece.keys[n:], None if piece.embeds is None else piece.embeds[n:]))
+        n = max(0, n - len(piece.keys))
+    return rest
