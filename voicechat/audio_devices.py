@@ -13,6 +13,10 @@ from voicechat.errors import AudioDeviceError
 Direction = Literal["input", "output"]
 
 
+class PortAudioMissingError(AudioDeviceError):
+    """The system has no PortAudio library."""
+
+
 @dataclass(frozen=True)
 class Device:
     """An audio device as PortAudio knows it."""
@@ -104,14 +108,14 @@ def load_portaudio() -> Any:
     """The sounddevice module.
 
     Raises:
-        AudioDeviceError: PortAudio is not installed.
+        PortAudioMissingError: PortAudio is not installed.
     """
     try:
         with _silent_stderr():
             import sounddevice
     except OSError as error:
-        raise AudioDeviceError(
-            f"PortAudio is missing, so no microphone or loudspeaker can be used ({error}).",
+        raise PortAudioMissingError(
+            f"PortAudio is missing, so there is no microphone and no loudspeaker ({error}).",
             hint="On Debian or Ubuntu: `sudo apt-get install libportaudio2`; on Fedora: `sudo dnf install portaudio`.",
         ) from error
     return sounddevice

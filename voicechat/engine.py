@@ -60,8 +60,8 @@ class ChatEngine(Protocol):
         """Append a turn of an earlier conversation, without answering it."""
         ...
 
-    def prefill(self, turn: Turn) -> None:
-        """Read a user's turn in advance; a following `reply` with the same object starts at once."""
+    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
+        """Read a user's turn in advance, unless cancelled; a `reply` to the same object then starts at once."""
         ...
 
     def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
@@ -127,8 +127,8 @@ class _LlmConversation:
     def add(self, turn: Turn) -> None:
         self._conversation.add(self._as_read(turn))
 
-    def prefill(self, turn: Turn) -> None:
-        self._conversation.prefill(self._as_read(turn))
+    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
+        self._conversation.prefill(self._as_read(turn), cancel)
 
     def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
         return self._conversation.reply(self._as_read(turn), config, cancel)
@@ -286,8 +286,9 @@ class ScriptedEngine:
         """Append a turn."""
         self._turns.append(turn)
 
-    def prefill(self, turn: Turn) -> None:
+    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
         """Note that a turn was read in advance."""
+        del cancel
         self.prefilled.append(turn)
 
     def reply(
@@ -362,10 +363,10 @@ def load_engine(
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
     """
-    from blsp.pretrained import load_model, load_whisper, resolve
+    from blsp.pretrained import load_model, load_whisper
 
-    spec = resolve(options.model, encoder=options.encoder, llm=options.llm, adapter=options.adapter)
-    where = {"device": options.device, "dtype": options.dtype, "progress": progress}
+    spec = options.spec()
+    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}
     model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp")
     if kind == "blsp":
         return BlspEngine(model, model_name=spec.name, system=system)

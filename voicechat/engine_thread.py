@@ -61,24 +61,25 @@ class EngineThread:
         self._engine = engine
         self._post = post
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._read_ahead: Turn | None = None
+        self._prefill_cancel = threading.Event()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     def prefill(self, turn: Turn) -> None:
-        """Read a turn in advance, unless `forget_prefill` comes first."""
-        self._read_ahead = turn
+        """Read a turn in advance, until `forget_prefill` says that it was not to be."""
+        self.forget_prefill()
+        cancel = self._prefill_cancel = threading.Event()
 
         def read() -> None:
-            if self._read_ahead is turn:
-                with contextlib.suppress(Exception):  # the reply will run into it again, and report it
-                    self._engine.prefill(turn)
+            with contextlib.suppress(Exception):  # the reply will run into it again, and report it
+                if not cancel.is_set():
+                    self._engine.prefill(turn, cancel)
 
         self._jobs.put(read)
 
     def forget_prefill(self) -> None:
-        """Do not begin to read in advance what is still waiting."""
-        self._read_ahead = None
+        """Stop reading in advance."""
+        self._prefill_cancel.set()
 
     def reply(self, turn: Turn, config: GenerationConfig) -> Reply:
         """Begin to answer a turn; returns at once."""

@@ -118,6 +118,18 @@ def session_folder(name: str, root: Path | None = None) -> Path:
     return (root or sessions_folder()) / name
 
 
+def existing_session_folder(name: str, root: Path | None = None) -> Path:
+    """Folder of a session that there is.
+
+    Raises:
+        UsageError: There is no session of this name.
+    """
+    folder = session_folder(name, root)
+    if not (folder / TURNS_FILE).is_file():
+        raise UsageError(f"There is no session {name!r}.", hint="Run `voicechat sessions list` to see them.")
+    return folder
+
+
 def load_session(name: str, root: Path | None = None) -> StoredSession:
     """Read a session back.
 
@@ -125,10 +137,8 @@ def load_session(name: str, root: Path | None = None) -> StoredSession:
         UsageError: There is no session of this name.
         StorageError: It cannot be read, or its first line is not a session header.
     """
-    folder = session_folder(name, root)
+    folder = existing_session_folder(name, root)
     path = folder / TURNS_FILE
-    if not path.is_file():
-        raise UsageError(f"There is no session {name!r}.", hint="Run `voicechat sessions list` to see them.")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -187,9 +197,7 @@ def delete_session(name: str, root: Path | None = None) -> None:
         UsageError: There is no session of this name.
         StorageError: It cannot be removed.
     """
-    folder = session_folder(name, root)
-    if not (folder / TURNS_FILE).is_file():
-        raise UsageError(f"There is no session {name!r}.", hint="Run `voicechat sessions list` to see them.")
+    folder = existing_session_folder(name, root)
     try:
         shutil.rmtree(folder)
     except OSError as error:

@@ -107,8 +107,7 @@ def open_recording(
     if name is not None and (session_folder(name, root) / "turns.jsonl").exists():
         stored = load_session(name, root)
         writer = SessionWriter.resume(stored, keep_audio=keep_audio)
-        unanswered = len(stored.turns) % 2 if stored.turns and stored.turns[-1].role == "user" else 0
-        if unanswered:
+        if stored.turns and stored.turns[-1].role == "user":
             writer.drop(1)
             stored.turns.pop()
             stored.notices.append("The last turn had not been answered and was left out.")

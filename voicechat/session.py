@@ -148,6 +148,7 @@ class Session:
         self._engine = EngineThread(engine, self._inbox.put)
         self._answer: _Answer | None = None
         self._waiting: deque[TypedLine | AudioFile] = deque()
+        self._announced: list[Notice] = []
         self._n_frames = 0
         self._has_input_ended = False
         self._is_over = False
@@ -156,6 +157,10 @@ class Session:
     def post(self, item: InboxItem) -> None:
         """Hand something in, from any thread or signal handler."""
         self._inbox.put(item)
+
+    def announce(self, notice: Notice) -> None:
+        """Tell the user something as soon as the session runs."""
+        self._announced.append(notice)
 
     def restore(self, turns: Iterable[Turn]) -> None:
         """Put an earlier conversation before this one."""
@@ -180,6 +185,8 @@ class Session:
         microphone = self._source.name if self._source else None
         n_restored = self.recording.n_turns if self.recording else 0
         self.show(SessionStarted(name, self._engine_name, self._model_name, microphone, n_restored))
+        for notice in self._announced:
+            self.show(notice)
         if self._source:
             threading.Thread(target=self._pump, args=(self._source,), name="microphone", daemon=True).start()
             self.show(Listening())
@@ -433,4 +440,6 @@ class Session:
             yield
         except BlspError as error:
             self.show(Notice(f"{error} The conversation goes on, but is no longer kept.", error.hint))
+            if self.recording:
+                self.recording.close()
             self.recording = None

@@ -185,6 +185,28 @@ class Keyboard:
         return True
 
 
+def read_lines(on_line: Callable[[str], None], on_end: Callable[[], None], stdin: TextIO | None = None) -> None:
+    """Hand over the lines of a pipe, on a thread of its own.
+
+    The file descriptor is read, not the text stream: its lock would be held when the program ends.
+    """
+    fd = (stdin or sys.stdin).fileno()
+
+    def read() -> None:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        rest = ""
+        with contextlib.suppress(OSError):
+            while data := os.read(fd, 65536):
+                *lines, rest = (rest + decode(data)).split("\n")
+                for line in lines:
+                    on_line(line)
+        if rest:
+            on_line(rest)
+        on_end()
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+
+
 def has_line_input() -> bool:
     """Whether stdin is a terminal whose keys can be read one by one (not on Windows)."""
     try:

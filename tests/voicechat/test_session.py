@@ -1,0 +1,368 @@
+"""The loop, with a scripted engine and scripted sound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blsp.audio import SAMPLING_RATE, save_audio
+from blsp.conversation import Turn
+from blsp.errors import ContextFullError
+from voicechat.audio_io import HeardFrame
+from voicechat.engine import ScriptedEngine
+from voicechat.errors import AudioDeviceError
+from voicechat.events import (
+    Event,
+    Failed,
+    InputLevel,
+    Listening,
+    Muted,
+    Notice,
+    SpeechStarted,
+    TextDelta,
+    TurnEnded,
+    TurnTyped,
+    UtteranceEnded,
+)
+from voicechat.history import SessionHeader, load_session
+from voicechat.recording import open_recording
+from voicechat.session import AudioFile, InputEnded, Session, StopRequested, TypedLine
+
+CONFIG: Any = None  # the scripted engine does not read it
+LOUD, QUIET = 8000, 0
+
+
+class LoudnessVad:
+    """Loud frames are speech."""
+
+    def is_speech(self, frame: np.ndarray) -> bool:
+        return bool(abs(int(frame[0])) > 1000)
+
+    def reset(self) -> None:
+        pass
+
+
+@dataclass
+class ScriptedSource:
+    """Sound from a list of (milliseconds, amplitude) or of things to do in between."""
+
+    script: list[tuple[int, int] | Callable[[], None]]
+    name: str = "scripted microphone"
+    loses_device: bool = False
+    is_closed: threading.Event = field(default_factory=threading.Event)
+
+    def frames(self) -> Iterator[HeardFrame]:
+        for step in self.script:
+            if callable(step):
+                step()
+                continue
+            milliseconds, amplitude = step
+            for _ in range(milliseconds // 30):
+                if self.is_closed.is_set():
+                    return
+                yield HeardFrame(np.full(480, amplitude, np.int16), time.monotonic())
+        if self.loses_device:
+            raise AudioDeviceError("Microphone 'scripted' stopped delivering sound.", hint="Plug it in.")
+        self.is_closed.wait()
+
+    def close(self) -> None:
+        self.is_closed.set()
+
+
+def hold(session: Session, *items: object) -> int:
+    for item in items:
+        session.post(item)  # type: ignore[arg-type]
+    return session.run()
+
+
+def seen(events: list[Event], *kinds: type) -> list[Event]:
+    return [event for event in events if isinstance(event, kinds)]
+
+
+class Waiter:
+    """Collects events and lets a script wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._changed = threading.Condition()
+
+    def show(self, event: Event) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def until(self, kind: type, count: int = 1) -> Callable[[], None]:
+        def wait() -> None:
+            with self._changed:
+                found = self._changed.wait_for(lambda: len(seen(self.events, kind)) >= count, timeout=5)
+            assert found, f"no {kind.__name__} number {count} in {self.events}"
+
+        return wait
+
+
+def test_typed_turns_are_answered_in_order() -> None:
+    view = Waiter()
+    engine = ScriptedEngine(["Hello there.", "Fine."])
+    session = Session(engine, CONFIG, view.show)
+    n_failed = hold(session, TypedLine("hi", False), TypedLine("how are you", False), InputEnded())
+    assert n_failed == 0
+    assert [e.text for e in seen(view.events, TurnTyped, TurnEnded)] == ["hi", "Hello there.", "how are you", "Fine."]
+    assert [e.text for e in seen(view.events, TextDelta)] == ["Hello", " there.", "Fine."]
+    assert [(t.role, t.text) for t in engine.turns] == [
+        ("user", "hi"),
+        ("assistant", "Hello there."),
+        ("user", "how are you"),
+        ("assistant", "Fine."),
+    ]
+
+
+def test_speech_is_read_ahead_at_the_first_silence_and_answered() -> None:
+    view, engine = Waiter(), ScriptedEngine(["Sure."])
+    source = ScriptedSource([(300, QUIET), (600, LOUD), (900, QUIET), view.until(TurnEnded)])
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    states = seen(view.events, Listening, SpeechStarted, UtteranceEnded, TurnEnded)
+    assert [type(e).__name__ for e in states] == [
+        "Listening",
+        "SpeechStarted",
+        "UtteranceEnded",
+        "TurnEnded",
+        "Listening",
+    ]
+    assert len(engine.prefilled) == 1
+    assert engine.reused == engine.prefilled  # the very turn that was read in advance
+    speech = engine.turns[0].speech
+    assert speech is not None
+    assert np.count_nonzero(speech) == 600 * 16  # every sample that was spoken
+
+
+def test_speech_that_goes_on_after_a_pause_is_one_turn() -> None:
+    view, engine = Waiter(), ScriptedEngine(["Sure."])
+    source = ScriptedSource([(600, LOUD), (300, QUIET), (600, LOUD), (900, QUIET), view.until(TurnEnded)])
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    assert len(engine.turns) == 2
+    assert engine.reused == engine.prefilled[-1:]  # what was read in the pause was thrown away
+    assert engine.turns[0].speech is not None
+    assert np.count_nonzero(engine.turns[0].speech) == 1200 * 16
+
+
+def test_speech_longer_than_an_utterance_is_one_turn_without_a_lost_sample() -> None:
+    view, engine = Waiter(), ScriptedEngine(["Long."])
+    source = ScriptedSource([(45_000, LOUD), (900, QUIET), view.until(TurnEnded)])
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    assert len(engine.turns) == 2
+    assert engine.turns[0].speech is not None
+    assert np.count_nonzero(engine.turns[0].speech) == 45 * SAMPLING_RATE
+    assert len(seen(view.events, SpeechStarted)) == 1
+
+
+def test_speaking_over_an_answer_cuts_it_to_what_was_shown() -> None:
+    view = Waiter()
+    engine = ScriptedEngine([[f"word{i} " for i in range(200)], "Second."], delay_seconds=0.02)
+    source = ScriptedSource(
+        [(600, LOUD), (900, QUIET), view.until(TextDelta, 3), (600, LOUD), (900, QUIET), view.until(TurnEnded, 2)]
+    )
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    first, second = seen(view.events, TurnEnded)
+    assert isinstance(first, TurnEnded)
+    assert first.interrupted
+    shown = "".join(e.text for e in seen(view.events, TextDelta) if e.text != "Second.")  # type: ignore[union-attr]
+    assert first.text == shown == engine.turns[1].text
+    assert 3 <= len(shown.split()) < 200
+    assert isinstance(second, TurnEnded)
+    assert (second.text, second.interrupted) == ("Second.", False)
+
+
+def test_a_typed_turn_stops_the_answer_under_way() -> None:
+    view = Waiter()
+    engine = ScriptedEngine([["a "] * 500, "Second."], delay_seconds=0.02)
+    session = Session(engine, CONFIG, view.show)
+
+    def type_over() -> None:
+        view.until(TextDelta, 2)()
+        session.post(TypedLine("wait"))
+        view.until(TurnEnded, 2)()
+        session.post(InputEnded())
+
+    typist = threading.Thread(target=type_over)
+    typist.start()
+    hold(session, TypedLine("go"))
+    typist.join()
+    assert [e.interrupted for e in seen(view.events, TurnEnded)] == [True, False]  # type: ignore[union-attr]
+
+
+def test_first_token_time_counts_from_the_end_of_speech() -> None:
+    view, engine = Waiter(), ScriptedEngine(["Sure."])
+    source = ScriptedSource([(600, LOUD), lambda: time.sleep(0.3), (900, QUIET), view.until(TurnEnded)])
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    (ended,) = seen(view.events, TurnEnded)
+    assert isinstance(ended, TurnEnded)
+    assert ended.first_token_ms is not None
+    assert 300 <= ended.first_token_ms < 1500
+
+
+def test_a_lost_microphone_leaves_the_keyboard() -> None:
+    view, engine = Waiter(), ScriptedEngine(["Heard.", "Typed."])
+    source = ScriptedSource([(600, LOUD)], loses_device=True)  # unplugged in the middle of a word
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+
+    def type_after() -> None:
+        view.until(TurnEnded)()
+        session.post(TypedLine("hello?"))
+        view.until(TurnEnded, 2)()
+        session.post(InputEnded())
+
+    typist = threading.Thread(target=type_after)
+    typist.start()
+    session.run()
+    typist.join()
+    (notice,) = seen(view.events, Notice)
+    assert notice == Notice(
+        "Microphone 'scripted' stopped delivering sound.", "Type your turns, or `/say FILE.wav` to speak from a file."
+    )
+    assert [e.text for e in seen(view.events, TurnEnded)] == ["Heard.", "Typed."]  # type: ignore[union-attr]
+    assert not session.has_microphone
+
+
+def test_muted_means_deaf() -> None:
+    view, engine = Waiter(), ScriptedEngine([])
+    source = ScriptedSource([view.until(Muted), (600, LOUD), (900, QUIET)])
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
+    source.script.append(lambda: session.post(InputEnded()))
+    hold(session, TypedLine("/mute"))
+    assert seen(view.events, SpeechStarted) == []
+    assert {e.dbfs for e in seen(view.events, InputLevel)} == {-96.0}  # type: ignore[union-attr]
+
+
+def write_tone(path: Path, seconds: float = 1.0, amplitude: float = 0.3) -> Path:
+    samples = np.zeros(int((seconds + 1) * SAMPLING_RATE), np.float32)
+    samples[: int(seconds * SAMPLING_RATE)] = amplitude
+    save_audio(path, samples)
+    return path
+
+
+def test_files_are_turns_and_bad_ones_are_reported(tmp_path: Path) -> None:
+    good, silent = write_tone(tmp_path / "good.wav"), write_tone(tmp_path / "silent.wav", amplitude=0.0)
+    (tmp_path / "text.wav").write_text("not audio")
+    view, engine = Waiter(), ScriptedEngine(["One.", "Two."])
+    session = Session(engine, CONFIG, view.show, make_vad=LoudnessVad)
+    files = [good, silent, tmp_path / "text.wav", good]
+    n_failed = hold(session, *map(AudioFile, files), InputEnded())
+    assert n_failed == 2
+    notices = [e.message for e in seen(view.events, Notice)]  # type: ignore[union-attr]
+    assert notices[0] == "No speech was found in silent.wav."
+    assert "text.wav" in notices[1]
+    assert [e.source for e in seen(view.events, UtteranceEnded)] == ["good.wav", "good.wav"]  # type: ignore[union-attr]
+    assert len(engine.turns) == 4
+
+
+def test_an_error_of_the_model_costs_one_turn_not_the_session(tmp_path: Path) -> None:
+    view = Waiter()
+    engine = ScriptedEngine([ContextFullError("Too long.", hint="Say less."), "Fine."])
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, CONFIG, view.show, recording=recording)
+    assert hold(session, TypedLine("long", False), TypedLine("short", False), InputEnded()) == 1
+    assert seen(view.events, Notice, Failed) == [Notice("Too long.", "Say less.")]
+    assert [t.text for t in load_session("s", tmp_path).turns] == ["short", "Fine."]
+
+
+def test_a_bug_of_the_model_is_not_hidden() -> None:
+    session = Session(ScriptedEngine([ZeroDivisionError("bug")]), CONFIG, Waiter().show)
+    with pytest.raises(ZeroDivisionError, match="bug"):
+        hold(session, TypedLine("go", False), InputEnded())
+
+
+def test_stopping_keeps_the_answer_so_far(tmp_path: Path) -> None:
+    view = Waiter()
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(ScriptedEngine([["a "] * 500], delay_seconds=0.02), CONFIG, view.show, recording=recording)
+
+    def stop() -> None:
+        view.until(TextDelta, 3)()
+        session.post(StopRequested())
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        hold(session, TypedLine("go"))
+    user, answer = load_session("s", tmp_path).turns
+    assert user.text == "go"
+    assert answer.interrupted
+    assert answer.text.startswith("a a a")
+
+
+def test_a_full_disk_ends_the_recording_not_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = Waiter()
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(ScriptedEngine(["One.", "Two."]), CONFIG, view.show, recording=recording)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("voicechat.history.os.fsync", full)
+    hold(session, TypedLine("1", False), TypedLine("2", False), InputEnded())
+    (notice,) = seen(view.events, Notice)
+    assert isinstance(notice, Notice)
+    assert notice.message == (
+        f"Session folder {tmp_path / 's'} cannot be written: No space left on device. "
+        "The conversation goes on, but is no longer kept."
+    )
+    assert len(seen(view.events, TurnEnded)) == 2
+
+
+def test_slash_commands(tmp_path: Path) -> None:
+    view, engine = Waiter(), ScriptedEngine(["One.", "Two.", "Three."])
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, CONFIG, view.show, recording=recording)
+    saved = tmp_path / "talk.txt"
+    lines = [
+        "a",
+        "b",
+        "/undo",
+        f"/save {saved}",
+        "/new",
+        "c",
+        "/undo",
+        "/undo",
+        "/sya x",
+        "/say",
+        "//slash",
+        "/quit",
+        "d",
+    ]
+    hold(session, *(TypedLine(line, False) for line in lines))
+    assert saved.read_text() == "You: a\nAssistant: One.\n"
+    assert [e.message for e in seen(view.events, Notice)] == [  # type: ignore[union-attr]
+        "Took back the last turn.",
+        f"Saved to {saved}.",
+        f"A new conversation. It is kept as {recording.name}.",
+        "Took back the last turn.",
+        "There is nothing to take back.",
+        "There is no command /sya.",
+        "/say needs a file.",
+    ]
+    assert [t.text for t in engine.turns] == ["/slash", "You said: /slash"]
+    assert [t.text for t in load_session("s", tmp_path).turns] == ["a", "One."]
+
+
+def test_restored_turns_come_first() -> None:
+    engine = ScriptedEngine(["Your name is Ada."])
+    session = Session(engine, CONFIG, Waiter().show)
+    session.restore([Turn("user", text="I am Ada."), Turn("assistant", text="Hello Ada.")])
+    hold(session, TypedLine("Who am I?", False), InputEnded())
+    assert [t.text for t in engine.turns] == ["I am Ada.", "Hello Ada.", "Who am I?", "Your name is Ada."]

@@ -1,0 +1,214 @@
+"""Puts a conversation together: options -> microphone, engine, recording, view -> session."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blsp.errors import AudioError
+from voicechat.audio_devices import PortAudioMissingError, find_device
+from voicechat.audio_io import Microphone
+from voicechat.engine import ChatEngine, EngineKind, load_engine
+from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
+from voicechat.events import Notice
+from voicechat.history import SessionHeader, StoredSession
+from voicechat.progress import show_progress
+from voicechat.recording import SessionRecording, open_recording, restored_turns
+from voicechat.session import AudioFile, InputEnded, Session, StopRequested, TypedLine
+from voicechat.ui.keyboard import Keyboard, has_line_input, read_lines
+from voicechat.ui.live import InputLine, LiveView
+from voicechat.ui.plain import JsonView, PlainView, View
+from voicechat.vad import WebRtcVad
+
+if TYPE_CHECKING:
+    from blsp.generation import GenerationConfig
+    from voicechat.options import ModelOptions
+
+
+@dataclass(frozen=True)
+class TalkOptions:
+    """What `voicechat talk` was asked for."""
+
+    model: ModelOptions
+    generation: GenerationConfig
+    engine: EngineKind = "blsp"
+    system: str | None = None
+    input_device: str | None = None
+    """Index or part of the name; None for the default one, if there is one."""
+    vad_mode: int = 2
+    session: str | None = None
+    """Name to keep the conversation under."""
+    is_continued: bool = False
+    keep_audio: bool = True
+    files: tuple[Path, ...] = ()
+    """The user's turns, instead of microphone and keyboard."""
+    is_json: bool = False
+
+    @property
+    def input_kind(self) -> Literal["files", "pipe", "terminal"]:
+        """Where the user's turns come from, the microphone aside."""
+        if self.files:
+            return "files"
+        return "terminal" if sys.stdin is not None and sys.stdin.isatty() else "pipe"
+
+
+def hold_conversation(options: TalkOptions) -> int:
+    """Hold a conversation until it ends.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        AudioError: A file is not there.
+        AudioDeviceError: The microphone that was asked for is not there.
+        BlspError: The model cannot be loaded, or the session cannot be kept.
+        UsageError: The session's name is not usable.
+    """
+    check_files(options.files)
+    if options.input_device is not None:
+        find_device(options.input_device, "input")  # before the model is loaded: that takes a while
+    header = SessionHeader(options.model.model, options.engine, options.system)
+    recording, stored = open_recording(
+        header, name=options.session, is_continued=options.is_continued, keep_audio=options.keep_audio
+    )
+    try:
+        system = options.system or (stored.header.system if stored else None)
+        with show_progress() as progress:
+            engine = load_engine(options.model, options.engine, progress, system=system)
+        return _talk(options, engine, recording, stored)
+    finally:
+        recording.close()
+
+
+def check_files(files: tuple[Path, ...]) -> None:
+    """Find out that a file is missing before the model is loaded.
+
+    Raises:
+        AudioError: A file is not there.
+    """
+    for path in files:
+        if not path.exists():
+            raise AudioError(f"{path} does not exist.", hint=f"Check the name: ls {path.parent}")
+
+
+def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording, stored: StoredSession | None) -> int:
+    microphone, notices = open_microphone(options)
+    turns = restored_turns(stored) if stored else []
+    if stored:
+        notices = [*(Notice(text) for text in stored.notices), *notices]
+    elif options.is_continued:
+        notices.insert(0, Notice("There is no earlier session to go on with, so this is a new one."))
+    with contextlib.ExitStack() as stack:
+        if microphone:
+            stack.callback(microphone.close)
+        lines: _Lines | None = _Lines() if has_line_input() and options.input_kind == "terminal" else None
+        view = stack.enter_context(choose_view(options, lines))
+        session = Session(
+            engine,
+            options.generation,
+            view.show,
+            tick=view.tick,
+            recording=recording,
+            source=microphone,
+            make_vad=partial(WebRtcVad, options.vad_mode),
+        )
+        session.restore(turns)
+        for notice in notices:
+            session.announce(notice)
+        stack.enter_context(_stop_signals(session))
+        _feed(options, session, view, lines, stack)
+        n_failed = session.run()
+    return EXIT_FAILURE if n_failed and options.input_kind != "terminal" else 0
+
+
+def open_microphone(options: TalkOptions) -> tuple[Microphone | None, list[Notice]]:
+    """The microphone, or what to tell the user where there is none.
+
+    Raises:
+        AudioDeviceError: The one that was asked for does not open.
+    """
+    if options.input_device is None and options.input_kind != "terminal":
+        return None, []
+    try:
+        return Microphone(options.input_device), []
+    except AudioDeviceError as error:
+        if options.input_device is not None:
+            raise
+        hint = error.hint if isinstance(error, PortAudioMissingError) else None
+        return None, [Notice(f"{str(error).rstrip('.')}: type your turns, or /say FILE.wav.", hint)]
+
+
+class _Lines:
+    """The line being typed, for the view to show; set once the keyboard is read."""
+
+    def __init__(self) -> None:
+        self.keyboard: Keyboard | None = None
+
+    def __call__(self) -> InputLine:
+        editor = self.keyboard.editor if self.keyboard else None
+        return InputLine(editor.text, editor.cursor) if editor else InputLine()
+
+
+def choose_view(options: TalkOptions, lines: Callable[[], InputLine] | None) -> View:
+    """JSON if asked for, the live view on a terminal, plain lines elsewhere."""
+    if options.is_json:
+        return JsonView()
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty():
+        return LiveView(console, lines)
+    return PlainView()
+
+
+def _feed(
+    options: TalkOptions, session: Session, view: View, lines: _Lines | None, stack: contextlib.ExitStack
+) -> None:
+    """Connect what the user's turns come from."""
+    if options.input_kind == "files":
+        for path in options.files:
+            session.post(AudioFile(path))
+        session.post(InputEnded())
+    elif lines is not None and isinstance(view, LiveView):
+        lines.keyboard = Keyboard(lambda line: session.post(TypedLine(line)), lambda: session.post(TypedLine("/quit")))
+        stack.callback(lines.keyboard.close)
+    else:
+        interrupts = options.input_kind == "terminal"
+        read_lines(lambda line: session.post(TypedLine(line, interrupts)), lambda: session.post(InputEnded()))
+
+
+@contextlib.contextmanager
+def _stop_signals(session: Session) -> Iterator[None]:
+    """Let the session end in order: at Ctrl-C with KeyboardInterrupt, at a second one at once."""
+    received: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        session.post(StopRequested())
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        number = received[0] if received else signal.SIGINT
+        raise SystemExit(128 + number) from None  # 130 for Ctrl-C, 143 when asked to terminate
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        raise SystemExit(EXIT_FAILURE) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+assert EXIT_INTERRUPTED == 128 + signal.SIGINT
