@@ -445,7 +445,7 @@ def test_the_decoder_is_closed_when_the_reader_stops_early(tmp_path: Path) -> No
 
 def open_files() -> list[str]:
     """What this program has open."""
-    return [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
