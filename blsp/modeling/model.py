@@ -135,6 +135,7 @@ class BlspModel(nn.Module):
         flat = [window for row in windows for window in row]
         features, lengths = extract_features(flat, self.encoder.n_mels, padded=self.encoder.padded)
         hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
+        hidden_states = hidden_states[:, : int(lengths.max())]  # a padded encoder gives 30 s, whatever the speech
         embeds, lengths = self.embed_hidden_states(hidden_states, lengths)
         return _join(embeds, lengths, [len(row) for row in windows])
 

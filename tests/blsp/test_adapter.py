@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
+
+
+def make_adapter(readout: Readout = "frames") -> Adapter:
+    torch.manual_seed(0)
+    return Adapter(AdapterConfig(encoder_dim=8, llm_dim=6, bottleneck_dim=4, readout=readout))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 8, 9, 50, 1500])
+def test_lengths_are_shapes_and_the_formula(frames: int) -> None:
+    adapter = make_adapter()
+    embeds, lengths = adapter(torch.zeros(1, frames, 8), torch.tensor([frames]))
+    assert embeds.shape == (1, -(-frames // 8), 6)
+    assert lengths.tolist() == adapter.output_lengths(torch.tensor([frames])).tolist() == [-(-frames // 8)]
+
+
+def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_padding() -> None:
+    adapter, states = make_adapter(), torch.randn(1, 41, 8)
+    alone, lengths = adapter(states, torch.tensor([41]))
+    row = torch.cat([states, 100 * torch.randn(1, 30, 8)], dim=1)
+    together, both = adapter(torch.cat([torch.randn(1, 71, 8), row]), torch.tensor([71, 41]))
+    assert (lengths.tolist(), both.tolist()) == ([6], [9, 6])
+    torch.testing.assert_close(together[1, :6], alone[0], rtol=0, atol=1e-6)
+    assert not together[1, 6:].any()
+
+
+def test_the_paper_s_size() -> None:
+    adapter = Adapter(AdapterConfig(encoder_dim=768, llm_dim=4096))
+    convolutions = 2 * (768 * 5 * 2 * 768 + 2 * 768) + (768 * 5 * 2 * 4096 + 2 * 4096)
+    bottleneck = 4096 * 512 + 512 + 512 * 4096 + 4096
+    assert sum(p.numel() for p in adapter.parameters()) == convolutions + bottleneck + 2 * 4096
+
+
+def test_even_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^`kernel_sizes` must all be odd, but is \(5, 4\) instead.$"):
+        ConvSubsampler(8, 6, (5, 4))
+
+
+def test_new_tokens_by_hand() -> None:
+    labels = torch.tensor([[0, 3, 3, 0, 3, 5, 5, 7], [2, 2, 4, 0, 9, 9, 9, 9]])
+    expected = [[0, 1, 0, 0, 1, 1, 0, 1], [1, 0, 1, 0, 0, 0, 0, 0]]
+    assert new_tokens(labels, torch.tensor([8, 4])).int().tolist() == expected
+
+
+def test_greedy_ctc_by_hand() -> None:
+    labels = torch.tensor([[0, 3, 3, 0, 3, 5], [1, 1, 0, 0, 6, 6]])
+    logits = torch.nn.functional.one_hot(labels, 8).float()
+    assert ctc_greedy_tokens(logits, torch.tensor([6, 4])) == [[2, 2, 4], [0]]
+
+
+def test_ctc_scores_are_the_scaled_products_with_blank_and_unit_tokens() -> None:
+    adapter, tokens, embeds = make_adapter("ctc_frames"), torch.randn(5, 6), torch.randn(1, 3, 6)
+    assert adapter.ctc is not None
+    logits = adapter.ctc.logits(embeds, tokens)
+    assert logits.shape == (1, 3, 6)
+    torch.testing.assert_close(logits[0, 1, 0], 2.0 * (embeds[0, 1] @ adapter.ctc.blank))
+    torch.testing.assert_close(logits[0, 1, 4], 2.0 * (embeds[0, 1] @ tokens[3]) / tokens[3].norm())
+
+
+def adapter_that_reads_unit_vectors(readout: Readout) -> Adapter:
+    """With one-hot token embeddings, a frame reads as the token it points to; minus the first axis is the blank."""
+    adapter = make_adapter(readout)
+    assert adapter.ctc is not None
+    with torch.no_grad():
+        adapter.ctc.blank.copy_(-torch.eye(6)[0])
+    return adapter
+
+
+def test_read_out_keeps_frames_that_read_as_new_tokens() -> None:
+    adapter, one_hot = adapter_that_reads_unit_vectors("ctc_frames"), torch.eye(6)
+    blank = -one_hot[0]
+    frames = torch.stack([blank, one_hot[2], 2 * one_hot[2], blank, one_hot[2], one_hot[4], one_hot[5]])
+    kept, lengths = adapter.read_out(torch.stack([frames, frames]), torch.tensor([7, 3]), one_hot)
+    assert lengths.tolist() == [4, 1]
+    torch.testing.assert_close(kept[0], torch.stack([one_hot[2], one_hot[2], one_hot[4], one_hot[5]]))
+    torch.testing.assert_close(kept[1], torch.stack([one_hot[2], *torch.zeros(3, 6)]))
+
+
+def test_read_out_of_silence_keeps_one_frame() -> None:
+    adapter, blank = adapter_that_reads_unit_vectors("ctc_frames"), -torch.eye(6)[0]
+    kept, lengths = adapter.read_out(blank.expand(1, 5, 6), torch.tensor([5]), torch.eye(6))
+    assert lengths.tolist() == [1]
+    torch.testing.assert_close(kept, blank.expand(1, 1, 6))
+
+
+def test_expected_read_out_gives_token_embeddings() -> None:
+    adapter, tokens = adapter_that_reads_unit_vectors("ctc_expected"), torch.eye(6)
+    kept, _ = adapter.read_out(50 * tokens[3].expand(1, 1, 6), torch.tensor([1]), tokens)
+    torch.testing.assert_close(kept[0, 0], tokens[3])  # so sure of token 3 that the mean is its embedding
+
+
+def test_frames_read_out_changes_nothing() -> None:
+    embeds, lengths = torch.randn(2, 4, 6), torch.tensor([4, 2])
+    kept, kept_lengths = make_adapter().read_out(embeds, lengths, torch.eye(6))
+    assert kept is embeds
+    assert kept_lengths is lengths
