@@ -11,17 +11,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 
 from blsp.audio import SAMPLING_RATE, AudioInput, Warn
 from blsp.audio_sources import as_file, name_of, open_bytes
 from blsp.errors import AudioError
-
-if TYPE_CHECKING:
-    from soundfile import SoundFile
 
 MIN_FILE_RATE_HZ, MAX_FILE_RATE_HZ = 4_000, 384_000
 """Sampling rates that recordings have; others come from forged or damaged headers."""
@@ -75,10 +73,22 @@ def open_decoder(source: AudioInput, *, raw_rate: int | None, warn: Warn) -> Ite
         yield SoundFileDecoder(sound_file, path, name, warn)
 
 
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from beginning to end, never sought.
+
+    soundfile seeks to its own position after every read of a file that can be sought. An MP3 decoder then starts
+    afresh without the bits of earlier frames, so that every piece would begin with a gap.
+    """
+
+    def seekable(self) -> bool:
+        """Whether to seek: no."""
+        return False
+
+
 class SoundFileDecoder:
     """Decodes what libsndfile knows: wav, flac, ogg, opus, mp3, aiff and more."""
 
-    def __init__(self, file: SoundFile, path: Path, name: str, warn: Warn) -> None:
+    def __init__(self, file: soundfile.SoundFile, path: Path, name: str, warn: Warn) -> None:
         self.sampling_rate = int(file.samplerate)
         self._file, self._path, self._name, self._warn = file, path, name, warn
         self._stopped_early = False
@@ -106,8 +116,6 @@ class SoundFileDecoder:
 
     def _pieces(self) -> Iterator[FloatBlock]:
         """Small blocks, as a piece with a damaged place in it is lost whole."""
-        import soundfile
-
         while True:
             try:
                 piece: FloatBlock = self._file.read(_PIECE_FRAMES, dtype="float32", always_2d=True)
@@ -162,12 +170,10 @@ class FfmpegDecoder:
             raise _not_audio(self._name)
 
 
-def _open_sound_file(path: Path) -> SoundFile | None:
+def _open_sound_file(path: Path) -> soundfile.SoundFile | None:
     """Open with libsndfile; None if it does not know the format."""
-    import soundfile
-
     try:
-        return soundfile.SoundFile(str(path))
+        return _ForwardFile(str(path))
     except (soundfile.SoundFileError, TypeError):  # TypeError: a suffix that soundfile takes for raw audio
         return None
 
