@@ -113,16 +113,20 @@ def test_streaming_equals_resampling_in_one_go(tmp_path: Path, rate: int) -> Non
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("a.mp3", {}), ("a.ogg", {}), ("a.flac", {}), ("a.opus", {"format": "OGG", "subtype": "OPUS"})],
+    [
+        ("a.mp3", {"compression_level": 0.8, "bitrate_mode": "VARIABLE"}),
+        ("a.ogg", {}),
+        ("a.flac", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+    ],
 )
 def test_small_pieces_join_without_a_gap(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     """Above all in MP3 at low rates, where a frame's bits lie in the frames before."""
-    noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLING_RATE).astype(np.float32)
-    soundfile.write(tmp_path / name, noise, SAMPLING_RATE, **options)
+    soundfile.write(tmp_path / name, load_audio(ASSETS / "capital_of_france.flac"), SAMPLING_RATE, **options)
     whole, _ = soundfile.read(tmp_path / name, dtype="float32")
     pieces = list(stream_audio(tmp_path / name, block_seconds=0.1))
     assert len(pieces) > 20
-    np.testing.assert_allclose(np.concatenate(pieces), whole.clip(-1, 1), atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
 def test_pieces_are_as_long_as_asked(tmp_path: Path) -> None:
