@@ -82,7 +82,7 @@ class PaperPromptTemplate:
     Source: paper section 4.1; blanks, the begin token and later turns as in cwang621/blsp.
     """
 
-    stop_strings = ("###[Human]:", "###[Assistant]:")
+    stop_strings = ("\n\n\n###[Human]:", "###[Human]:", "###[Assistant]:")
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._text = PlainText(tokenizer)
