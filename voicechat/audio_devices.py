@@ -43,7 +43,7 @@ def list_devices() -> list[Device]:
         AudioDeviceError: PortAudio is missing or does not start.
     """
     sd = load_portaudio()
-    with _silent_stderr():
+    with silent_stderr():
         hosts = sd.query_hostapis()
         found = sd.query_devices()
         defaults = [_default_index(sd, direction) for direction in ("input", "output")]
@@ -111,7 +111,7 @@ def load_portaudio() -> Any:
         PortAudioMissingError: PortAudio is not installed.
     """
     try:
-        with _silent_stderr():
+        with silent_stderr():
             import sounddevice
     except OSError as error:
         raise PortAudioMissingError(
@@ -122,7 +122,7 @@ def load_portaudio() -> Any:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Keep ALSA's and JACK's own messages, written past Python, off the screen."""
     saved = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
@@ -151,7 +151,7 @@ def open_stream(stream_class: Any, device: Device, direction: Direction, callbac
     problem: Exception | None = None
     for channels in dict.fromkeys((1, min(2, device.channels(direction)), device.channels(direction))):
         try:
-            with _silent_stderr():
+            with silent_stderr():
                 stream = stream_class(
                     device=device.index,
                     channels=channels,

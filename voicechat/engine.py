@@ -213,6 +213,7 @@ class CascadeEngine(_LlmConversation):
         import torch
 
         from blsp.features import MIN_SAMPLES, extract_features
+        from blsp.pretrained import quiet_transformers
 
         if len(waveform) < MIN_SAMPLES:
             return ""
@@ -220,7 +221,7 @@ class CascadeEngine(_LlmConversation):
         features = features[:, :, : 2 * int(self._whisper.config.max_source_positions)]
         weights = next(self._whisper.parameters())
         options = {"language": language} if language else {}
-        with torch.inference_mode():
+        with torch.inference_mode(), quiet_transformers():
             ids = self._whisper.generate(
                 features.to(device=weights.device, dtype=weights.dtype),
                 attention_mask=torch.ones(features.shape[::2], dtype=torch.int64, device=weights.device),

@@ -31,6 +31,14 @@ class Muted:
 
 
 @dataclass(frozen=True)
+class MicrophoneLost:
+    """The microphone was unplugged; the session goes on without it."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
 class SpeechStarted:
     """The user began to speak."""
 
@@ -96,6 +104,7 @@ Event = (
     SessionStarted
     | Listening
     | Muted
+    | MicrophoneLost
     | SpeechStarted
     | InputLevel
     | UtteranceEnded

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.conversation import Turn
 from blsp.errors import BlspError
@@ -27,6 +29,7 @@ from voicechat.events import (
     Event,
     InputLevel,
     Listening,
+    MicrophoneLost,
     Muted,
     Notice,
     SessionStarted,
@@ -158,6 +161,11 @@ class Session:
         """Hand something in, from any thread or signal handler."""
         self._inbox.put(item)
 
+    def warm_up(self) -> None:
+        """Run the model once on silence, so that the first answer is not the slowest; the system text stays read."""
+        silence = Turn("user", speech=np.zeros(SAMPLING_RATE, np.float32))
+        self._engine.call(lambda engine: engine.prefill(silence))
+
     def announce(self, notice: Notice) -> None:
         """Tell the user something as soon as the session runs."""
         self._announced.append(notice)
@@ -287,7 +295,7 @@ class Session:
             return
         self._source.close()
         self._source = None
-        self.show(Notice(str(error), hint=HINT_NO_MICROPHONE))
+        self.show(MicrophoneLost(str(error), HINT_NO_MICROPHONE))
         for heard in self._listener.flush():
             self._take_heard(heard)
 

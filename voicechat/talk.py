@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
-from voicechat.audio_devices import PortAudioMissingError, find_device
+from voicechat.audio_devices import PortAudioMissingError, find_device, silent_stderr
 from voicechat.audio_io import Microphone
 from voicechat.engine import ChatEngine, EngineKind, load_engine
 from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
@@ -109,7 +109,10 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
         if microphone:
             stack.callback(microphone.close)
         lines: _Lines | None = _Lines() if has_line_input() and options.input_kind == "terminal" else None
-        view = stack.enter_context(choose_view(options, lines))
+        view = choose_view(options, lines)
+        if isinstance(view, LiveView) and sys.stderr.isatty():
+            stack.enter_context(silent_stderr())  # ALSA and others would write into the view
+        stack.enter_context(view)
         session = Session(
             engine,
             options.generation,
@@ -120,6 +123,7 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
             make_vad=partial(WebRtcVad, options.vad_mode),
         )
         session.restore(turns)
+        session.warm_up()
         for notice in notices:
             session.announce(notice)
         stack.enter_context(_stop_signals(session))

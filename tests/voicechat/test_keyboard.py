@@ -70,7 +70,7 @@ def test_the_terminal_is_read_without_echo_and_restored() -> None:
     before = termios.tcgetattr(theirs)
     lines: list[str] = []
     ended = threading.Event()
-    with open(theirs, closefd=False) as stdin:  # noqa: PTH123 - a descriptor, not a path
+    with open(theirs, closefd=False) as stdin:
         keyboard = Keyboard(lines.append, ended.set, stdin)
         assert termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON) == 0
         assert termios.tcgetattr(theirs)[3] & termios.ISIG  # Ctrl-C stays Ctrl-C
@@ -89,7 +89,7 @@ def test_lines_of_a_pipe() -> None:
     ended = threading.Event()
     with open(reading) as stdin:  # noqa: PTH123 - a descriptor, not a path
         read_lines(lines.append, ended.set, stdin)
-        os.write(writing, "one\ntw".encode())
+        os.write(writing, b"one\ntw")
         os.write(writing, "o ü\nlast".encode())
         os.close(writing)
         assert ended.wait(5)

@@ -23,6 +23,7 @@ from voicechat.events import (
     Failed,
     InputLevel,
     Listening,
+    MicrophoneLost,
     Muted,
     Notice,
     SpeechStarted,
@@ -232,8 +233,8 @@ def test_a_lost_microphone_leaves_the_keyboard() -> None:
     typist.start()
     session.run()
     typist.join()
-    (notice,) = seen(view.events, Notice)
-    assert notice == Notice(
+    (lost,) = seen(view.events, MicrophoneLost)
+    assert lost == MicrophoneLost(
         "Microphone 'scripted' stopped delivering sound.", "Type your turns, or `/say FILE.wav` to speak from a file."
     )
     assert [e.text for e in seen(view.events, TurnEnded)] == ["Heard.", "Typed."]  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from voicechat.events import (
     Failed,
     InputLevel,
     Listening,
+    MicrophoneLost,
     Muted,
     Notice,
     SessionStarted,
@@ -89,7 +90,7 @@ class LiveView:
         if isinstance(event, InputLevel):
             self._dbfs = max(event.dbfs, self._dbfs - 6.0)  # falls slowly, as meters do
         elif isinstance(event, TextDelta):
-            self._answer += event.text
+            self._answer += _harmless(event.text)
             self._enter("answering")
         elif isinstance(event, (Listening, SpeechStarted)):
             self._enter("listening" if isinstance(event, Listening) else "hearing you")
@@ -103,14 +104,17 @@ class LiveView:
             self._print("You", Text(what if event.source == "microphone" else f"{event.source}, {what}", "italic"))
             self._enter("thinking")
         elif isinstance(event, TurnTyped):
-            self._print("You", Text(event.text))
+            self._print("You", Text(_harmless(event.text)))
             self._enter("thinking")
         elif isinstance(event, TurnEnded):
             self._print("Assistant", _answer_text(event))
             self._answer = ""
             self._enter("hearing you" if self._state == "hearing you" else "ready")
-        elif isinstance(event, (Notice, Failed)):
-            style = "red" if isinstance(event, Failed) else "yellow"
+        elif isinstance(event, (Notice, MicrophoneLost, Failed)):
+            style = "yellow" if isinstance(event, Notice) else "red"
+            if isinstance(event, MicrophoneLost):
+                self._has_microphone = False
+                self._enter("ready")
             self.console.print(Text(event.message, style))
             if event.hint:
                 self.console.print(Text(event.hint, "dim"))
@@ -123,6 +127,8 @@ class LiveView:
 
     def _print(self, who: str, said: Text) -> None:
         label = Text(f"{who:<{len(_LABEL)}}", "bold cyan" if who == "You" else "bold green")
+        if who == "You":
+            self.console.print()
         lines = said.wrap(self.console, max(20, self.console.width - len(_LABEL)))
         for i, line in enumerate(lines):
             line.rstrip()
@@ -179,12 +185,17 @@ _STATES = {
 
 
 def _answer_text(event: TurnEnded) -> Text:
-    text = Text(event.text.strip() or "(no answer)")
+    text = Text(_harmless(event.text).strip() or "(no answer)")
     if event.interrupted:
         text.append(" — interrupted", "yellow")
     if event.first_token_ms is not None:
         text.append(f"  {event.first_token_ms:.0f} ms", "dim")
     return text
+
+
+def _harmless(text: str) -> str:
+    """Without control characters, which would move the cursor or recolour the screen."""
+    return "".join(c for c in text if c in "\n\t" or c.isprintable())
 
 
 def _meter(dbfs: float) -> Text:

@@ -13,6 +13,7 @@ from voicechat.events import (
     Event,
     Failed,
     InputLevel,
+    MicrophoneLost,
     Muted,
     Notice,
     SessionStarted,
@@ -80,7 +81,7 @@ class PlainView:
             self._line(f"You: {event.text}")
         elif isinstance(event, UtteranceEnded):
             self._line(f"You: [{event.source}, {event.seconds:.1f} s]")
-        elif isinstance(event, (Notice, Failed)):
+        elif isinstance(event, (Notice, MicrophoneLost, Failed)):
             self._note(event.message)
             if event.hint:
                 self._note(f"Hint: {event.hint}")

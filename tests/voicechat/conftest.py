@@ -1,0 +1,117 @@
+"""A real terminal (tmux) and a virtual sound card."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+ASSETS = REPOSITORY / "tests/assets"
+DATA = Path(os.environ.get("VOICECHAT_DATA", REPOSITORY.parent / "shared"))
+
+
+class Terminal:
+    """A program in a tmux window of its own server."""
+
+    def __init__(self, command: str, env: dict[str, str], folder: Path, width: int = 80, height: int = 24) -> None:
+        self._server = f"test-{uuid.uuid4().hex}"
+        exports = " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items())
+        shell = f"cd {shlex.quote(str(folder))}; env {exports} {command}; echo exit status $?; stty -a; exec sleep 1000"
+        size = ["-x", str(width), "-y", str(height)]
+        self._tmux("-f", os.devnull, "new-session", "-d", "-s", "t", *size, "bash", "--norc", "-c", shell)
+        self._tmux("set-option", "-g", "history-limit", "1000")
+
+    def _tmux(self, *args: str) -> str:
+        done = subprocess.run(["tmux", "-L", self._server, *args], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    @property
+    def screen(self) -> str:
+        """The whole screen, without blank lines at its end."""
+        return "\n".join(line.rstrip() for line in self._tmux("capture-pane", "-t", "t", "-p").splitlines()).rstrip()
+
+    def type(self, text: str) -> None:
+        self._tmux("send-keys", "-t", "t", "-l", text)
+
+    def press(self, *keys: str) -> None:
+        self._tmux("send-keys", "-t", "t", *keys)
+
+    def resize(self, width: int, height: int) -> None:
+        self._tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
+
+    def wait_for(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        """Wait until the screen matches."""
+        deadline = time.monotonic() + seconds
+        while not (match := re.search(pattern, self.screen)):
+            assert time.monotonic() < deadline, f"{pattern!r} did not appear on\n{self.screen}"
+            time.sleep(0.05)
+        return match
+
+    def close(self) -> None:
+        subprocess.run(["tmux", "-L", self._server, "kill-server"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """start_talk(*args, answers=[...] or None for the real engine, ...) -> Terminal that runs `voicechat talk`."""
+    if shutil.which("tmux") is None:
+        pytest.skip("tmux is not installed")
+    terminals: list[Terminal] = []
+
+    def start(
+        *args: str, answers: list[Any] | None, env: dict[str, str] | None = None, width: int = 80, **script: Any
+    ) -> Terminal:
+        command = [sys.executable, "-m", "voicechat"]
+        if answers is not None:
+            (tmp_path / "script.json").write_text(json.dumps({"answers": answers, **script}))
+            command = [sys.executable, str(Path(__file__).parent / "scripted_talk.py"), str(tmp_path / "script.json")]
+        variables = {"PYTHONPATH": str(REPOSITORY), "XDG_STATE_HOME": str(tmp_path / "state"), "LANG": "C.UTF-8"}
+        variables |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), **(env or {})}
+        terminals.append(Terminal(shlex.join([*command, "talk", *args]), variables, tmp_path, width))
+        return terminals[-1]
+
+    yield start
+    for terminal in terminals:
+        terminal.close()
+
+
+class SoundCard:
+    """What is played into it is what the microphone hears."""
+
+    def __init__(self, script: Path, env: dict[str, str]) -> None:
+        self.script, self.env = script, env
+
+    def speak(self, path: Path) -> None:
+        """Play a file into the microphone, to its end."""
+        subprocess.run(["paplay", "--device=mic_feed", str(path)], env={**os.environ, **self.env}, check=True)
+
+    def unplug(self) -> None:
+        subprocess.run([str(self.script), "stop"], env={**os.environ, **self.env}, check=True)
+
+
+@pytest.fixture
+def sound_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoundCard]:
+    """A virtual sound card of its own."""
+    script = DATA / "tools/virtual_sound_card.sh"
+    if not script.is_file():
+        pytest.skip(f"{script} is not there; VOICECHAT_DATA names the folder with tools/")
+    env = {"XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("card"))}
+    try:
+        subprocess.run([str(script), "start"], env={**os.environ, **env}, check=True, capture_output=True, timeout=120)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"the virtual sound card does not start: {error}")
+    card = SoundCard(script, env)
+    yield card
+    card.unplug()

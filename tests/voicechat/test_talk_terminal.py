@@ -1,0 +1,181 @@
+"""`voicechat talk` in a real terminal, its screen compared; on a virtual sound card, with speech played into it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ASSETS = Path(__file__).parents[1] / "assets"
+StartTalk = Callable[..., Any]
+
+
+def without_times(screen: str) -> list[str]:
+    """Lines with times replaced: milliseconds by N ms, the session's name by SESSION."""
+    screen = re.sub(r"\d+ ms", "N ms", screen)
+    return re.sub(r"session \d[\d_-]+", "session SESSION", screen).split("\n")
+
+
+def kept_turns(folder: Path) -> list[dict[str, Any]]:
+    (path,) = (folder / "state/voicechat/sessions").glob("*/turns.jsonl")
+    return [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == "turn"]
+
+
+def test_the_whole_screen_of_a_typed_conversation(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=["Paris is the capital of France.", "You are welcome."])
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("What is the capitol")
+    terminal.press("BSpace", "BSpace")
+    terminal.type("al of Frankreich?")
+    terminal.press("C-w")
+    terminal.type("France?")
+    terminal.press("Enter")
+    terminal.wait_for(r"Paris.*ms")
+    terminal.type("/hepl")
+    terminal.press("Enter")
+    terminal.wait_for("no command")
+    terminal.type("Thank you")
+    terminal.press("Enter")
+    terminal.wait_for(r"welcome.*ms")
+    terminal.type("half a li")
+    terminal.wait_for("half a li")
+    assert without_times(terminal.screen) == [
+        "scripted (scripted) · session SESSION",
+        "Speak, or type. /help shows the commands, Ctrl-C ends.",
+        "No microphone was found: type your turns, or /say FILE.wav.",
+        "",
+        "You        What is the capital of France?",
+        "Assistant  Paris is the capital of France.  N ms",
+        "There is no command /hepl.",
+        "Did you mean /help?",
+        "",
+        "You        Thank you",
+        "Assistant  You are welcome.  N ms",
+        "",
+        "● type a turn, or /say FILE.wav",
+        "> half a li",
+    ]
+
+
+@pytest.mark.parametrize(("keys", "status"), [(["C-c"], 130), (["C-d"], 0), (["/quit", "Enter"], 0)])
+def test_every_way_out_restores_the_terminal_and_keeps_the_session(
+    start_talk: StartTalk, tmp_path: Path, keys: list[str], status: int
+) -> None:
+    terminal = start_talk(answers=["Fine."])
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("hello")
+    terminal.press("Enter")
+    terminal.wait_for(r"Fine.*ms")
+    terminal.press(*keys)
+    terminal.wait_for(f"exit status {status}")
+    settings = terminal.wait_for(r"(?s)speed \d+ baud.*echo").group()
+    assert re.search(r"[^-]icanon", settings)
+    assert re.search(r"[^-]echo", settings)
+    assert "Traceback" not in terminal.screen
+    assert [turn["text"] for turn in kept_turns(tmp_path)] == ["hello", "Fine."]
+
+
+def test_ctrl_c_while_answering_keeps_what_was_said(start_talk: StartTalk, tmp_path: Path) -> None:
+    terminal = start_talk(answers=[["word "] * 500], delay_seconds=0.05)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for("word word word")
+    terminal.press("C-c")
+    terminal.wait_for("exit status 130", seconds=5)
+    user, answer = kept_turns(tmp_path)
+    assert user["text"] == "go"
+    assert answer["interrupted"]
+    assert answer["text"].startswith("word word word")
+
+
+def test_escape_stops_the_answer(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=[["word "] * 500], delay_seconds=0.05)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for("word word word")
+    terminal.press("Escape")
+    terminal.wait_for("interrupted")
+
+
+def test_typing_while_it_answers_disturbs_nothing(start_talk: StartTalk) -> None:
+    answer = " ".join(f"word{i}" for i in range(60))
+    terminal = start_talk(answers=[answer], delay_seconds=0.03)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for("word5")
+    for character in "my next question":
+        terminal.type(character)
+    terminal.wait_for(r"word59  \d+ ms")
+    lines = terminal.screen.split("\n")
+    start = lines.index("You        go")
+    assert " ".join(" ".join(lines[start + 1 : -3]).split()) == re.sub(
+        r"\s+", " ", f"Assistant {answer} {lines[-4].split('  ')[-1]}"
+    )
+    assert lines[-3:] == ["", "● type a turn, or /say FILE.wav", "> my next question"]
+
+
+def test_speech_from_a_file_is_said(start_talk: StartTalk, tmp_path: Path) -> None:
+    terminal = start_talk(answers=["Paris."])
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type(f"/say {ASSETS / 'capital_of_france.flac'}")
+    terminal.press("Enter")
+    terminal.wait_for(r"You        capital_of_france.flac, speech, 1\.\d s\n(.*\n)*Assistant  Paris\.")
+    (path,) = (tmp_path / "state/voicechat/sessions").glob("*/0001.flac")
+    assert path.stat().st_size > 1000
+
+
+@pytest.mark.device
+def test_speech_played_into_the_microphone_is_answered(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+    terminal = start_talk(answers=["Paris."], has_microphone=True, env=sound_card.env)
+    terminal.wait_for("● listening")
+    sound_card.speak(ASSETS / "capital_of_france.flac")
+    terminal.wait_for(r"Assistant  Paris\.  \d+ ms")
+    screen = re.sub(r"microphone \w+", "microphone NAME", re.sub(r"\d\.\d s", "N s", terminal.screen))
+    assert without_times(screen)[:-2] == [
+        "scripted (scripted) · session SESSION · microphone NAME",
+        "Speak, or type. /help shows the commands, Ctrl-C ends.",
+        "",
+        "You        speech, N s",
+        "Assistant  Paris.  N ms",
+        "",
+    ]
+    user, _ = kept_turns(tmp_path)
+    assert 1.0 < user["seconds"] < 3.0
+    assert user["source"] == "microphone"
+
+
+@pytest.mark.device
+def test_the_screen_shows_that_it_hears(start_talk: StartTalk, sound_card: Any) -> None:
+    terminal = start_talk(answers=[["slow "] * 100], delay_seconds=0.1, has_microphone=True, env=sound_card.env)
+    terminal.wait_for("● listening")
+    import threading
+
+    voice = threading.Thread(target=sound_card.speak, args=(ASSETS / "capital_of_france.flac",))
+    voice.start()
+    terminal.wait_for(r"● hearing you \d\.\d s  ▮▮▮")
+    voice.join()
+    terminal.wait_for("▸ answering")
+    sound_card.speak(ASSETS / "three_fruits.flac")  # over the answer
+    terminal.wait_for("slow — interrupted")
+    terminal.wait_for(r"Assistant  You said: speech")
+
+
+@pytest.mark.device
+def test_an_unplugged_microphone_leaves_the_keyboard(start_talk: StartTalk, sound_card: Any) -> None:
+    terminal = start_talk(answers=["Still here."], has_microphone=True, env=sound_card.env)
+    terminal.wait_for("● listening")
+    sound_card.unplug()
+    terminal.wait_for(r"Microphone '\w+' stopped delivering sound\.")
+    terminal.wait_for(r"● type a turn, or /say FILE.wav")
+    terminal.type("hello?")
+    terminal.press("Enter")
+    terminal.wait_for(r"Assistant  Still here\.")
+    terminal.press("C-c")
+    terminal.wait_for("exit status 130", seconds=10)
