@@ -20,7 +20,7 @@ from blsp.progress import NoProgress, Progress
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
 from blsp.wheels import Wheel, fetch_wheels
 
-CONVERSION_VERSION = 1
+CONVERSION_VERSION = 2
 """Raised whenever a conversion writes something else: folders of another version are made anew."""
 _LOCK_SECONDS = 1800.0
 

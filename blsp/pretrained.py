@@ -12,6 +12,7 @@ from blsp.errors import CheckpointError
 from blsp.placement import check_quantization, select_device, select_dtype
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
+from blsp.storage import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -96,10 +97,12 @@ def load_whisper(
     target = select_device(device)
     kind = select_dtype(dtype, target)
     folder = part_path(spec.encoder, WHISPER, progress)
-    with quiet_transformers(), _readable(folder):
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=kind, use_safetensors=True, local_files_only=True
-        )
+    with quiet_transformers():
+        with _readable(folder):
+            model, info = WhisperForConditionalGeneration.from_pretrained(
+                folder, dtype=kind, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        _check_complete(folder, info)
         tokenizer = _load_tokenizer(folder)
     return model.to(target).eval(), tokenizer
 
@@ -181,13 +184,22 @@ def _load_llm(folder: Path, device: torch.device, dtype: torch.dtype, quantize: 
         if quantize == "4bit":
             options["bnb_4bit_compute_dtype"] = dtype
         settings = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+    if read_json(folder / "config.json").get("is_encoder_decoder"):
+        raise CheckpointError(f"The LLM must be a decoder-only model, but {folder} holds an encoder and a decoder.")
+    settings |= {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     with _readable(folder):
-        llm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False, **settings
-        )
+        llm, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
+    _check_complete(folder, info)
     if quantize is None:
         llm = llm.to(device)
-    return llm.requires_grad_(False).eval()
+    frozen: PreTrainedModel = llm.requires_grad_(False).eval()
+    return frozen
+
+
+def _check_complete(folder: Path, loading_info: dict[str, Any]) -> None:
+    """Refuse weights that transformers would have made up at random."""
+    if missing := sorted(loading_info["missing_keys"]):
+        raise CheckpointError(f"{folder} lacks {len(missing)} tensors, {missing[0]!r} among them.")
 
 
 def _check_widths(spec: ModelSpec, encoder: SpeechEncoder, adapter: Adapter, llm: PreTrainedModel) -> None:

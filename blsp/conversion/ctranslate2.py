@@ -31,9 +31,11 @@ class _Cursor:
 
     def text(self) -> str:
         size = self.integer("H")  # counts the terminating zero
-        value = self.data[self.offset : self.offset + size - 1].decode("utf-8")
+        value = self.data[self.offset : self.offset + size]
+        if len(value) < size:
+            raise ValueError("The text breaks off.")
         self.offset += size
-        return value
+        return value[:-1].decode("utf-8")
 
     def array(self) -> npt.NDArray[Any]:
         shape = [self.integer("I") for _ in range(self.integer("B"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ def write_whisper_folder(folder: Path, model: bytes, tokenizer: bytes, generatio
     write_json(folder / "config.json", _config(tensors, state, ids))
     write_json(folder / "generation_config.json", _generation_config(generation, ids))
     (folder / "tokenizer.json").write_text(json.dumps(full_tokenizer, ensure_ascii=False), encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
+    # transformers takes the token after the last special one for <|0.00|>
+    special = [name for name in sorted(ids, key=ids.__getitem__) if not _TIMESTAMP.fullmatch(name)]
+    write_json(folder / "tokenizer_config.json", {**_TOKENIZER_CONFIG, "additional_special_tokens": special})
 
 
+_TIMESTAMP = re.compile(r"<\|\d+\.\d\d\|>")
 _TOKENIZER_CONFIG = {
     "tokenizer_class": "WhisperTokenizer",
     "bos_token": "<|endoftext|>",

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM, WhisperForConditionalGeneration
+
+from blsp.conversion.ctranslate2 import read_model, whisper_state_dict
+from blsp.conversion.gguf import convert_gguf
+from blsp.conversion.whisper import write_whisper_folder
+from blsp.errors import CheckpointError
+
+DTYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
+
+
+def pack_model(tensors: dict[str, np.ndarray], *, kind: str = "WhisperSpec", version: int = 6) -> bytes:
+    """CTranslate2's `model.bin`, written down from its description."""
+
+    def text(value: str) -> bytes:
+        data = value.encode() + b"\0"
+        return struct.pack("<H", len(data)) + data
+
+    out = [struct.pack("<I", version), text(kind), struct.pack("<II", 3, len(tensors))]
+    for name, tensor in tensors.items():
+        out += [text(name), struct.pack(f"<B{tensor.ndim}I", tensor.ndim, *tensor.shape)]
+        out += [struct.pack("<BI", DTYPES[str(tensor.dtype)], tensor.nbytes), tensor.tobytes()]
+    return b"".join([*out, struct.pack("<I", 1), text("decoder/projection/weight"), text("decoder/embeddings/weight")])
+
+
+def as_ctranslate2(model: WhisperForConditionalGeneration) -> dict[str, np.ndarray]:
+    """A Whisper's tensors under CTranslate2's names, with q, k, v stacked."""
+    state = {name.removeprefix("model."): tensor.numpy() for name, tensor in model.state_dict().items()}
+    out: dict[str, np.ndarray] = {"decoder/embeddings/weight": state["decoder.embed_tokens.weight"]}
+
+    def norm(theirs: str, ours: str) -> None:
+        out[f"{theirs}/gamma"], out[f"{theirs}/beta"] = state[f"{ours}.weight"], state[f"{ours}.bias"]
+
+    def stack(theirs: str, ours: str, letters: list[str]) -> None:
+        weights = [state[f"{ours}.{letter}_proj.weight"] for letter in letters]
+        biases = [state.get(f"{ours}.{letter}_proj.bias", np.zeros(len(weights[0]), np.float32)) for letter in letters]
+        out[f"{theirs}/weight"], out[f"{theirs}/bias"] = np.concatenate(weights), np.concatenate(biases)
+
+    for i in (1, 2):
+        out |= {f"encoder/conv{i}/{part}": state[f"encoder.conv{i}.{part}"] for part in ("weight", "bias")}
+    for side in ("encoder", "decoder"):
+        out[f"{side}/position_encodings/encodings"] = state[f"{side}.embed_positions.weight"]
+        norm(f"{side}/layer_norm", f"{side}.layer_norm")
+        for i in range(model.config.encoder_layers):
+            theirs, ours = f"{side}/layer_{i}", f"{side}.layers.{i}"
+            stack(f"{theirs}/self_attention/linear_0", f"{ours}.self_attn", ["q", "k", "v"])
+            stack(f"{theirs}/self_attention/linear_1", f"{ours}.self_attn", ["out"])
+            norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm")
+            if side == "decoder":
+                stack(f"{theirs}/attention/linear_0", f"{ours}.encoder_attn", ["q"])
+                stack(f"{theirs}/attention/linear_1", f"{ours}.encoder_attn", ["k", "v"])
+                stack(f"{theirs}/attention/linear_2", f"{ours}.encoder_attn", ["out"])
+                norm(f"{theirs}/attention/layer_norm", f"{ours}.encoder_attn_layer_norm")
+            norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
+            for j in (0, 1):
+                for part in ("weight", "bias"):
+                    out[f"{theirs}/ffn/linear_{j}/{part}"] = state[f"{ours}.fc{j + 1}.{part}"]
+    return out
+
+
+SPECIAL = "<|endoftext|> <|startoftranscript|> <|en|> <|de|> <|translate|> <|transcribe|> <|startoflm|>".split()
+SPECIAL += "<|startofprev|> <|nocaptions|> <|notimestamps|>".split()
+
+
+@pytest.fixture(scope="module")
+def whisper_tokenizer_json() -> bytes:
+    """A byte-level tokenizer with Whisper's special tokens, but no timestamps: what CTranslate2 ships."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return tokenizer.to_str().encode()
+
+
+GENERATION: dict[str, Any] = {
+    "lang_ids": [258, 259],
+    "suppress_ids": [1, 2],
+    "suppress_ids_begin": [3, 256],
+    "alignment_heads": [[0, 1]],
+}
+
+
+@pytest.fixture
+def whisper_folder(
+    tmp_path: Path, tiny_whisper: WhisperForConditionalGeneration, whisper_tokenizer_json: bytes
+) -> Path:
+    write_whisper_folder(tmp_path, pack_model(as_ctranslate2(tiny_whisper)), whisper_tokenizer_json, GENERATION)
+    return tmp_path
+
+
+def test_every_tensor_survives(tiny_whisper: WhisperForConditionalGeneration) -> None:
+    kind, tensors = read_model(pack_model(as_ctranslate2(tiny_whisper)))
+    assert kind == "WhisperSpec"
+    assert tensors["decoder/projection/weight"] is tensors["decoder/embeddings/weight"]
+    state = whisper_state_dict(tensors)
+    expected = {name: tensor for name, tensor in tiny_whisper.state_dict().items() if name != "proj_out.weight"}
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(state[name], tensor.numpy(), err_msg=name)
+
+
+def test_transformers_reads_the_folder(
+    whisper_folder: Path, tiny_whisper: WhisperForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blsp.conversion.whisper.HEAD_DIM", 8)
+    model = WhisperForConditionalGeneration.from_pretrained(whisper_folder, local_files_only=True, use_safetensors=True)
+    assert (model.config.encoder_layers, model.config.decoder_layers) == (2, 2)
+    for name, tensor in tiny_whisper.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
+
+
+def test_the_tokenizer_knows_languages_tasks_and_times(whisper_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(whisper_folder, local_files_only=True)
+    assert type(tokenizer).__name__ == "WhisperTokenizer"
+    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|notimestamps|>"]) == [256, 265]
+    assert tokenizer.convert_tokens_to_ids(["<|0.00|>", "<|0.02|>", "<|30.00|>"]) == [266, 267, 266 + 1500]
+    ids = [257, 258, 261, 265, *tokenizer("Grüße", add_special_tokens=False).input_ids, 256]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Grüße"
+    timed = [266 + 50, *tokenizer("ja", add_special_tokens=False).input_ids, 266 + 100]
+    assert tokenizer.decode(timed, decode_with_timestamps=True) == "<|1.00|>ja<|2.00|>"
+
+
+def test_generation_settings_come_from_the_files(whisper_folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    config = GenerationConfig.from_pretrained(whisper_folder, local_files_only=True)
+    assert config.lang_to_id == {"<|en|>": 258, "<|de|>": 259}
+    assert config.task_to_id == {"transcribe": 261, "translate": 260}
+    assert (config.decoder_start_token_id, config.eos_token_id, config.no_timestamps_token_id) == (257, 256, 265)
+    assert (config.suppress_tokens, config.begin_suppress_tokens) == ([1, 2], [3, 256])
+
+
+def test_half_precision_stays(tmp_path: Path, tiny_whisper: Any, whisper_tokenizer_json: bytes) -> None:
+    half = {name: tensor.astype(np.float16) for name, tensor in as_ctranslate2(tiny_whisper).items()}
+    write_whisper_folder(tmp_path, pack_model(half), whisper_tokenizer_json, GENERATION)
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path, local_files_only=True, dtype="auto")
+    assert model.dtype == torch.float16
+    assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * sum(tensor.size for tensor in half.values())
+
+
+@pytest.mark.parametrize("keep", [0, 3, 10, 40, -1])
+def test_a_file_that_breaks_off(tiny_whisper: WhisperForConditionalGeneration, keep: int) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.bin breaks off or is damaged at byte \d+"):
+        read_model(pack_model(as_ctranslate2(tiny_whisper))[:keep])
+
+
+def test_other_files_are_refused(tmp_path: Path, whisper_tokenizer_json: bytes) -> None:
+    weights = {"decoder/embeddings/weight": np.zeros((1, 1), np.float32)}
+    with pytest.raises(CheckpointError) as caught:
+        read_model(pack_model(weights, version=5))
+    assert str(caught.value) == "CTranslate2's model.bin must be of version 6, but is 5."
+    with pytest.raises(CheckpointError) as caught:
+        write_whisper_folder(tmp_path, pack_model(weights, kind="TransformerSpec"), whisper_tokenizer_json, GENERATION)
+    assert str(caught.value) == "CTranslate2's model must be a WhisperSpec, but is a TransformerSpec."
+    with pytest.raises(CheckpointError) as caught:
+        whisper_state_dict(read_model(pack_model(weights))[1])
+    assert str(caught.value) == "CTranslate2's Whisper model lacks the tensor 'encoder/conv1/weight'."
+
+
+def _write_gguf(path: Path, llm: LlamaForCausalLM, tokenizer: Any) -> None:
+    """A Llama and its byte-level tokenizer as llama.cpp's converter writes them."""
+    import gguf
+
+    config = llm.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in vocabulary])
+    import json
+
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    parts = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v"}
+    parts |= {"self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm", "mlp.gate_proj": "ffn_gate"}
+    parts |= {"mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "post_attention_layernorm": "ffn_norm"}
+    for i in range(config.num_hidden_layers):
+        names |= {f"model.layers.{i}.{ours}": f"blk.{i}.{theirs}" for ours, theirs in parts.items()}
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, tensor in llm.state_dict().items():
+        array = tensor.numpy()
+        stem = name.removesuffix(".weight")
+        if (part := stem.rpartition(".")[2]) in heads:  # llama.cpp interleaves the halves of rotary pairs
+            array = array.reshape(heads[part], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"{names[stem]}.weight", np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_gguf_becomes_an_ordinary_folder(
+    tmp_path: Path, tiny_llm: LlamaForCausalLM, tiny_tokenizer: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _write_gguf(tmp_path / "model.gguf", tiny_llm, tiny_tokenizer)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    convert_gguf(tmp_path / "model.gguf", folder)
+    assert capfd.readouterr() == ("", "")  # no bars, no warnings
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert not hasattr(model.config, "quantization_config")
+    ids = torch.tensor([[5, 9, 200, 17]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, tiny_llm(ids).logits, rtol=0, atol=1e-5)
+    text = "<|im_start|>user\nGrüße?<|im_end|>"
+    assert tokenizer(text).input_ids == tiny_tokenizer(text).input_ids
+    assert tokenizer.chat_template == tiny_tokenizer.chat_template
+    assert (tokenizer.eos_token, tokenizer.model_max_length) == ("<|im_end|>", 1024)

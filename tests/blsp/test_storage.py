@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from blsp.errors import StorageError
+from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "made") as unfinished:
+        (unfinished / "a").write_text("1")
+        assert not (tmp_path / "made").exists()
+        assert unfinished.parent == tmp_path  # same file system: publishing is a rename
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made" / "a").read_text() == "1"
+
+
+def _fill_and_fail(target: Path) -> None:
+    with publish_folder(target) as unfinished:
+        (unfinished / "a").write_text("1")
+        raise ZeroDivisionError
+
+
+def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _fill_and_fail(tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with publish_folder(tmp_path / "made") as unfinished:
+            (unfinished / name).touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["made", "made/new"]
+
+
+def test_an_older_folder_survives_an_error_and_a_rename_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with publish_folder(tmp_path / "made") as unfinished:
+        (unfinished / "old").touch()
+    with pytest.raises(KeyboardInterrupt), publish_folder(tmp_path / "made"):
+        raise KeyboardInterrupt
+    rename = Path.rename
+
+    def fail_for_the_new_one(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
+    with pytest.raises(StorageError), publish_folder(tmp_path / "made") as unfinished:
+        (unfinished / "new").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["made", "made/old"]
+
+
+def test_published_files_obey_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with publish_folder(tmp_path / "made") as unfinished:
+            (unfinished / "private").touch(mode=0o600)  # as safetensors leaves it
+    finally:
+        os.umask(before)
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "made" / "private").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)")],
+    ids=["system", "safetensors"],
+)
+def test_a_full_disk_is_one_line(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        raise error
+    assert str(caught.value) == f"The disk is full: {tmp_path}."
+    assert caught.value.hint == "Free some space, then run the same command again."
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError) as caught, publish_folder(tmp_path / "file" / "made"):
+        pass
+    assert str(caught.value) == f"Cannot write {tmp_path / 'file'}: {os.strerror(errno.EEXIST)}."
+
+
+def test_other_errors_pass(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), storage_errors(tmp_path):
+        raise ValueError("mine")
+
+
+def test_a_manifest_finds_what_changed(tmp_path: Path) -> None:
+    assert damaged_files(tmp_path, hashes=True) is None
+    (tmp_path / "sub").mkdir()
+    for name in ("a", "b", "sub/c"):
+        (tmp_path / name).write_text("xyz")
+    write_manifest(tmp_path, model="m")
+    assert read_manifest(tmp_path)["model"] == "m"
+    assert damaged_files(tmp_path, hashes=True) == []
+    (tmp_path / "a").write_text("xyZ")  # same size
+    (tmp_path / "b").write_text("xy")
+    (tmp_path / "sub" / "c").unlink()
+    assert damaged_files(tmp_path, hashes=False) == ["b", "sub/c"]
+    assert damaged_files(tmp_path, hashes=True) == ["a", "b", "sub/c"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 1}', "\x00"])
+def test_a_damaged_manifest_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    assert damaged_files(tmp_path, hashes=False) is None
