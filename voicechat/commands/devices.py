@@ -27,7 +27,7 @@ def devices(is_json: Annotated[bool, typer.Option("--json", help="Write one JSON
         print("No microphone and no loudspeaker was found.")
         return
     width = max(len(device.name) for device in found)
-    print(f"{'index':>5}  {'name':<{width}}  {'in':>3}  {'out':>3}  {'rate':>6}  ")
+    print(f"{'index':>5}  {'name':<{width}}  {'in':>3}  {'out':>3}  {'rate':>6}")
     for device in found:
         default = [
             word
