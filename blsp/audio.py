@@ -106,7 +106,8 @@ def stream_audio(
         if len(rest):
             yield rest
         if resampled + len(rest) == 0:
-            raise AudioError(f"{name} has a header but no audio.", hint="Record it again, or give another file.")
+            what = "a header but no audio" if raw_rate is None else "no audio"
+            raise AudioError(f"{name} has {what}.", hint="Record it again, or give another file.")
 
 
 class Resampler:

@@ -279,7 +279,7 @@ def test_header_only(tmp_path: Path) -> None:
 
 def test_raw_pcm_without_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, b"\x00")
-    assert error_of("-", raw_rate=16_000)[0] == "Standard input has a header but no audio."
+    assert error_of("-", raw_rate=16_000)[0] == "Standard input has no audio."
 
 
 @pytest.mark.parametrize("name", ["notes.wav", "notes.mp3", "notes.txt"])
