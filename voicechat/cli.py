@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from voicechat.commands import devices, doctor, files, models, sessions, talk
 from voicechat.errors import report_errors
 
 
@@ -58,17 +59,5 @@ def _main(
     """Talk to a speech LLM on your own machine: it hears your speech, with no transcript in between."""
 
 
-def _register_commands() -> None:
-    import importlib
-
-    for name in ("talk", "files", "sessions", "devices", "models", "doctor"):
-        try:
-            module = importlib.import_module(f"voicechat.commands.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"voicechat.commands.{name}":
-                raise
-            continue
-        module.register(app)
-
-
-_register_commands()
+for _module in (talk, files, sessions, devices, models, doctor):
+    _module.register(app)

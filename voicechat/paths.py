@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from blsp.embedded import cache_folder
 
-__all__ = ["cache_folder", "config_folder", "config_path", "state_folder"]
+def cache_folder() -> Path:
+    """Converted weights: `VOICECHAT_CACHE`, or `$XDG_CACHE_HOME/voicechat`."""
+    from blsp import embedded  # not needed for --help
+
+    return embedded.cache_folder()
 
 
 def config_folder() -> Path:

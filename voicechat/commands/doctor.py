@@ -22,7 +22,6 @@ MARKS = {"ok": ("green", "ok"), "warning": ("yellow", "warn"), "failed": ("red",
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command(
-        rich_help_panel="This machine",
         epilog="[bold]Examples[/bold]\n\n    voicechat doctor\n\n    voicechat doctor --no-level-test --json\n\n"
         "    voicechat doctor --input-device USB",
     )(doctor)

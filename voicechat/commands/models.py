@@ -13,7 +13,11 @@ from voicechat.options import AdapterOption, EncoderOption, LlmOption, ModelOpti
 if TYPE_CHECKING:
     from blsp.specs import ModelPaths, ModelSpec
 
-models = typer.Typer(no_args_is_help=True, help="List, download and find models.")
+models = typer.Typer(
+    no_args_is_help=True,
+    help="List, download and find models.",
+    epilog="[bold]Examples[/bold]\n\n    voicechat models list\n\n    voicechat models download embedded",
+)
 NameArgument = Annotated[
     str | None, typer.Argument(metavar="NAME", help="Preset, folder, or hub id; by default the model of your settings.")
 ]
@@ -22,7 +26,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.add_typer(models, name="models", rich_help_panel="This machine")
+    app.add_typer(models, name="models")
 
 
 @models.command(
