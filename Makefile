@@ -51,7 +51,7 @@ $(VENV)/.installed: $(VENV)/.system pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --editable '.[dev]'
+	$(PIP) install --quiet --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.weights: $(VENV)/.installed
