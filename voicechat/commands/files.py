@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,8 @@ def _run(
         from voicechat.progress import show_progress
 
         with show_progress() as progress:
+            if sys.stderr.isatty():  # a spinner; a log needs no such line
+                progress.start("Loading the model", None)
             engine = load_engine(options, "cascade" if settings.engine == "cascade" else "blsp", progress)
         return LoadedWriter(task.make(engine), engine.model_name, task.language)
 
