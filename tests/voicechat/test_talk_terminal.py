@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,19 @@ def test_an_unplugged_microphone_leaves_the_keyboard(start_talk: StartTalk, soun
     terminal.wait_for(r"Assistant  Still here\.")
     terminal.press("C-c")
     terminal.wait_for("exit status 130", seconds=10)
+
+
+@pytest.mark.device
+@pytest.mark.slow
+def test_the_embedded_model_hears_and_answers(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+    cache = {name: os.environ[name] for name in ("VOICECHAT_CACHE", "VOICECHAT_ADAPTER", "HOME") if name in os.environ}
+    terminal = start_talk(answers=None, env={**cache, **sound_card.env}, width=100)
+    match = terminal.wait_for(r"● listening|Error: .*\n.*", seconds=240)
+    if match.group().startswith("Error"):
+        pytest.skip(f"the embedded model cannot be loaded: {match.group()}")
+    sound_card.speak(ASSETS / "capital_of_france.flac")
+    terminal.wait_for(r"You        speech, [12]\.\d s\nAssistant  .*Paris.*  \d+ ms", seconds=60)
+    terminal.type("And what is the capital of Italy?")
+    terminal.press("Enter")
+    terminal.wait_for(r"(?s)Assistant  [^\n]*Rome.*\d+ ms", seconds=60)
+    assert [turn["role"] for turn in kept_turns(tmp_path)] == ["user", "assistant"] * 2
