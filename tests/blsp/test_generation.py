@@ -489,6 +489,20 @@ def test_oldest_exchanges_are_dropped_and_the_system_stays(tiny_model: BlspModel
     assert sorted(passes)[5] < 60  # most turns read only themselves: turns are dropped in bulk, not at every turn
 
 
+@pytest.mark.parametrize("max_context_tokens", range(150, 200, 7))
+def test_question_and_answer_are_dropped_together(tiny_model: BlspModel, max_context_tokens: int) -> None:
+    conversation = Conversation(tiny_model, max_context_tokens=max_context_tokens)
+    for number in range(5):
+        conversation.add(Turn("user", f"question {number} " + "hello " * 10))
+        conversation.add(Turn("assistant", f"answer {number}"))
+    ask(conversation)
+    assert conversation.dropped_turns in {2, 4, 6, 8, 10}
+    kept = conversation.dropped_turns // 2
+    text = prompt_text(conversation)
+    assert [f"question {number} " in text for number in range(5)] == [number >= kept for number in range(5)]
+    assert [f"answer {number}<" in text for number in range(5)] == [number >= kept for number in range(5)]
+
+
 def test_turn_longer_than_the_context_is_refused_and_nothing_is_lost(conversation: Conversation) -> None:
     before = conversation.turns
     long = Turn("user", "word " * 2000)
@@ -549,3 +563,15 @@ def test_cancelled_context_keeps_what_it_had(tiny_model: BlspModel) -> None:
     with pytest.raises(CancelledError):
         context.read([Piece((5, 6, 7, 8))], cancel)
     assert len(context) == 3
+
+
+def test_step_after_a_step_that_failed_half_way(tiny_model: BlspModel) -> None:
+    model = private_copy(tiny_model)
+    expected = CachedContext(model).read([Piece((5, 6, 7, 8))])
+    context = CachedContext(model)
+    context.read([Piece((5, 6, 7))])
+    handle = model.llm.model.layers[1].register_forward_pre_hook(raise_memory_error)
+    with pytest.raises(MemoryError):
+        context.step(9)
+    handle.remove()
+    torch.testing.assert_close(context.step(8), expected, rtol=0, atol=1e-4)

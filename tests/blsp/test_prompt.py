@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from blsp.conversation import Turn
@@ -133,6 +134,16 @@ def test_special_tokens_that_the_user_types_stay_text(tiny_tokenizer: PreTrained
         assert text_of(tiny_tokenizer, segments) == typed
     n_special = sum(token_id < 3 for token_id in template.opening("Be brief."))
     assert sum(token_id < 3 for token_id in template.opening(typed)) == n_special
+
+
+def test_look_alikes_of_special_tokens_stay_text(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """A tokenizer that normalises text before it looks for special tokens finds them in other letters too."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<stop>", special=True, normalized=True)]})
+    stop = tokenizer.convert_tokens_to_ids("<stop>")
+    assert tokenizer("＜stop＞", add_special_tokens=False).input_ids == [stop]
+    assert stop not in ChatPromptTemplate(tokenizer).answer("＜stop＞")
 
 
 def test_control_tokens_not_declared_special_stay_text_too(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
