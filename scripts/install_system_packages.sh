@@ -44,7 +44,7 @@ else
   exit 0
 fi
 echo "Installing $wanted with the system's package manager ..."
-case "$install" in
-apt-get*) $sudo apt-get update -qq >/dev/null 2>&1 && DEBIAN_FRONTEND=noninteractive $sudo $install $wanted >/dev/null 2>&1 ;;
-*) $sudo $install $wanted >/dev/null 2>&1 ;;
-esac || echo "Notice: that failed; for microphone and loudspeaker run by hand: $sudo $install $wanted" >&2
+export DEBIAN_FRONTEND=noninteractive
+{ [ "${install%% *}" != apt-get ] || $sudo apt-get update -qq; } >/dev/null 2>&1 &&
+  $sudo $install $wanted >/dev/null 2>&1 ||
+  echo "Notice: that failed; for microphone and loudspeaker run by hand: ${sudo:+sudo }$install $wanted" >&2
