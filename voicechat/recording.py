@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.conversation import Turn
-from blsp.errors import AudioError
+from blsp.errors import AudioError, BlspError
+from voicechat.events import Notice
 from voicechat.history import (
     SessionHeader,
     SessionWriter,
@@ -75,6 +77,59 @@ class SessionRecording:
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
+
+
+class TolerantRecording:
+    """A recording, or none: a full disk ends it, but not the conversation.
+
+    Args:
+        recording: Where turns are kept, or None.
+        show: Told when they no longer are.
+    """
+
+    def __init__(self, recording: SessionRecording | None, show: Callable[[Notice], None]) -> None:
+        self._recording = recording
+        self._show = show
+
+    @property
+    def name(self) -> str | None:
+        """Name of the session; None where nothing is kept."""
+        return self._recording.name if self._recording else None
+
+    @property
+    def n_turns(self) -> int:
+        """Turns that are kept."""
+        return self._recording.n_turns if self._recording else 0
+
+    def add_user(self, turn: Turn, source: str) -> None:
+        """As `SessionRecording.add_user`."""
+        self._try(lambda recording: recording.add_user(turn, source))
+
+    def add_answer(self, text: str, first_token_ms: float | None, *, interrupted: bool) -> None:
+        """As `SessionRecording.add_answer`."""
+        self._try(lambda recording: recording.add_answer(text, first_token_ms, interrupted=interrupted))
+
+    def drop(self, turns: int) -> None:
+        """As `SessionRecording.drop`."""
+        self._try(lambda recording: recording.drop(turns))
+
+    def start_anew(self) -> None:
+        """As `SessionRecording.start_anew`."""
+        self._try(lambda recording: recording.start_anew())
+
+    def close(self) -> None:
+        """As `SessionRecording.close`."""
+        self._try(lambda recording: recording.close())
+
+    def _try(self, write: Callable[[SessionRecording], None]) -> None:
+        if self._recording is None:
+            return
+        try:
+            write(self._recording)
+        except BlspError as error:
+            self._show(Notice(f"{error} The conversation goes on, but is no longer kept.", error.hint))
+            self._recording.close()
+            self._recording = None
 
 
 def open_recording(

@@ -7,12 +7,11 @@ while the model thinks.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +39,7 @@ from voicechat.events import (
     UtteranceEnded,
 )
 from voicechat.export import export_turns
+from voicechat.inbox import AudioFile, InboxItem, InputEnded, SourceLost, StopRequested, TypedLine
 from voicechat.listener import (
     Heard,
     Listener,
@@ -49,6 +49,7 @@ from voicechat.listener import (
     SpeechOver,
     speech_of,
 )
+from voicechat.recording import SessionRecording, TolerantRecording
 from voicechat.slash_commands import SlashCommand, parse_line
 from voicechat.vad import WebRtcVad, level_dbfs
 
@@ -56,48 +57,12 @@ if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
     from voicechat.audio_io import FrameSource, HeardFrame
     from voicechat.engine import ChatEngine
-    from voicechat.recording import SessionRecording
+    from voicechat.speech_output import SpeechOutput
 
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""
 TICK_SECONDS = 0.05
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
-
-
-@dataclass(frozen=True)
-class TypedLine:
-    """A line from the keyboard or a pipe."""
-
-    text: str
-    interrupts: bool = True
-    """A person who types wants to be heard now; a pipe waits for each answer."""
-
-
-@dataclass(frozen=True)
-class AudioFile:
-    """A file whose speech is the user's next turn."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class InputEnded:
-    """Nothing more will be typed."""
-
-
-@dataclass(frozen=True)
-class StopRequested:
-    """End the session now: Ctrl-C."""
-
-
-@dataclass(frozen=True)
-class SourceLost:
-    """The microphone is gone."""
-
-    error: AudioDeviceError
-
-
-InboxItem = TypedLine | AudioFile | InputEnded | StopRequested | SourceLost | ReplyDelta | ReplyEnded
 
 
 @dataclass
@@ -124,6 +89,9 @@ class Session:
         source: The microphone, or None.
         make_vad: Gives what tells speech from the rest, one for the microphone and one for each file.
         endpointing: When an utterance starts and ends.
+        speech: Speaks the answers, or None. The microphone is not listened to while it does, unless
+            `can_barge_in`: without headphones the assistant would hear itself.
+        can_barge_in: Whether the user can speak over a spoken answer.
     """
 
     def __init__(
@@ -137,9 +105,13 @@ class Session:
         source: FrameSource | None = None,
         make_vad: MakeVad = WebRtcVad,
         endpointing: EndpointingSettings | None = None,
+        speech: SpeechOutput | None = None,
+        can_barge_in: bool = False,
     ) -> None:
         self.show = show
-        self.recording = recording
+        self._speech = speech
+        self._can_barge_in = can_barge_in
+        self.recording = TolerantRecording(recording, show)
         self.is_muted = False
         self._engine_name, self._model_name = engine.name, engine.model_name
         self._config = config
@@ -150,6 +122,7 @@ class Session:
         self._inbox: queue.SimpleQueue[InboxItem | HeardFrame] = queue.SimpleQueue()
         self._engine = EngineThread(engine, self._inbox.put)
         self._answer: _Answer | None = None
+        self._spoken_reply: Reply | None = None  # complete, but perhaps still being spoken
         self._waiting: deque[TypedLine | AudioFile] = deque()
         self._announced: list[Notice] = []
         self._n_frames = 0
@@ -189,10 +162,9 @@ class Session:
         Raises:
             KeyboardInterrupt: StopRequested was posted; what was answered so far is kept.
         """
-        name = self.recording.name if self.recording else None
         microphone = self._source.name if self._source else None
-        n_restored = self.recording.n_turns if self.recording else 0
-        self.show(SessionStarted(name, self._engine_name, self._model_name, microphone, n_restored))
+        kept = self.recording
+        self.show(SessionStarted(kept.name, self._engine_name, self._model_name, microphone, kept.n_turns))
         for notice in self._announced:
             self.show(notice)
         if self._source:
@@ -221,9 +193,10 @@ class Session:
         if self._source:
             self._source.close()
         self.interrupt()
+        if self._speech:
+            self._speech.close()
         self._engine.close()
-        if self.recording:
-            self.recording.close()
+        self.recording.close()
 
     def _pump(self, source: FrameSource) -> None:
         """Microphone's thread."""
@@ -258,6 +231,9 @@ class Session:
         if self._n_frames % FRAMES_PER_LEVEL == 0:
             self.show(InputLevel(-96.0 if self.is_muted else level_dbfs(frame.samples)))
         if self.is_muted or self._source is None:
+            return
+        if self._speech and self._speech.is_speaking and not self._can_barge_in:
+            self._listener.reset()
             return
         for heard in self._listener.push(frame):
             self._take_heard(heard)
@@ -312,6 +288,8 @@ class Session:
     def _start_waiting(self) -> None:
         """Begin the next typed turn or file, unless an answer is under way."""
         while not self._is_over and self._answer is None:
+            if self._speech and self._speech.is_speaking:
+                return  # whoever interrupts has made it stop; anyone else wants to hear the end
             if not self._waiting:
                 self._is_over = self._has_input_ended
                 return
@@ -357,9 +335,7 @@ class Session:
         if source != "microphone":
             self._forget_speech()  # who types while speaking wants the typed turn answered
         self._answer = _Answer(self._engine.reply(turn, self._config), time.monotonic(), asked_at)
-        if self.recording:
-            with self._recording_errors():
-                self.recording.add_user(turn, source)
+        self.recording.add_user(turn, source)
 
     def _take_delta(self, delta: ReplyDelta) -> None:
         answer = self._answer
@@ -369,17 +345,20 @@ class Session:
             answer.first_token_ms = max(0.0, 1000 * (delta.at - answer.asked_at))
         answer.text += delta.text
         self.show(TextDelta(delta.text))
+        if self._speech:
+            self._speech.say(delta.text)
 
     def _take_end(self, ended: ReplyEnded) -> None:
         if self._answer is None or ended.reply is not self._answer.reply:
             return
         if ended.error is None:
+            if self._speech:
+                self._speech.finish()
+                self._spoken_reply = ended.reply
             self._end_answer(interrupted=False)
             return
         self._answer = None
-        if self.recording:
-            with self._recording_errors():
-                self.recording.drop(1)
+        self.recording.drop(1)
         if not isinstance(ended.error, (BlspError, VoiceChatError)):
             raise ended.error
         self._fail(Notice(str(ended.error), ended.error.hint))
@@ -390,9 +369,7 @@ class Session:
         assert answer is not None
         self._answer = None
         self.show(TurnEnded(answer.text, answer.first_token_ms, time.monotonic() - answer.begun, interrupted))
-        if self.recording:
-            with self._recording_errors():
-                self.recording.add_answer(answer.text, answer.first_token_ms, interrupted=interrupted)
+        self.recording.add_answer(answer.text, answer.first_token_ms, interrupted=interrupted)
         if not interrupted:
             self._listen()
 
@@ -401,13 +378,25 @@ class Session:
             self.show(Listening())
 
     def interrupt(self) -> None:
-        """Cut the answer short: what was shown of it is what was said."""
+        """Cut the answer short: what was shown of it, or heard where it is spoken, is what was said."""
+        is_speaking = self._speech is not None and self._speech.is_speaking
+        heard = self._speech.stop() if self._speech else ""
         answer = self._answer
-        if answer is None:
-            return
-        answer.reply.cancel.set()
-        self._engine.cut_answer(answer.reply, answer.text)
-        self._end_answer(interrupted=True)
+        if answer is not None:
+            answer.reply.cancel.set()
+            if self._speech:
+                answer.text = heard.strip()
+            self._engine.cut_answer(answer.reply, answer.text)
+            self._end_answer(interrupted=True)
+        elif is_speaking and self._spoken_reply is not None:
+            self._cut_spoken(self._spoken_reply, heard.strip())
+        self._spoken_reply = None
+
+    def _cut_spoken(self, reply: Reply, heard: str) -> None:
+        """The answer was complete on the screen, but not yet for the ear."""
+        self._engine.cut_answer(reply, heard)
+        self.recording.drop(1)
+        self.recording.add_answer(heard, None, interrupted=True)
 
     # What slash commands do
 
@@ -415,17 +404,13 @@ class Session:
         """Take back the last turn and its answer."""
         if not self._engine.call(lambda engine: engine.undo()):
             return False
-        if self.recording:
-            with self._recording_errors():
-                self.recording.drop(2)
+        self.recording.drop(2)
         return True
 
     def start_anew(self) -> None:
         """Forget the conversation; the old one stays on the disk."""
         self._engine.call(lambda engine: engine.clear())
-        if self.recording:
-            with self._recording_errors():
-                self.recording.start_anew()
+        self.recording.start_anew()
 
     def quit(self) -> None:
         """End the session."""
@@ -433,21 +418,10 @@ class Session:
 
     def save(self, path: Path | None) -> Notice:
         """Write the conversation so far to a file; gives what to tell the user."""
-        path = path or Path(f"{self.recording.name if self.recording else 'conversation'}.md")
+        path = path or Path(f"{self.recording.name or 'conversation'}.md")
         turns = self._engine.call(lambda engine: engine.turns)
         try:
             path.write_text(export_turns(path.stem, turns, path.suffix), encoding="utf-8")
         except OSError as error:
             return Notice(f"{path} cannot be written: {error.strerror}.", "Choose another place: /save FILE.md")
         return Notice(f"Saved to {path}.")
-
-    @contextlib.contextmanager
-    def _recording_errors(self) -> Iterator[None]:
-        """A full disk ends the recording, not the conversation."""
-        try:
-            yield
-        except BlspError as error:
-            self.show(Notice(f"{error} The conversation goes on, but is no longer kept.", error.hint))
-            if self.recording:
-                self.recording.close()
-            self.recording = None

@@ -75,7 +75,7 @@ def _say(session: Session, argument: str) -> None:
 
 def _new(session: Session, _: str) -> None:
     session.start_anew()
-    name = f" It is kept as {session.recording.name}." if session.recording else ""
+    name = f" It is kept as {session.recording.name}." if session.recording.name else ""
     session.show(Notice(f"A new conversation.{name}"))
 
 

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
 from voicechat.audio_devices import PortAudioMissingError, find_device, silent_stderr
-from voicechat.audio_io import Microphone
+from voicechat.audio_io import Microphone, Speaker
 from voicechat.engine import ChatEngine, EngineKind, load_engine
 from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.history import SessionHeader, StoredSession
+from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
-from voicechat.session import AudioFile, InputEnded, Session, StopRequested, TypedLine
+from voicechat.session import Session
+from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import Keyboard, has_line_input, read_lines
 from voicechat.ui.live import InputLine, LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
@@ -42,6 +44,12 @@ class TalkOptions:
     system: str | None = None
     input_device: str | None = None
     """Index or part of the name; None for the default one, if there is one."""
+    output_device: str | None = None
+    """Index or part of the name of the loudspeaker."""
+    is_spoken: bool = False
+    """Speak the answers aloud."""
+    can_barge_in: bool = False
+    """Listen while speaking: for headphones."""
     vad_mode: int = 2
     session: str | None = None
     """Name to keep the conversation under."""
@@ -74,6 +82,8 @@ def hold_conversation(options: TalkOptions) -> int:
     check_files(options.files)
     if options.input_device is not None:
         find_device(options.input_device, "input")  # before the model is loaded: that takes a while
+    if options.is_spoken:
+        find_device(options.output_device, "output")
     header = SessionHeader(options.model.model, options.engine, options.system)
     recording, stored = open_recording(
         header, name=options.session, is_continued=options.is_continued, keep_audio=options.keep_audio
@@ -109,6 +119,7 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
         if microphone:
             stack.callback(microphone.close)
         lines: _Lines | None = _Lines() if has_line_input() and options.input_kind == "terminal" else None
+        speech = SpeechOutput(Speaker(options.output_device), load_voice()) if options.is_spoken else None
         view = choose_view(options, lines)
         if isinstance(view, LiveView) and sys.stderr.isatty():
             stack.enter_context(silent_stderr())  # ALSA and others would write into the view
@@ -121,6 +132,8 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
             recording=recording,
             source=microphone,
             make_vad=partial(WebRtcVad, options.vad_mode),
+            speech=speech,
+            can_barge_in=options.can_barge_in,
         )
         session.restore(turns)
         session.warm_up()

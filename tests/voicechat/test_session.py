@@ -33,8 +33,9 @@ from voicechat.events import (
     UtteranceEnded,
 )
 from voicechat.history import SessionHeader, load_session
+from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
 from voicechat.recording import open_recording
-from voicechat.session import AudioFile, InputEnded, Session, StopRequested, TypedLine
+from voicechat.session import Session
 
 CONFIG: Any = None  # the scripted engine does not read it
 LOUD, QUIET = 8000, 0

@@ -52,6 +52,13 @@ OutputDeviceOption = Annotated[
         "--output-device", metavar="NAME", help="Loudspeaker: index or part of its name.", rich_help_panel=_SOUND
     ),
 ]
+SpeakOption = Annotated[
+    bool, typer.Option("--speak", help="Speak the answers aloud (needs the extra `speak`).", rich_help_panel=_SOUND)
+]
+BargeInOption = Annotated[
+    bool,
+    typer.Option("--barge-in", help="Listen while speaking: for headphones, with --speak.", rich_help_panel=_SOUND),
+]
 VadModeOption = Annotated[
     int | None,
     typer.Option(
@@ -111,6 +118,8 @@ def talk(
     input_device: InputDeviceOption = None,
     output_device: OutputDeviceOption = None,
     vad_mode: VadModeOption = None,
+    speak: SpeakOption = False,
+    barge_in: BargeInOption = False,
     system: SystemOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     temperature: TemperatureOption = None,
@@ -145,6 +154,9 @@ def talk(
         engine=engine_kind(settings.engine),
         system=settings.system,
         input_device=settings.input_device,
+        output_device=settings.output_device,
+        is_spoken=speak,
+        can_barge_in=barge_in,
         vad_mode=settings.vad_mode,
         session=session,
         is_continued=is_continued,

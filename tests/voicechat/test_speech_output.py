@@ -1,0 +1,213 @@
+"""Answers spoken aloud, with a loudspeaker and a voice that only take notes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from voicechat.engine import ScriptedEngine
+from voicechat.errors import VoiceChatError
+from voicechat.history import SessionHeader, load_session
+from voicechat.inbox import InputEnded, TypedLine
+from voicechat.recording import open_recording
+from voicechat.session import Session
+from voicechat.speech_output import SentenceSplitter, SpeechOutput, load_voice
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["One. ", "Two! ", "Three?"],
+        ["Dr. Smith paid 3.50 dollars. ", "Fine."],
+        ['He said "go." ', "She went."],
+        ["1. First of all\n", "2. Then\n\n", "End"],
+        ["Wait… ", "what?"],
+        ["No end"],
+    ],
+)
+def test_sentences_are_cut_the_same_however_the_text_comes(sentences: list[str]) -> None:
+    text = "".join(sentences)
+    for size in (1, 2, 7, len(text)):
+        splitter = SentenceSplitter()
+        found = [s for i in range(0, len(text), size) for s in splitter.push(text[i : i + size])] + splitter.flush()
+        assert "".join(found) == text
+        assert [s.strip() for s in found] == [s.strip() for s in sentences]
+
+
+class FakeSink:
+    """Pieces are heard when `hear` is called."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.played: list[int] = []
+        self.queued: list[int] = []
+        self._n_heard = 0
+        self.is_closed = False
+
+    def play(self, waveform: np.ndarray, sampling_rate: int) -> None:
+        self.played.append(len(waveform))
+        self.queued.append(len(waveform))
+
+    def hear(self) -> None:
+        self.queued.pop(0)
+        self._n_heard += 1
+
+    def stop(self) -> int:
+        self.queued.clear()
+        heard, self._n_heard = self._n_heard, 0
+        return heard
+
+    @property
+    def is_playing(self) -> bool:
+        return bool(self.queued)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def synthesize(sentence: str) -> tuple[np.ndarray, int]:
+    return np.zeros(len(sentence.strip()), np.float32), 24_000
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 5 s"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def sink() -> FakeSink:
+    return FakeSink()
+
+
+@pytest.fixture
+def speech(sink: FakeSink) -> Iterator[SpeechOutput]:
+    output = SpeechOutput(sink, synthesize)
+    yield output
+    output.close()
+    assert sink.is_closed
+
+
+def test_each_sentence_is_spoken_as_soon_as_it_is_whole(speech: SpeechOutput, sink: FakeSink) -> None:
+    for piece in ("Hel", "lo. How", " are"):
+        speech.say(piece)
+    until(lambda: sink.played == [6])
+    speech.say(" you?")
+    speech.finish()
+    until(lambda: sink.played == [6, 12])
+    assert speech.is_speaking
+    sink.hear()
+    sink.hear()
+    assert not speech.is_speaking
+
+
+def test_stopping_tells_what_was_heard(speech: SpeechOutput, sink: FakeSink) -> None:
+    speech.say("One. Two. Three. ")
+    until(lambda: len(sink.played) == 3)
+    sink.hear()
+    sink.hear()
+    assert speech.stop() == "One. Two. "
+    assert not speech.is_speaking
+    speech.say("Next. ")
+    until(lambda: len(sink.played) == 4)
+    assert speech.stop() == ""
+
+
+def test_what_is_being_synthesised_when_it_stops_is_never_heard(sink: FakeSink) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(sentence: str) -> tuple[np.ndarray, int]:
+        begun.set()
+        go_on.wait(5)
+        return synthesize(sentence)
+
+    speech = SpeechOutput(sink, slowly)
+    speech.say("Too late. ")
+    assert begun.wait(5)
+    assert speech.is_speaking
+    speech.stop()
+    go_on.set()
+    speech.close()
+    assert sink.played == []
+
+
+def test_a_sentence_without_words_goes_with_the_one_before(speech: SpeechOutput, sink: FakeSink) -> None:
+    speech.say("One. ... Two. ")
+    until(lambda: len(sink.played) == 2)
+    sink.hear()
+    assert speech.stop() == "One. ... "
+
+
+def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: Path) -> None:
+    sink = FakeSink()
+    engine = ScriptedEngine(["One. Two. Three.", "Fine."])
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    ended = threading.Event()
+
+    def show(event: Any) -> None:
+        if type(event).__name__ == "TurnEnded":
+            ended.set()
+
+    session = Session(engine, None, show, recording=recording, speech=SpeechOutput(sink, synthesize))  # type: ignore[arg-type]
+
+    def user() -> None:
+        session.post(TypedLine("count"))
+        assert ended.wait(5)  # complete on the screen
+        until(lambda: len(sink.played) == 3)
+        sink.hear()
+        session.post(TypedLine("stop"))
+        until(lambda: len(sink.played) == 4)
+        sink.hear()
+        session.post(InputEnded())
+
+    typist = threading.Thread(target=user)
+    typist.start()
+    session.run()
+    typist.join()
+    assert [t.text for t in engine.turns] == ["count", "One.", "stop", "Fine."]
+    kept = load_session("s", tmp_path).turns
+    assert [(t.text, t.interrupted) for t in kept] == [
+        ("count", False),
+        ("One.", True),
+        ("stop", False),
+        ("Fine.", False),
+    ]
+
+
+def test_a_pipe_waits_for_the_end_of_the_speech() -> None:
+    sink = FakeSink()
+    engine = ScriptedEngine(["One.", "Two."])
+    session = Session(engine, None, lambda _: None, speech=SpeechOutput(sink, synthesize))  # type: ignore[arg-type]
+    for item in (TypedLine("a", False), TypedLine("b", False), InputEnded()):
+        session.post(item)
+
+    def listener() -> None:
+        until(lambda: len(sink.played) == 1)
+        time.sleep(0.2)
+        assert len(engine.turns) == 2  # the second turn waits
+        sink.hear()
+        until(lambda: len(sink.played) == 2)
+        sink.hear()
+
+    thread = threading.Thread(target=listener)
+    thread.start()
+    session.run()
+    thread.join()
+    assert [t.text for t in engine.turns] == ["a", "One.", "b", "Two."]
+
+
+def test_a_missing_voice_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    with pytest.raises(VoiceChatError, match=r"^Speaking needs hibari-tts, which is not installed") as caught:
+        load_voice()
+    assert caught.value.hint == "pip install 'voicechat[speak]'"
