@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from blsp.conversation import Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 REPEAT = "Please repeat the following words."
 """Speech recognition, and the repetition behaviour. Source: paper, tables 1 and 11."""
@@ -30,6 +33,7 @@ class Instruction:
         return [*self.examples, Turn("user", self.text, speech)]
 
 
+@functools.cache
 def repeat_instruction() -> Instruction:
     """Repeat what was said, with one example in text.
 

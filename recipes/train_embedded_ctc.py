@@ -103,9 +103,9 @@ def evaluate(
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Linear warm-up, constant, then cosine decay to 2 % over the last part."""
-    if step < args.warmup:
-        return float(args.lr) * (step + 1) / args.warmup
+    """Linear warm-up, also after a restart; constant; then cosine decay to 2 % over the last part."""
+    if step - args.first_step < args.warmup:
+        return float(args.lr) * (step - args.first_step + 1) / args.warmup
     progress = max(0.0, (step / args.steps - args.decay_from) / (1 - args.decay_from))
     return float(args.lr) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.conversation import Turn
+from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 EngineKind = Literal["blsp", "cascade"]
 
-REPEAT_INSTRUCTION = "Please repeat the following words."
-"""Source: paper, tables 1 and 11."""
-TRANSLATE_INSTRUCTION = "Please translate the following English text into {language} text."
-"""Source: paper, table 11."""
 MAX_TOKENS_PER_SECOND = 8
 """Fast speech has about 4 words, that is 6 tokens, a second: more is a loop."""
 
@@ -109,7 +106,7 @@ class _LlmConversation:
         self.model = model
         self.model_name = model_name
         self._system = system
-        self._new_conversation: Callable[[], Conversation] = lambda: Conversation(model, system=None)
+        self._beside: dict[tuple[Turn, ...], Conversation] = {}  # by the examples that they start with
         self._conversation = Conversation(model, system=system)
 
     @property
@@ -143,11 +140,23 @@ class _LlmConversation:
         self._conversation.clear()
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
-        turn = Turn("user", text=instruction, speech=waveform)
-        return "".join(self._new_conversation().reply(self._as_read(turn), config)).strip()
+        return self._follow(Instruction(instruction), waveform, config)
+
+    def _follow(self, instruction: Instruction, waveform: Waveform, config: GenerationConfig) -> str:
+        """Follow an instruction about one utterance; what comes before it is read once, and stays in the cache."""
+        from blsp.generation import Conversation
+
+        if instruction.examples not in self._beside:
+            self._beside[instruction.examples] = Conversation(self.model)
+            for turn in instruction.examples:
+                self._beside[instruction.examples].add(turn)
+        conversation = self._beside[instruction.examples]
+        answer = "".join(conversation.reply(self._as_read(Turn("user", instruction.text, waveform)), config))
+        conversation.undo()
+        return answer.strip()
 
     def translate(self, waveform: Waveform, to: str) -> str:
-        instruction = TRANSLATE_INSTRUCTION.format(language=to)
+        instruction = TRANSLATE.format(language=to)
         return self.answer_once(waveform, instruction, _greedy(2 * repeat_limit(waveform)))
 
 
@@ -168,7 +177,7 @@ class BlspEngine(_LlmConversation):
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""
         del language
-        return self.answer_once(waveform, REPEAT_INSTRUCTION, _greedy(repeat_limit(waveform)))
+        return self._follow(repeat_instruction(), waveform, _greedy(repeat_limit(waveform)))
 
 
 class CascadeEngine(_LlmConversation):
@@ -333,11 +342,11 @@ class ScriptedEngine:
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """Give the next answer."""
         del language
-        return "".join(self.reply(Turn("user", text=REPEAT_INSTRUCTION, speech=waveform), None))
+        return "".join(self.reply(Turn("user", text=REPEAT, speech=waveform), None))
 
     def translate(self, waveform: Waveform, to: str) -> str:
         """Give the next answer."""
-        instruction = TRANSLATE_INSTRUCTION.format(language=to)
+        instruction = TRANSLATE.format(language=to)
         return "".join(self.reply(Turn("user", text=instruction, speech=waveform), None))
 
 

@@ -16,14 +16,8 @@ from blsp.audio import load_audio
 from blsp.conversation import Turn
 from blsp.errors import BlspError
 from blsp.generation import Conversation, GenerationConfig
-from voicechat.engine import (
-    REPEAT_INSTRUCTION,
-    BlspEngine,
-    CascadeEngine,
-    ScriptedEngine,
-    load_engine,
-    repeat_limit,
-)
+from blsp.instructions import repeat_instruction
+from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine, repeat_limit
 from voicechat.options import ModelOptions
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -55,13 +49,13 @@ def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_spe
     engine = BlspEngine(tiny_model)
     list(engine.reply(Turn("user", text="hello"), SHORT))
     before = [t.text for t in engine.turns]
-    speech = make_speech(1.0)
-    expected = "".join(
-        Conversation(tiny_model).reply(
-            Turn("user", text=REPEAT_INSTRUCTION, speech=speech), GenerationConfig(max_new_tokens=repeat_limit(speech))
-        )
-    )
-    assert engine.transcribe(speech) == expected.strip()
+    for speech in (make_speech(1.0), make_speech(0.6, seed=2)):
+        *examples, question = repeat_instruction().turns(speech)
+        conversation = Conversation(tiny_model)
+        for turn in examples:
+            conversation.add(turn)
+        expected = "".join(conversation.reply(question, GenerationConfig(max_new_tokens=repeat_limit(speech))))
+        assert engine.transcribe(speech) == expected.strip()
     assert [t.text for t in engine.turns] == before
 
 
