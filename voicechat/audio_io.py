@@ -26,7 +26,7 @@ from voicechat.vad import FRAME_SAMPLES, Frame
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
 LOST_AFTER_SECONDS = 3.0
-"""A microphone that delivers nothing for so long is taken for unplugged."""
+"""A device that neither delivers nor takes anything for so long is taken for unplugged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,11 @@ class FrameSink(Protocol):
     @property
     def is_playing(self) -> bool:
         """Whether anything is left to be heard."""
+        ...
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the device is gone: nothing more will be heard."""
         ...
 
     def close(self) -> None:
@@ -218,7 +223,9 @@ class Speaker:
         self._pieces: deque[Waveform] = deque()
         self._position = 0  # in the first piece
         self._n_finished = 0
-        self._stream = open_stream(sd.OutputStream, device, "output", self._give, lambda: None)
+        self._pulled_at = time.monotonic()
+        self._has_ended = threading.Event()
+        self._stream = open_stream(sd.OutputStream, device, "output", self._give, self._has_ended.set)
 
     def play(self, waveform: Waveform, sampling_rate: int) -> None:
         """Queue a piece of sound, mono float32 (N,)."""
@@ -239,7 +246,12 @@ class Speaker:
     @property
     def is_playing(self) -> bool:
         """Whether anything is left to be heard."""
-        return bool(self._pieces)
+        return bool(self._pieces) and not self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the device is gone: nothing more will be heard."""
+        return self._has_ended.is_set() or time.monotonic() - self._pulled_at > LOST_AFTER_SECONDS
 
     def close(self) -> None:
         """Release the device."""
@@ -249,6 +261,7 @@ class Speaker:
 
     def _give(self, out: npt.NDArray[np.int16], n: int, _time: object, _status: object) -> None:
         """PortAudio's callback, on its own thread: copy what is queued."""
+        self._pulled_at = time.monotonic()
         mono = np.zeros(n, dtype=np.float32)
         filled = 0
         with self._lock:

@@ -47,6 +47,8 @@ class ReplyEnded:
 
     reply: Reply
     error: Exception | None = None
+    dropped_turns: int = 0
+    """Oldest turns that the model no longer reads."""
 
 
 class EngineThread:
@@ -137,4 +139,4 @@ class EngineThread:
             if len(self._engine.turns) > n_turns:
                 self._engine.undo()
         reply.done.set()
-        self._post(ReplyEnded(reply, error))
+        self._post(ReplyEnded(reply, error, self._engine.dropped_turns))

@@ -129,6 +129,7 @@ class Session:
         self._has_input_ended = False
         self._is_over = False
         self._n_failed = 0
+        self._n_dropped = 0
 
     def post(self, item: InboxItem) -> None:
         """Hand something in, from any thread or signal handler."""
@@ -187,6 +188,10 @@ class Session:
             item = None
         if item is not None:
             self._take(item)
+        if self._speech and (name := self._speech.lost_device):
+            self._speech.close()
+            self._speech = None
+            self.show(Notice(f"Loudspeaker {name!r} stopped playing; answers are no longer spoken."))
         self._tick()
 
     def _close(self) -> None:
@@ -356,6 +361,7 @@ class Session:
                 self._speech.finish()
                 self._spoken_reply = ended.reply
             self._end_answer(interrupted=False)
+            self._tell_dropped(ended.dropped_turns)
             return
         self._answer = None
         self.recording.drop(1)
@@ -372,6 +378,11 @@ class Session:
         self.recording.add_answer(answer.text, answer.first_token_ms, interrupted=interrupted)
         if not interrupted:
             self._listen()
+
+    def _tell_dropped(self, n_turns: int) -> None:
+        if n_turns > self._n_dropped:
+            self.show(Notice(f"The conversation is long: the assistant no longer sees the first {n_turns} turns."))
+        self._n_dropped = n_turns
 
     def _listen(self) -> None:
         if self._source and not self._listener.is_hearing:

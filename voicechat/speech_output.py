@@ -73,7 +73,12 @@ class SpeechOutput:
     def is_speaking(self) -> bool:
         """Whether anything is still to be heard."""
         with self._lock:
-            return self._n_waiting > 0 or self._sink.is_playing
+            return not self._sink.is_lost and (self._n_waiting > 0 or self._sink.is_playing)
+
+    @property
+    def lost_device(self) -> str | None:
+        """Name of the loudspeaker, if it is gone."""
+        return self._sink.name if self._sink.is_lost else None
 
     def say(self, text: str) -> None:
         """Take the next piece of the answer."""

@@ -152,6 +152,13 @@ class FakeStream:
         self.is_closed = True
 
 
+class FakeOutputStream(FakeStream):
+    """Takes sound only when the test asks for it."""
+
+    def start(self) -> None:
+        pass
+
+
 @pytest.fixture
 def fake_portaudio(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
     FakeStream.opened, FakeStream.blocks, FakeStream.refuses_mono = [], [], False
@@ -165,7 +172,7 @@ def fake_portaudio(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
     module = SimpleNamespace(
         PortAudioError=RuntimeError,
         InputStream=FakeStream,
-        OutputStream=FakeStream,
+        OutputStream=FakeOutputStream,
         query_hostapis=lambda: [{"name": "ALSA"}],
         query_devices=lambda kind=None: {**found, "index": 0} if kind else [found],
     )
@@ -244,5 +251,17 @@ def test_the_speaker_plays_piece_after_piece_and_counts_what_was_heard(fake_port
     assert set(first[100:]) == {8191}
     assert speaker.stop() == 1  # the second piece was cut
     assert not speaker.is_playing
+    assert not speaker.is_lost
     assert not pulled(options, 10).any()
     assert speaker.stop() == 0
+
+
+def test_a_loudspeaker_that_takes_nothing_more_is_lost(
+    fake_portaudio: type[FakeStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = Speaker()
+    speaker.play(np.zeros(100, np.float32), 48_000)
+    now = time.monotonic()
+    monkeypatch.setattr("voicechat.audio_io.time.monotonic", lambda: now + 3.5)
+    assert speaker.is_lost
+    assert not speaker.is_playing

@@ -368,3 +368,13 @@ def test_restored_turns_come_first() -> None:
     session.restore([Turn("user", text="I am Ada."), Turn("assistant", text="Hello Ada.")])
     hold(session, TypedLine("Who am I?", False), InputEnded())
     assert [t.text for t in engine.turns] == ["I am Ada.", "Hello Ada.", "Who am I?", "Your name is Ada."]
+
+
+def test_what_the_model_forgets_is_said_once() -> None:
+    view, engine = Waiter(), ScriptedEngine()
+    engine.dropped_turns = 2
+    session = Session(engine, CONFIG, view.show)
+    hold(session, TypedLine("a", False), TypedLine("b", False), InputEnded())
+    assert seen(view.events, Notice) == [
+        Notice("The conversation is long: the assistant no longer sees the first 2 turns.")
+    ]

@@ -13,6 +13,7 @@ import pytest
 
 from voicechat.engine import ScriptedEngine
 from voicechat.errors import VoiceChatError
+from voicechat.events import Notice
 from voicechat.history import SessionHeader, load_session
 from voicechat.inbox import InputEnded, TypedLine
 from voicechat.recording import open_recording
@@ -50,6 +51,7 @@ class FakeSink:
         self.queued: list[int] = []
         self._n_heard = 0
         self.is_closed = False
+        self.is_lost = False
 
     def play(self, waveform: np.ndarray, sampling_rate: int) -> None:
         self.played.append(len(waveform))
@@ -211,3 +213,25 @@ def test_a_missing_voice_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(VoiceChatError, match=r"^Speaking needs hibari-tts, which is not installed") as caught:
         load_voice()
     assert caught.value.hint == "pip install 'voicechat[speak]'"
+
+
+def test_a_lost_loudspeaker_leaves_the_text() -> None:
+    sink = FakeSink()
+    engine = ScriptedEngine(["One.", "Two."])
+    events: list[Any] = []
+    session = Session(engine, None, events.append, speech=SpeechOutput(sink, synthesize))  # type: ignore[arg-type]
+    for item in (TypedLine("a", False), TypedLine("b", False), InputEnded()):
+        session.post(item)
+
+    def unplug() -> None:
+        until(lambda: len(sink.played) == 1)
+        sink.is_lost = True
+
+    thread = threading.Thread(target=unplug)
+    thread.start()
+    session.run()
+    thread.join()
+    assert [e.message for e in events if isinstance(e, Notice)] == [
+        "Loudspeaker 'fake' stopped playing; answers are no longer spoken."
+    ]
+    assert [t.text for t in engine.turns] == ["a", "One.", "b", "Two."]
