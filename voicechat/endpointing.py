@@ -18,7 +18,7 @@ class EndpointingSettings:
 
     start_ms: int = 90
     """Speech in a row that starts an utterance; shorter bursts are dropped."""
-    pre_roll_ms: int = 300
+    pre_roll_ms: int = 420
     """Audio kept from before the start, so that first consonants survive."""
     hint_ms: int = 90
     """Silence after which an early `SilenceHint` says that this may be the end."""

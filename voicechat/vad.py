@@ -1,8 +1,7 @@
-"""Is this frame speech? webrtcvad, with a gate at the noise floor."""
+"""Is this frame speech? webrtcvad, and a small network that keeps it from taking noise for a voice."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +15,12 @@ FRAME_SAMPLES = SAMPLING_RATE * FRAME_MS // 1000  # 480: the longest frame that 
 Frame = npt.NDArray[np.int16]
 """30 ms of mono audio at 16 kHz, int16 (480,)."""
 
-DEFAULT_MODE = 2
-_FLOOR_FRAMES = 1500 // FRAME_MS
-"""Frames over which the noise floor is the quietest one: a talker pauses for breath more often than that."""
-_SILENCE_DBFS = -60.0
-"""Quieter than any speech; the floor that is assumed before anything was heard."""
+DEFAULT_MODE = 3
+START_PROBABILITIES = (0.2, 0.3, 0.4, 0.45)
+"""For each mode, how likely the network must find speech where there was none."""
+_STAY_FACTOR = 1 / 3
+"""So much of it is enough soon after speech: soft syllables within a sentence must not be lost."""
+_STAY_FRAMES = 10  # 300 ms
 
 
 class FrameClassifier(Protocol):
@@ -36,20 +36,25 @@ class FrameClassifier(Protocol):
 
 
 class WebRtcVad:
-    """Google's Gaussian-mixture detector, whose verdict counts only where the frame rises above the noise floor.
+    """Google's Gaussian-mixture detector and the speech gate: a frame is speech if both say so.
+
+    The gate asks for more where nobody spoke in the last 300 ms than within an utterance.
 
     Args:
-        mode: 0 hears speech most readily, 3 least. Modes 0 and 1 take white noise for speech.
-        gate_db: How far above the noise floor a frame must be.
+        mode: 0 takes most sounds for speech, 3 fewest.
+        gated: Ask the gate too; without it rain, music and loud hiss pass in every mode.
 
     Raises:
         ValueError: `mode` is not 0, 1, 2 or 3.
     """
 
-    def __init__(self, mode: int = DEFAULT_MODE, *, gate_db: float = 6.0) -> None:
+    def __init__(self, mode: int = DEFAULT_MODE, *, gated: bool = True) -> None:
         if mode not in range(4):
             raise ValueError(f"`mode` must be 0, 1, 2 or 3, but is {mode} instead.")
-        self._mode, self._gate_db = mode, gate_db
+        from blsp.speech_gate import SpeechGate
+
+        self._mode = mode
+        self._gate = SpeechGate() if gated else None
         self.reset()
 
     def reset(self) -> None:
@@ -57,7 +62,9 @@ class WebRtcVad:
         import webrtcvad
 
         self._detector = webrtcvad.Vad(self._mode)
-        self._levels: deque[float] = deque([_SILENCE_DBFS] * _FLOOR_FRAMES, maxlen=_FLOOR_FRAMES)
+        self._since_speech = _STAY_FRAMES  # frames
+        if self._gate is not None:
+            self._gate.reset()
 
     def is_speech(self, frame: Frame) -> bool:
         """Whether a frame, int16 (480,), holds speech.
@@ -67,10 +74,17 @@ class WebRtcVad:
         """
         if frame.dtype != np.int16 or frame.shape != (FRAME_SAMPLES,):
             raise ValueError(f"`frame` must be int16 ({FRAME_SAMPLES},), but is {frame.dtype} {frame.shape} instead.")
-        level = level_dbfs(frame)
-        self._levels.append(level)
-        heard = bool(self._detector.is_speech(frame.tobytes(), SAMPLING_RATE))  # always fed: it adapts to the noise
-        return heard and level >= max(_SILENCE_DBFS, min(self._levels) + self._gate_db)
+        # Both hear every frame, as both go by what they heard before.
+        heard = bool(self._detector.is_speech(frame.tobytes(), SAMPLING_RATE))
+        is_speech = self._is_likely(frame) and heard
+        self._since_speech = 0 if is_speech else self._since_speech + 1
+        return is_speech
+
+    def _is_likely(self, frame: Frame) -> bool:
+        if self._gate is None:
+            return True
+        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
+        return self._gate.probability(frame) >= factor * START_PROBABILITIES[self._mode]
 
 
 def level_dbfs(frame: Frame) -> float:

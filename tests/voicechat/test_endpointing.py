@@ -171,7 +171,7 @@ def test_forced_splits_join_to_the_input(seed: int) -> None:
     [
         ({"start_ms": 0}, "`start_ms` must be in (0, 600], but is 0 instead."),
         ({"hint_ms": 700}, "`hint_ms` must be in (0, 600], but is 700 instead."),
-        ({"max_seconds": 1.0}, "`max_seconds` must be at least 1.05, but is 1 instead."),
+        ({"max_seconds": 1.0}, "`max_seconds` must be at least 1.17, but is 1 instead."),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:
