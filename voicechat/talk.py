@@ -80,7 +80,7 @@ def hold_conversation(options: TalkOptions) -> int:
         UsageError: The session's name is not usable.
     """
     check_files(options.files)
-    if options.input_device is not None:
+    if options.input_device is not None and not options.files:
         find_device(options.input_device, "input")  # before the model is loaded: that takes a while
     if options.is_spoken:
         find_device(options.output_device, "output")
@@ -151,7 +151,7 @@ def open_microphone(options: TalkOptions) -> tuple[Microphone | None, list[Notic
     Raises:
         AudioDeviceError: The one that was asked for does not open.
     """
-    if options.input_device is None and options.input_kind != "terminal":
+    if options.files or (options.input_device is None and options.input_kind == "pipe"):
         return None, []
     try:
         return Microphone(options.input_device), []
@@ -174,9 +174,14 @@ class _Lines:
 
 
 def choose_view(options: TalkOptions, lines: Callable[[], InputLine] | None) -> View:
-    """JSON if asked for, the live view on a terminal, plain lines elsewhere."""
+    """JSON if asked for, the live view on a terminal, plain lines elsewhere.
+
+    Where lines are typed but cannot be read key by key (Windows), they would be echoed into the live view: plain too.
+    """
     if options.is_json:
         return JsonView()
+    if lines is None and options.input_kind == "terminal":
+        return PlainView()
     from rich.console import Console
 
     console = Console(highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -96,6 +97,14 @@ class SoundCard:
     def speak(self, path: Path) -> None:
         """Play a file into the microphone, to its end."""
         subprocess.run(["paplay", "--device=mic_feed", str(path)], env={**os.environ, **self.env}, check=True)
+
+    @contextlib.contextmanager
+    def record(self, path: Path) -> Iterator[None]:
+        """Record what the loudspeaker plays."""
+        command = ["parecord", "--device=spk.monitor", "--file-format=wav", str(path)]
+        with subprocess.Popen(command, env={**os.environ, **self.env}) as recorder:
+            yield
+            recorder.terminate()
 
     def unplug(self) -> None:
         subprocess.run([str(self.script), "stop"], env={**os.environ, **self.env}, check=True)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from blsp.audio import SAMPLING_RATE, load_audio
+from voicechat.listener import speech_of
+from voicechat.vad import WebRtcVad
 
 ASSETS = Path(__file__).parents[1] / "assets"
 StartTalk = Callable[..., Any]
@@ -156,8 +163,6 @@ def test_speech_played_into_the_microphone_is_answered(start_talk: StartTalk, so
 def test_the_screen_shows_that_it_hears(start_talk: StartTalk, sound_card: Any) -> None:
     terminal = start_talk(answers=[["slow "] * 100], delay_seconds=0.1, has_microphone=True, env=sound_card.env)
     terminal.wait_for("● listening")
-    import threading
-
     voice = threading.Thread(target=sound_card.speak, args=(ASSETS / "capital_of_france.flac",))
     voice.start()
     terminal.wait_for(r"● hearing you \d\.\d s  ▮▮▮")
@@ -180,6 +185,27 @@ def test_an_unplugged_microphone_leaves_the_keyboard(start_talk: StartTalk, soun
     terminal.wait_for(r"Assistant  Still here\.")
     terminal.press("C-c")
     terminal.wait_for("exit status 130", seconds=10)
+
+
+@pytest.mark.device
+@pytest.mark.slow
+def test_answers_are_spoken_and_not_taken_for_the_user(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+    pytest.importorskip("hibari", reason="the extra `speak` is not installed")
+    terminal = start_talk(
+        "--speak", answers=["Paris is the capital of France."], has_microphone=True, env=sound_card.env
+    )
+    terminal.wait_for("● listening")
+    with sound_card.record(tmp_path / "heard.wav"):
+        terminal.type("What is the capital of France?")
+        terminal.press("Enter")
+        terminal.wait_for(r"Assistant  Paris is the capital of France\.  \d+ ms")
+        time.sleep(8)
+    heard = load_audio(tmp_path / "heard.wav")
+    assert np.abs(heard).max() > 0.05
+    spoken = speech_of(heard, WebRtcVad())
+    assert spoken is not None
+    assert 1.0 < len(spoken) / SAMPLING_RATE < 8.0
+    assert len(kept_turns(tmp_path)) == 2
 
 
 @pytest.mark.device
