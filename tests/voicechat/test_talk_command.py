@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,8 @@ from voicechat.engine import ScriptedEngine
 from voicechat.ui.keyboard import read_lines
 
 ASSETS = Path(__file__).parents[1] / "assets"
+SECONDS = re.compile(r"\b[12]\.\d s")
+"""How long the short clips are, whatever the speech detector leaves of their ends."""
 QUESTION = str(ASSETS / "capital_of_france.flac")
 
 
@@ -71,10 +74,8 @@ def test_lines_of_a_pipe_are_turns(engine: ScriptedEngine, pipe: Callable[[str],
 def test_files_are_turns_in_order(engine: ScriptedEngine) -> None:
     result = run("talk", "--input", QUESTION, str(ASSETS / "three_fruits.flac"))
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[::2] == [
-        "You: [capital_of_france.flac, 1.9 s]",
-        "You: [three_fruits.flac, 1.5 s]",
-    ]
+    said = [SECONDS.sub("N s", line) for line in result.stdout.splitlines()[::2]]
+    assert said == ["You: [capital_of_france.flac, N s]", "You: [three_fruits.flac, N s]"]
     assert result.stdout.splitlines()[1::2] == ["Assistant: One.", "Assistant: Two."]
     assert [t.speech is not None for t in engine.turns] == [True, False, True, False]
 
@@ -208,12 +209,13 @@ def test_sessions_are_listed_shown_exported_and_deleted(
     pipe("hello\n")
     run("talk", "--session", "typed")
     listed = run("sessions", "list").stdout.splitlines()
-    assert [line.split() for line in listed] == [
+    assert [SECONDS.sub("N s", line).split() for line in listed] == [
         ["typed", "1", "turns", "embedded", "(blsp)", "hello"],
-        ["spoken", "1", "turns", "embedded", "(blsp)", "[speech,", "1.9", "s]"],
+        ["spoken", "1", "turns", "embedded", "(blsp)", "[speech,", "N", "s]"],
     ]
     assert run("sessions", "show").stdout == "You: hello\nAssistant: Two.\n"
-    assert run("sessions", "show", "spoken").stdout == "You: [speech, 1.9 s, 0001.flac]\nAssistant: One.\n"
+    shown = SECONDS.sub("N s", run("sessions", "show", "spoken").stdout)
+    assert shown == "You: [speech, N s, 0001.flac]\nAssistant: One.\n"
     exported = run("sessions", "export", "typed", "-f", "json", "-o", str(tmp_path / "a.json"))
     assert (exported.exit_code, exported.stdout) == (0, "")
     assert json.loads((tmp_path / "a.json").read_text())["turns"][0]["text"] == "hello"
