@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,25 @@ def test_whisper_with_its_tokenizer(folders: dict[str, Path], tiny_whisper: Any)
     torch.testing.assert_close(model.state_dict(), tiny_whisper.state_dict(), rtol=0, atol=0)
     assert tokenizer.eos_token == "<|im_end|>"
     assert not model.training
+
+
+def test_local_models_make_no_network_call(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def note(*arguments: object, **_: object) -> None:
+        calls.append(arguments)
+        raise OSError("no network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", note)
+    monkeypatch.setattr("socket.socket.connect", note)
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("localhost", 9))
+    assert len(calls) == 1  # the trap works
+    load_model(_spec(folders), device="cpu")
+    load_whisper(_spec(folders), device="cpu")
+    assert len(calls) == 1
 
 
 def test_devices_that_are_not_there() -> None:
