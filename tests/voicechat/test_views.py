@@ -198,3 +198,8 @@ def test_a_lost_microphone_takes_the_meter_along() -> None:
         "● type a turn, or /say FILE.wav",
         ">",
     ]
+
+
+def test_muting_in_the_middle_of_a_word_is_not_hearing() -> None:
+    screen = Screen().show(SessionStarted(None, "e", "m", "mic"), SpeechStarted(), Muted(True))
+    assert screen.lines[-1].startswith("○ microphone off (/mute)")

@@ -120,6 +120,8 @@ class LiveView:
                 self.console.print(Text(event.hint, "dim"))
         elif isinstance(event, Muted):
             self._is_muted = event.is_muted
+            if self._state == "hearing you":
+                self._enter("ready")
         elif isinstance(event, SessionStarted):
             self._has_microphone = event.microphone is not None
             self.console.print(Text(started_line(event), "dim"))
