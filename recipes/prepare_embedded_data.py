@@ -83,6 +83,7 @@ def make_waveform(item: Item, speak: Callable[..., np.ndarray], noises: list[np.
     """Read or speak one item and augment it, reproducibly for its index in the plan."""
     rng = np.random.default_rng((7, index))
     if "path" in item:
+        waveform: np.ndarray
         waveform, rate = soundfile.read(item["path"], dtype="float32")
         assert rate == SAMPLING_RATE, item["path"]
         if item["speed"] == 1.0:

@@ -121,7 +121,7 @@ def train(model: BlspModel, adapter: Adapter, args: argparse.Namespace, tokenize
     spell = truecaser(args.data)
     token_embeds = model.llm.get_input_embeddings().weight.detach()
     common = common_tokens(args.data, spell, tokenizer)
-    dev = load_examples(args.features, "dev-*", spell, tokenizer)
+    dev = load_examples(args.features, "dev-*", spell, tokenizer)[::8]
     reading = load_examples(args.features, "real-*", spell, tokenizer)
     reading += load_examples(args.features, "mixed-*", spell, tokenizer)
     examples = behaviour_examples(args.behaviours, args.features, spell)

@@ -104,10 +104,12 @@ def evaluate(
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Linear warm-up, also after a restart; constant; then cosine decay to 2 % over the last part."""
+    peak: float = args.lr
     if step - args.first_step < args.warmup:
-        return float(args.lr) * (step - args.first_step + 1) / args.warmup
+        return peak * (step - args.first_step + 1) / int(args.warmup)
     progress = max(0.0, (step / args.steps - args.decay_from) / (1 - args.decay_from))
-    return float(args.lr) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    share = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return peak * share
 
 
 def main() -> None:
@@ -161,7 +163,7 @@ def train(
     tokenizer: Any,
 ) -> None:
     """The loop; shards that grow meanwhile are read anew at each epoch."""
-    dev = load_examples(args.features, "dev-*", spell, tokenizer)
+    dev = load_examples(args.features, "dev-*", spell, tokenizer)[::8]  # enough to watch; all are scored at the end
     average = copy.deepcopy(adapter).eval()
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     generator = torch.Generator().manual_seed(args.first_step)
@@ -184,7 +186,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
             optimizer.step()
             step += 1

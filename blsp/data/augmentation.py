@@ -13,7 +13,8 @@ def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """Play faster (factor above 1) or slower, pitch included, by resampling; float32 (N / factor,)."""
     import soxr
 
-    return soxr.resample(waveform, SAMPLING_RATE * factor, SAMPLING_RATE).astype(np.float32)
+    resampled: np.ndarray = soxr.resample(waveform, SAMPLING_RATE * factor, SAMPLING_RATE)
+    return resampled.astype(np.float32)
 
 
 def add_noise(waveform: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
@@ -23,7 +24,9 @@ def add_noise(waveform: np.ndarray, noise: np.ndarray, snr_db: float, rng: np.ra
     power, noise_power = float(np.mean(waveform**2)), float(np.mean(looped**2))
     if noise_power == 0 or power == 0:
         return waveform
-    return waveform + looped * np.sqrt(power / noise_power / 10 ** (snr_db / 10)).astype(np.float32)
+    gain = np.float32((power / noise_power / 10 ** (snr_db / 10)) ** 0.5)
+    mixed: np.ndarray = waveform + gain * looped
+    return mixed
 
 
 def add_reverberation(waveform: np.ndarray, rt60_seconds: float, rng: np.random.Generator) -> np.ndarray:
@@ -34,7 +37,8 @@ def add_reverberation(waveform: np.ndarray, rt60_seconds: float, rng: np.random.
     response = rng.standard_normal(len(time)) * np.exp(-6.9 * time / rt60_seconds)
     response *= rng.uniform(0.1, 0.5) / max(1e-9, float(np.sqrt((response**2).sum())))
     response[0] = 1.0
-    return fftconvolve(waveform, response)[: len(waveform)].astype(np.float32)
+    wet: np.ndarray = fftconvolve(waveform, response)[: len(waveform)]
+    return wet.astype(np.float32)
 
 
 def limit_band(waveform: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
@@ -42,7 +46,8 @@ def limit_band(waveform: np.ndarray, low_hz: float, high_hz: float) -> np.ndarra
     from scipy.signal import butter, sosfilt
 
     sos = butter(4, [low_hz, high_hz], "bandpass", fs=SAMPLING_RATE, output="sos")
-    return sosfilt(sos, waveform).astype(np.float32)
+    filtered: np.ndarray = sosfilt(sos, waveform)
+    return filtered.astype(np.float32)
 
 
 def augment(waveform: np.ndarray, noises: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:

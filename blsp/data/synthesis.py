@@ -86,7 +86,9 @@ class Synthesizer:
         }
         harmonic, theta, noise, residual, phase, f0 = (output[0] for output in self._tts.sess.run(None, inputs))
         harmonic, noise, residual = (_warp(part, voice) for part in (harmonic, noise, residual))
-        return dsp.synth(harmonic, theta, noise + voice.breath, residual, phase, _repitch(f0, voice), rng)
+        pitch = _repitch(f0, voice)
+        waveform: np.ndarray = dsp.synth(harmonic, theta, noise + voice.breath, residual, phase, pitch, rng)
+        return waveform
 
 
 def speak_with_flite(text: str, voice: str, tempo: float = 1.0) -> np.ndarray:
@@ -117,7 +119,8 @@ def _warp(envelope: np.ndarray, voice: Voice) -> np.ndarray:
     low = np.minimum(source.astype(int), n_bins - 2)
     weight = (source - low).astype(np.float32)[:, None]
     warped = envelope[low] * (1 - weight) + envelope[low + 1] * weight
-    return (warped + voice.tilt * np.linspace(-1, 1, n_bins, dtype=np.float32)[:, None]).astype(np.float32)
+    tilted: np.ndarray = warped + voice.tilt * np.linspace(-1, 1, n_bins, dtype=np.float32)[:, None]
+    return tilted.astype(np.float32)
 
 
 def _repitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
@@ -133,6 +136,8 @@ def _repitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
 def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
     import soxr
 
-    resampled = soxr.resample(waveform, rate, SAMPLING_RATE).astype(np.float32) if len(waveform) else waveform
+    if not len(waveform):
+        return waveform
+    resampled: np.ndarray = soxr.resample(waveform, rate, SAMPLING_RATE).astype(np.float32)
     peak = float(np.abs(resampled).max(initial=0.0))
     return resampled / peak if peak > 1.0 else resampled

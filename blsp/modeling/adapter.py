@@ -124,7 +124,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        return x + self.fc2(F.gelu(self.fc1(x)))
+        inner: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return x + inner
 
 
 class CtcHead(nn.Module):

@@ -87,7 +87,8 @@ class SpeechEncoder(nn.Module):
         mask = None if attended is None else attended.expand(-1, 1, x.size(1), -1)
         for layer in self.whisper.layers:
             x = layer(x, mask)
-        return self.whisper.layer_norm(x)
+        hidden_states: Tensor = self.whisper.layer_norm(x)
+        return hidden_states
 
 
 def _valid(lengths: Tensor, size: int) -> Tensor:
