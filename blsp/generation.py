@@ -12,6 +12,7 @@ from blsp.batched_generation import generate_batch, generate_texts
 from blsp.context import CachedContext, CancelledError
 from blsp.conversation import Turn
 from blsp.decoding import GenerationConfig, TextStream, TokenChooser, decode, is_looping
+from blsp.errors import NoSpeechError
 from blsp.modeling.model import BlspModel
 from blsp.prompt_history import Entry, PromptHistory
 
@@ -94,6 +95,7 @@ class Conversation:
 
         Raises:
             ContextFullError: The turn alone is longer than the context; nothing is appended.
+            NoSpeechError: The adapter found nothing to read in the turn's speech; nothing is appended.
             ValueError: The turn is not the user's.
         """
         if turn.role != "user":
@@ -146,6 +148,8 @@ class Conversation:
         ids: list[int] = []
         fits = False
         try:
+            if self._history.hears_nothing(user, cancel):
+                raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
             self._history.make_room(user, self._room(config), cancel)
             fits = True
             logits = self._context.read(self._history.prompt(user, cancel), cancel)

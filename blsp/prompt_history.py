@@ -70,6 +70,11 @@ class PromptHistory:
             used += _length(self._entry_pieces(i, cancel))
         return used <= room
 
+    def hears_nothing(self, user: Entry, cancel: threading.Event | None = None) -> bool:
+        """Whether a turn has speech in which the adapter found nothing to hand over."""
+        pieces = self._pieces(user, cancel)
+        return user.turn.speech is not None and not any(p.keys for p in pieces if p.embeds is not None)
+
     def make_room(self, user: Entry, room: int, cancel: threading.Event | None = None) -> None:
         """Where the prompt takes more than `room` positions, drop the oldest exchanges.
 

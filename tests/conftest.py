@@ -157,3 +157,20 @@ def make_speech() -> Callable[..., np.ndarray]:
         return waveform.astype(np.float32)
 
     return make
+
+
+@pytest.fixture
+def deaf_model(tiny_model: BlspModel) -> BlspModel:
+    """The tiny model with an adapter that reads blanks in whatever it hears."""
+    import torch
+
+    from blsp.modeling.adapter import Adapter, AdapterConfig
+    from blsp.modeling.model import BlspModel
+
+    adapter = Adapter(AdapterConfig(WIDTH, WIDTH, bottleneck_dim=WIDTH // 2, readout="ctc_expected")).eval()
+    assert adapter.ctc is not None
+    with torch.no_grad():
+        adapter.norm.weight.zero_()
+        adapter.norm.bias.fill_(1.0)
+        adapter.ctc.blank.fill_(10.0)
+    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.conversation import Turn
+from blsp.errors import NoSpeechError
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ class _LlmConversation:
             for turn in instruction.examples:
                 self._beside[instruction.examples].add(turn)
         conversation = self._beside[instruction.examples]
-        answer = "".join(conversation.reply(self._as_read(Turn("user", instruction.text, waveform)), config))
+        try:
+            answer = "".join(conversation.reply(self._as_read(Turn("user", instruction.text, waveform)), config))
+        except NoSpeechError:  # a cough, or a door: nothing to write about
+            return ""
         conversation.undo()
         return answer.strip()
 

@@ -72,7 +72,7 @@ class Adapter(nn.Module):
             token_embeds: The LLM's input embeddings, float (V, E).
 
         Returns:
-            The same pair, shorter where frames were dropped; at least one frame a row stays.
+            The same pair, shorter where frames were dropped: a row without speech may be empty.
         """
         if self.ctc is None:
             return speech_embeds, lengths
@@ -169,12 +169,11 @@ class CtcHead(nn.Module):
             expected: Replace each kept frame by the mean of the token embeddings under the head's distribution.
 
         Returns:
-            Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,).
-            A row in which nothing was read keeps its first frame.
+            Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,), 0 for a
+            row in which nothing was read.
         """
         logits = self.logits(speech_embeds, token_embeds)
         keep = new_tokens(logits.argmax(dim=2), lengths)
-        keep[:, 0] |= ~keep.any(dim=1)
         kept_lengths = keep.sum(dim=1)
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : int(kept_lengths.max())]  # (B, K)
         kept = _take(speech_embeds, order)

@@ -81,11 +81,11 @@ def test_read_out_keeps_frames_that_read_as_new_tokens() -> None:
     torch.testing.assert_close(kept[1], torch.stack([one_hot[2], *torch.zeros(3, 6)]))
 
 
-def test_read_out_of_silence_keeps_one_frame() -> None:
+def test_read_out_of_silence_is_empty() -> None:
     adapter, blank = adapter_that_reads_unit_vectors("ctc_frames"), -torch.eye(6)[0]
     kept, lengths = adapter.read_out(blank.expand(1, 5, 6), torch.tensor([5]), torch.eye(6))
-    assert lengths.tolist() == [1]
-    torch.testing.assert_close(kept, blank.expand(1, 1, 6))
+    assert lengths.tolist() == [0]
+    assert kept.shape == (1, 0, 6)
 
 
 def test_expected_read_out_gives_token_embeddings() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blsp.context import CachedContext, CancelledError, Piece
 from blsp.conversation import Turn
-from blsp.errors import ContextFullError
+from blsp.errors import ContextFullError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig, generate_texts
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
@@ -575,3 +575,19 @@ def test_step_after_a_step_that_failed_half_way(tiny_model: BlspModel) -> None:
         context.step(9)
     handle.remove()
     torch.testing.assert_close(context.step(8), expected, rtol=0, atol=1e-4)
+
+
+# --- nothing heard ---
+
+
+def test_speech_in_which_nothing_is_read_is_refused_and_forgotten(
+    deaf_model: BlspModel, make_speech: MakeSpeech
+) -> None:
+    conversation = Conversation(deaf_model)
+    ask(conversation, "hello")
+    turn = Turn("user", speech=make_speech(1.0))
+    conversation.prefill(turn)
+    with pytest.raises(NoSpeechError, match="No speech was found"):
+        list(conversation.reply(turn, SHORT))
+    assert len(conversation.turns) == 2
+    assert_cached_equals_uncached(conversation)

@@ -59,6 +59,12 @@ def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_spe
     assert [t.text for t in engine.turns] == before
 
 
+def test_nothing_is_written_about_a_sound_without_words(deaf_model: Any, make_speech: MakeSpeech) -> None:
+    engine = BlspEngine(deaf_model)
+    assert engine.transcribe(make_speech(1.0)) == ""
+    assert engine.translate(make_speech(1.0), "German") == ""
+
+
 def test_words_cannot_outrun_the_speech() -> None:
     assert repeat_limit(np.zeros(16_000, np.float32)) == 16 + 8
     assert repeat_limit(np.zeros(160_000, np.float32)) == 16 + 80
