@@ -108,7 +108,7 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     if step - args.first_step < args.warmup:
         return peak * (step - args.first_step + 1) / int(args.warmup)
     progress = max(0.0, (step / args.steps - args.decay_from) / (1 - args.decay_from))
-    share = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    share: float = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return peak * share
 
 
