@@ -94,7 +94,7 @@ def test_ctrl_c_while_answering_keeps_what_was_said(start_talk: StartTalk, tmp_p
     terminal.press("Enter")
     terminal.wait_for("word word word")
     terminal.press("C-c")
-    terminal.wait_for("exit status 130", seconds=5)
+    terminal.wait_for("exit status 130", seconds=15)  # the whole answer would take 25
     user, answer = kept_turns(tmp_path)
     assert user["text"] == "go"
     assert answer["interrupted"]
