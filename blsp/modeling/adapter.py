@@ -131,7 +131,7 @@ class Bottleneck(nn.Module):
 class CtcHead(nn.Module):
     """Reads LLM tokens off speech embeddings, by their likeness to the LLM's own token embeddings.
 
-    The only parameters are a blank vector and a scale, so the head holds no vocabulary of its own: what makes
+    The only parameters are a blank vector and two scales, so the head holds no vocabulary of its own: what makes
     it read well also makes speech embeddings look like the tokens that were spoken.
 
     Shapes:
@@ -142,6 +142,9 @@ class CtcHead(nn.Module):
         super().__init__()
         self.blank = nn.Parameter(torch.randn(llm_dim) / llm_dim**0.5)
         self.scale = nn.Parameter(torch.tensor(2.0))
+        # CTC leaves the head unsure, and a mean over many tokens means nothing to the LLM: the expected embedding is
+        # taken under a sharper distribution.
+        self.sharpness = nn.Parameter(torch.tensor(3.0))
 
     def logits(self, speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
         """Scores of the blank (index 0) and of each token (its id + 1).
@@ -166,7 +169,8 @@ class CtcHead(nn.Module):
             speech_embeds: Result of `Adapter.forward`, float (B, S, E).
             lengths: Valid frames in each row, int64 (B,).
             token_embeds: The LLM's input embeddings, float (V, E).
-            expected: Replace each kept frame by the mean of the token embeddings under the head's distribution.
+            expected: Replace each kept frame by the mean of the token embeddings under the head's distribution,
+                raised to the power `sharpness`.
 
         Returns:
             Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,), 0 for a
@@ -178,7 +182,7 @@ class CtcHead(nn.Module):
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : int(kept_lengths.max())]  # (B, K)
         kept = _take(speech_embeds, order)
         if expected:
-            probabilities = _take(logits[:, :, 1:], order).softmax(dim=2)
+            probabilities = (self.sharpness * _take(logits[:, :, 1:], order)).softmax(dim=2)
             kept = probabilities @ token_embeds.to(probabilities.dtype)
         return kept * _valid(kept_lengths, kept.size(1))[:, :, None], kept_lengths
 
