@@ -13,13 +13,13 @@ import argparse
 import copy
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from blsp.conversation import Turn
 from blsp.data.feature_cache import FeatureShard
@@ -29,9 +29,10 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, ChatPromptTemplate
-from blsp.training.objectives import ctc_loss
+from blsp.training.objectives import ctc_loss, mask_time
 from recipes.train_embedded_ctc import (
     ENCODER_DIM,
+    Example,
     collate,
     common_tokens,
     evaluate,
@@ -40,51 +41,48 @@ from recipes.train_embedded_ctc import (
     truecaser,
 )
 
+Makers = dict[str, list[tuple[FeatureShard, int, list[Turn], str]]]
+"""For each behaviour: shard, index, prompt and response of its utterances."""
+MIX = {"repetition": 0.5, "chat": 0.35, "continuation": 0.15}
+"""Shares of the batches; each batch holds one behaviour, so that its constant prompt is read once."""
 
-def behaviour_examples(path: Path, features: Path, spell: Truecaser) -> list[PromptExample]:
-    """The behaviours of a file, and a repetition for every second of them; hidden states are read when used."""
+
+def behaviours(path: Path, features: Path, reading: list[Example], spell: Truecaser) -> Makers:
+    """Responses that the LLM wrote, and repetitions of every utterance that is neither long nor empty."""
     shards: dict[str, FeatureShard] = {}
-    examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    makers: Makers = {name: [] for name in MIX}
+    for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         name = entry["shard"]
-        shard = shards.setdefault(name, FeatureShard(features / f"{name}.jsonl", ENCODER_DIM))
-        states = (_LazyStates(shard, entry["index"]),)
+        if name not in shards:
+            shards[name] = FeatureShard(features / f"{name}.jsonl", ENCODER_DIM)
         instruction = "" if entry["behaviour"] == "chat" else CONTINUE
         turns = [Turn("user", instruction, CACHED_SPEECH)]
-        examples.append(PromptExample(turns, entry["response"], hidden_states=states))  # type: ignore[arg-type]
-        if number % 2 == 0 and (words := spell(entry["text"]).strip()):
-            turns = repeat_instruction().turns(CACHED_SPEECH)
-            examples.append(PromptExample(turns, words, hidden_states=states))  # type: ignore[arg-type]
-    return examples
+        # Answers were cut at a number of tokens; an end in mid-sentence is nothing to learn.
+        if response := re.match(r".*[.!?]", entry["response"], re.DOTALL):
+            makers[entry["behaviour"]].append((shards[name], entry["index"], turns, response.group()))
+    repeat = repeat_instruction().turns(CACHED_SPEECH)
+    for shard, i, _ in reading:
+        if shard.entries[i]["seconds"] < 12:
+            makers["repetition"].append((shard, i, repeat, spell(shard.entries[i]["text"]).strip()))
+    return makers
 
 
-class _LazyStates:
-    def __init__(self, shard: FeatureShard, index: int) -> None:
-        self.shard, self.index = shard, index
-
-    def load(self) -> Tensor:
-        return self.shard.hidden_states(self.index)
-
-
-def batches(examples: list[PromptExample], size: int, generator: torch.Generator) -> Iterator[list[PromptExample]]:
-    """Endless batches; examples of like length go together."""
+def batches(makers: Makers, size: int, generator: torch.Generator) -> Iterator[list[PromptExample]]:
+    """Endless batches of one behaviour each, examples of like length together."""
     while True:
-        order = torch.randperm(len(examples), generator=generator).tolist()
-        for start in range(0, len(order) - 16 * size + 1, 16 * size):
-            pool = sorted(order[start : start + 16 * size], key=lambda i: _length(examples[i]))
-            groups = [pool[k : k + size] for k in range(0, len(pool), size)]
-            for g in torch.randperm(len(groups), generator=generator).tolist():
-                yield [_with_states(examples[i]) for i in groups[g]]
+        kind = list(MIX)[int(torch.multinomial(torch.tensor(list(MIX.values())), 1, generator=generator))]
+        chosen = torch.randint(len(makers[kind]), (8 * size,), generator=generator).tolist()
+        pool = sorted((makers[kind][i] for i in chosen), key=lambda maker: len(maker[3]))
+        start = size * int(torch.randint(8, (), generator=generator))
+        yield examples(pool[start : start + size])
 
 
-def _length(example: PromptExample) -> int:
-    return sum(len(turn.text) for turn in example.turns) + len(example.response)
-
-
-def _with_states(example: PromptExample) -> PromptExample:
-    states = tuple(lazy.load() for lazy in example.hidden_states)  # type: ignore[attr-defined]
-    return PromptExample(example.turns, example.response, hidden_states=states)
+def examples(makers: list[tuple[FeatureShard, int, list[Turn], str]]) -> list[PromptExample]:
+    """Prompts with answers, encoder states read from the cache."""
+    return [
+        PromptExample(turns, response, hidden_states=(shard.hidden_states(i),)) for shard, i, turns, response in makers
+    ]
 
 
 def main() -> None:
@@ -96,10 +94,13 @@ def main() -> None:
     parser.add_argument("--llm", required=True, help="folder of the LLM")
     parser.add_argument("--init", type=Path, required=True, help="adapter.pt to start from")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--ctc-frames", type=int, default=4800, help="encoder frames of each CTC batch")
     parser.add_argument("--ctc-weight", type=float, default=1.0)
-    parser.add_argument("--held-out", type=int, default=64, help="behaviours kept for the development loss")
+    parser.add_argument(
+        "--held-out", type=int, default=32, help="utterances of each behaviour kept for the development loss"
+    )
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -124,21 +125,26 @@ def train(model: BlspModel, adapter: Adapter, args: argparse.Namespace, tokenize
     dev = load_examples(args.features, "dev-*", spell, tokenizer)[::8]
     reading = load_examples(args.features, "real-*", spell, tokenizer)
     reading += load_examples(args.features, "mixed-*", spell, tokenizer)
-    examples = behaviour_examples(args.behaviours, args.features, spell)
-    held_out, examples = examples[: args.held_out], examples[args.held_out :]
+    makers = behaviours(args.behaviours, args.features, reading, spell)
+    held_out = {
+        kind: examples(found[:: len(found) // args.held_out][: args.held_out]) for kind, found in makers.items()
+    }
+    makers = {
+        kind: [m for n, m in enumerate(found) if n % (len(found) // args.held_out)] for kind, found in makers.items()
+    }
     generator = torch.Generator().manual_seed(0)
-    ctc_batches = length_batches(reading, 1600, generator)
+    ctc_batches = length_batches(reading, args.ctc_frames, generator)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     average = copy.deepcopy(adapter)
     started = time.perf_counter()
 
     def report(step: int) -> None:
         model.adapter = average
-        losses = [held_out_loss(model, held_out[i : i + 8]) for i in range(0, len(held_out), 8)]
+        losses = {kind: held_out_loss(model, found) for kind, found in held_out.items()}
         model.adapter = adapter
         entry = {
             "step": step,
-            "behaviour_loss": sum(losses) / len(losses),
+            "loss": losses,
             "wer": evaluate(average, dev, spell, token_embeds, tokenizer),
             "seconds": round(time.perf_counter() - started),
         }
@@ -147,15 +153,16 @@ def train(model: BlspModel, adapter: Adapter, args: argparse.Namespace, tokenize
         print(json.dumps(entry), flush=True)
 
     report(0)
-    for step, batch in enumerate(batches(examples, 8, generator), start=1):
+    for step, batch in enumerate(batches(makers, 8, generator), start=1):
         loss = model(model.collate(batch)).loss
         hidden_states, lengths, targets = collate(next(ctc_batches))
-        speech_embeds, out_lengths = adapter(hidden_states, lengths)
+        hidden_states = mask_time(hidden_states, lengths, max_masks=2, max_frames=15)
+        speech_embeds, out_lengths = adapter(torch.nn.functional.dropout(hidden_states, 0.1), lengths)
         present = torch.tensor([token for row in targets for token in row])
         vocabulary = torch.unique(torch.cat([common, present]))
         ctc = ctc_loss(adapter, speech_embeds, out_lengths, targets, token_embeds, vocabulary)
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, step / 20) * max(0.02, 1 - step / args.steps)
+            group["lr"] = args.lr * min(1.0, step / 20) * max(0.01, 1 - step / args.steps)
         optimizer.zero_grad(set_to_none=True)
         (loss + args.ctc_weight * ctc).backward()
         torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
@@ -175,8 +182,9 @@ def train(model: BlspModel, adapter: Adapter, args: argparse.Namespace, tokenize
 
 @torch.inference_mode()
 def held_out_loss(model: BlspModel, examples: list[PromptExample]) -> float:
-    """Mean cross entropy of behaviours that are not trained on."""
-    return float(model(model.collate([_with_states(example) for example in examples])).loss)
+    """Mean cross entropy of a behaviour on utterances that are not trained on."""
+    losses = [float(model(model.collate(examples[i : i + 8])).loss) for i in range(0, len(examples), 8)]
+    return sum(losses) / len(losses)
 
 
 if __name__ == "__main__":

@@ -105,8 +105,9 @@ def evaluate(
 def learning_rate(step: int, args: argparse.Namespace) -> float:
     """Linear warm-up, also after a restart; constant; then cosine decay to 2 % over the last part."""
     peak: float = args.lr
-    if step - args.first_step < args.warmup:
-        return peak * (step - args.first_step + 1) / int(args.warmup)
+    since_start = step - int(args.first_step)
+    if since_start < args.warmup:
+        return peak * (since_start + 1) / int(args.warmup)
     progress = max(0.0, (step / args.steps - args.decay_from) / (1 - args.decay_from))
     share: float = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return peak * share
@@ -126,6 +127,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--decay-from", type=float, default=0.4)
     parser.add_argument("--max-frames", type=int, default=3200, help="encoder frames a batch (50 a second)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="on the encoder's states")
+    parser.add_argument("--max-masks", type=int, default=2, help="stretches of up to 0.3 s masked in an utterance")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -177,8 +180,9 @@ def train(
         print(f"epoch {epoch}: {len(examples)} utterances, {hours:.1f} h", flush=True)
         for batch in length_batches(examples, args.max_frames, generator):
             hidden_states, lengths, targets = collate(batch)
-            hidden_states = mask_time(hidden_states, lengths, max_masks=2, max_frames=15)
-            speech_embeds, out_lengths = adapter(F_dropout(hidden_states), lengths)
+            hidden_states = mask_time(hidden_states, lengths, max_masks=args.max_masks, max_frames=15)
+            dropped = torch.nn.functional.dropout(hidden_states, args.dropout)
+            speech_embeds, out_lengths = adapter(dropped, lengths)
             negatives = torch.randint(token_embeds.size(0), (1000,), generator=generator)
             present = torch.tensor([token for row in targets for token in row])
             vocabulary = torch.unique(torch.cat([common, negatives, present]))
@@ -211,11 +215,6 @@ def train(
                 print(json.dumps(entry), flush=True)
             if step == args.steps:
                 break
-
-
-def F_dropout(hidden_states: Tensor) -> Tensor:  # noqa: N802
-    """Dropout on the encoder's states."""
-    return torch.nn.functional.dropout(hidden_states, 0.1)
 
 
 def _frames(example: Example) -> int:

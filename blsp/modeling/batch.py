@@ -176,5 +176,21 @@ def lay_out(
     )
 
 
+def shared_prefix(rows: Sequence[PromptRow]) -> tuple[int, ...]:
+    """Token ids that all rows begin with, before any speech; a constant prompt need be read only once."""
+    leading = []
+    for row in rows:
+        ids: list[int] = []
+        for segment in row.segments:
+            if isinstance(segment, SpeechSegment):
+                break
+            ids += segment.ids
+        leading.append(tuple(ids))
+    shortest = min(leading, key=len)
+    length = next((i for i in range(len(shortest)) if len({ids[i] for ids in leading}) > 1), len(shortest))
+    # An answer's first token is predicted from the prompt's last position, which must not be in the prefix.
+    return shortest[: min(length, min(len(_row_ids(row)) - len(row.response_ids) for row in rows) - 1)]
+
+
 def _row_ids(row: PromptRow) -> list[int]:
     return [i for s in row.segments if isinstance(s, TokenSegment) for i in s.ids] + list(row.response_ids)

@@ -11,12 +11,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.modeling.adapter import Adapter
-from blsp.modeling.batch import IGNORED_LABEL, HiddenStates, PromptBatch, PromptExample, SpeechEmbeds, collate, lay_out
+from blsp.modeling.batch import (
+    IGNORED_LABEL,
+    HiddenStates,
+    PromptBatch,
+    PromptExample,
+    SpeechEmbeds,
+    collate,
+    lay_out,
+    shared_prefix,
+)
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import PromptTemplate
 
@@ -63,6 +72,7 @@ class BlspModel(nn.Module):
         self.llm = llm
         self.tokenizer = tokenizer
         self.template = template
+        self._prefix: tuple[tuple[int, ...], list[tuple[Tensor, Tensor]]] | None = None
         llm.requires_grad_(False)
         self.train(False)
 
@@ -176,17 +186,32 @@ class BlspModel(nn.Module):
         columns = is_answer.any(dim=0).nonzero()[:, 0]  # positions from which some row predicts its answer
         if len(columns) == 0:
             raise ValueError("`batch` must have an answer in some row, but has none.")
+        prefix = shared_prefix(batch.rows)
         # All padding is on the right, where a causal model never looks: no mask is needed, which keeps the fast
         # attention kernels, and positions just count up.
         logits = self.llm(
-            inputs_embeds=prompt.embeds,
-            position_ids=torch.arange(prompt.embeds.size(1), device=self.device)[None],
-            use_cache=False,
-            logits_to_keep=columns,
+            inputs_embeds=prompt.embeds[:, len(prefix) :],
+            position_ids=torch.arange(len(prefix), prompt.embeds.size(1), device=self.device)[None],
+            past_key_values=self._read_prefix(prefix, len(batch.rows)),
+            use_cache=bool(prefix),
+            logits_to_keep=columns - len(prefix),
         ).logits  # (B, columns, V)
         logits = logits[is_answer[:, columns]]  # (N, V)
         labels = targets[is_answer]  # (N,)
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
+
+    def _read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
+        """Keys and values of what all rows begin with, computed once for as long as it stays the same."""
+        if not ids:
+            return None
+        if self._prefix is None or self._prefix[0] != ids:
+            with torch.no_grad():
+                cache = self.llm(inputs_embeds=self.embed_tokens(ids)[None], use_cache=True, logits_to_keep=1)
+            layers = [(layer.keys, layer.values) for layer in cache.past_key_values.layers]
+            self._prefix = ids, layers
+        return DynamicCache(
+            [(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1)) for keys, values in self._prefix[1]]
+        )
 
     def embed_batch_speech(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
         """Speech embeddings of a batch and their lengths, whatever form its speech has; None if it has none."""

@@ -14,7 +14,16 @@ from blsp.conversation import Turn
 from blsp.errors import UnsupportedError
 from blsp.features import extract_features
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.modeling.batch import HiddenStates, PromptBatch, PromptExample, PromptRow, SpeechEmbeds, collate, lay_out
+from blsp.modeling.batch import (
+    HiddenStates,
+    PromptBatch,
+    PromptExample,
+    PromptRow,
+    SpeechEmbeds,
+    collate,
+    lay_out,
+    shared_prefix,
+)
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import (
@@ -262,3 +271,33 @@ def test_stop_tokens_include_those_of_the_generation_settings(tiny_model: BlspMo
     llm.generation_config.eos_token_id = [2, 5]
     model = BlspModel(None, None, llm, tiny_model.tokenizer, tiny_model.template)
     assert model.stop_token_ids == {2, 5}
+
+
+def test_a_constant_prompt_is_read_once_and_changes_nothing(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
+    turns = [Turn("user", "Say hello."), Turn("assistant", "hello")]
+    same = [
+        PromptExample([*turns, Turn("user", INSTRUCTION, make_speech(1.0 + i, seed=i))], "the capital" * (1 + i))
+        for i in range(2)
+    ]
+    batch = tiny_model.collate(same)
+    prefix = shared_prefix(batch.rows)
+    assert INSTRUCTION in tiny_model.tokenizer.decode(list(prefix))
+    runs: list[int] = []
+    hook = tiny_model.llm.register_forward_pre_hook(
+        lambda _, __, kwargs: runs.append(kwargs["inputs_embeds"].size(1)), with_kwargs=True
+    )
+    outputs = [tiny_model(batch) for _ in range(2)]
+    hook.remove()
+    assert runs.count(len(prefix)) == 1
+    for output in outputs:
+        for i, example in enumerate(same):
+            alone = tiny_model.llm(inputs_embeds=prompt_embeds(tiny_model, example)).logits[0]
+            n = len(answer_ids(tiny_model, example))
+            rows = output.logits[:n] if i == 0 else output.logits[-n:]
+            torch.testing.assert_close(rows, alone[-n - 1 : -1], rtol=0, atol=1e-5)
+
+
+def test_the_position_that_predicts_the_answer_is_not_in_the_prefix(tiny_model: BlspModel) -> None:
+    batch = tiny_model.collate([PromptExample([Turn("user", "hello")], "hi")] * 2)
+    row = batch.rows[0]
+    assert len(shared_prefix(batch.rows)) == sum(len(s.ids) for s in row.segments if isinstance(s, TokenSegment)) - 1
