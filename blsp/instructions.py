@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blsp.audio import SAMPLING_RATE
 from blsp.conversation import Turn
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ CONTINUE = "Continue the following text in a coherent and engaging style with le
 """The continuation behaviour. Source: paper, table 1."""
 TRANSLATE = "Please translate the following English text into {language} text."
 """Speech translation. Source: paper, table 11."""
+MAX_TOKENS_PER_SECOND = 8
+"""Fast speech has about 4 words, that is 6 tokens, a second: more is invented."""
 _EXAMPLE = "the quick brown fox jumps over the lazy dog"
 
 
@@ -41,3 +44,8 @@ def repeat_instruction() -> Instruction:
     example (RESULTS.md): what it lacks is not hearing but obedience.
     """
     return Instruction(REPEAT, (Turn("user", f"{REPEAT} {_EXAMPLE}"), Turn("assistant", _EXAMPLE)))
+
+
+def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:
+    """Tokens that the words of an utterance, float32 (N,) at 16 kHz, can need at most."""
+    return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE

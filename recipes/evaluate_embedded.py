@@ -27,6 +27,7 @@ from blsp.instructions import REPEAT, repeat_instruction
 from blsp.modeling.adapter import ctc_greedy_tokens
 from blsp.modeling.model import BlspModel
 from blsp.pretrained import load_model, resolve
+from blsp.transcription import transcribe
 from recipes.question_templates import HELD_OUT
 
 CORPORA = ("librispeech", "speechocean762")
@@ -63,7 +64,7 @@ def score_corpus(model: BlspModel, data: Path, corpus: str, args: argparse.Names
     repeat = repeat_instruction()
     systems = {
         "recogniser": list(read(model, [waveform for waveform, _ in utterances])),
-        "speech + LLM": generate_texts(model, [repeat.turns(waveform) for waveform, _ in utterances], config),
+        "speech + LLM": [transcribe(model, waveform) for waveform, _ in utterances],
     }
     if args.text:
         prompts = [[*repeat.examples, Turn("user", f"{REPEAT} {text}")] for text in transcripts]

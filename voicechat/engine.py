@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.conversation import Turn
 from blsp.errors import NoSpeechError
-from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
+from blsp.instructions import REPEAT, TRANSLATE, repeat_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Waveform = npt.NDArray[np.float32]
 
 EngineKind = Literal["blsp", "cascade"]
-
-MAX_TOKENS_PER_SECOND = 8
-"""Fast speech has about 4 words, that is 6 tokens, a second: more is a loop."""
 
 
 class ChatEngine(Protocol):
@@ -91,11 +88,6 @@ class ChatEngine(Protocol):
         ...
 
 
-def repeat_limit(waveform: Waveform) -> int:
-    """Tokens that the words of an utterance can need at most."""
-    return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE
-
-
 class _LlmConversation:
     """What both engines share: the conversation is blsp's."""
 
@@ -107,7 +99,7 @@ class _LlmConversation:
         self.model = model
         self.model_name = model_name
         self._system = system
-        self._beside: dict[tuple[Turn, ...], Conversation] = {}  # by the examples that they start with
+        self._beside: Conversation | None = None  # for single questions
         self._conversation = Conversation(model, system=system)
 
     @property
@@ -141,22 +133,15 @@ class _LlmConversation:
         self._conversation.clear()
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
-        return self._follow(Instruction(instruction), waveform, config)
-
-    def _follow(self, instruction: Instruction, waveform: Waveform, config: GenerationConfig) -> str:
-        """Follow an instruction about one utterance; what comes before it is read once, and stays in the cache."""
         from blsp.generation import Conversation
 
-        if instruction.examples not in self._beside:
-            self._beside[instruction.examples] = Conversation(self.model)
-            for turn in instruction.examples:
-                self._beside[instruction.examples].add(turn)
-        conversation = self._beside[instruction.examples]
+        if self._beside is None:
+            self._beside = Conversation(self.model)
         try:
-            answer = "".join(conversation.reply(self._as_read(Turn("user", instruction.text, waveform)), config))
+            answer = "".join(self._beside.reply(self._as_read(Turn("user", instruction, waveform)), config))
         except NoSpeechError:  # a cough, or a door: nothing to write about
             return ""
-        conversation.undo()
+        self._beside.undo()  # what the LLM reads before every question stays in the cache
         return answer.strip()
 
     def translate(self, waveform: Waveform, to: str) -> str:
@@ -181,7 +166,9 @@ class BlspEngine(_LlmConversation):
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""
         del language
-        return self._follow(repeat_instruction(), waveform, _greedy(repeat_limit(waveform)))
+        from blsp.transcription import transcribe
+
+        return transcribe(self.model, waveform)
 
 
 class CascadeEngine(_LlmConversation):

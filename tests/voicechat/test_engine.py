@@ -16,8 +16,8 @@ from blsp.audio import load_audio
 from blsp.conversation import Turn
 from blsp.errors import BlspError
 from blsp.generation import Conversation, GenerationConfig
-from blsp.instructions import repeat_instruction
-from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine, repeat_limit
+from blsp.instructions import repeat_instruction, repeat_limit
+from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
 
 ASSETS = Path(__file__).parents[1] / "assets"
