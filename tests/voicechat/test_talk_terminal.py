@@ -18,6 +18,8 @@ from blsp.audio import SAMPLING_RATE, load_audio
 from voicechat.listener import speech_of
 from voicechat.vad import WebRtcVad
 
+pytestmark = pytest.mark.slow  # each starts the whole program in a terminal
+
 ASSETS = Path(__file__).parents[1] / "assets"
 StartTalk = Callable[..., Any]
 
