@@ -62,7 +62,7 @@ def _starts_word(model: BlspModel, heard: Tensor) -> list[bool]:
 
 
 def _split(heard: Tensor, starts_word: Sequence[bool], max_tokens: int) -> list[Tensor]:
-    """Cut (S, E) into stretches of like length, at most `max_tokens` unless a word is longer."""
+    """Cut (S, E) into stretches of like length, about `max_tokens` at most: each goes on to the end of its word."""
     size = math.ceil(len(heard) / math.ceil(len(heard) / max_tokens))
     cuts, start = [0], 0
     for i in range(1, len(heard)):
