@@ -9,6 +9,8 @@ BlspError                     something went wrong; `hint` names the way out
 ├── CheckpointError           a checkpoint that cannot be read, or fits another model
 ├── UnsupportedError          a device, dtype or quantisation that this machine or model does not offer
 ├── StorageError              a folder or disk that cannot be written
+├── ConfigError               a config that cannot be used
+├── DataError                 training or evaluation data that is missing or damaged
 └── ContextFullError          a single turn longer than the LLM's context
 """
 
@@ -58,6 +60,14 @@ class UnsupportedError(BlspError):
 
 class StorageError(BlspError):
     """A folder or disk that cannot be written."""
+
+
+class ConfigError(BlspError):
+    """A config that cannot be used."""
+
+
+class DataError(BlspError):
+    """Training or evaluation data that is missing or damaged."""
 
 
 class ContextFullError(BlspError):

@@ -35,6 +35,10 @@ class Instruction:
         """The whole prompt about one utterance, float32 (N,) at 16 kHz."""
         return [*self.examples, Turn("user", self.text, speech)]
 
+    def text_turns(self, transcript: str) -> list[Turn]:
+        """The same prompt with the transcript in the place of the utterance."""
+        return [*self.examples, Turn("user", f"{self.text} {transcript.strip()}".strip())]
+
 
 @functools.cache
 def repeat_instruction() -> Instruction:

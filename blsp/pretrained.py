@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ def load_model(
     quantize: str | None = None,
     speech: bool = True,
     progress: Progress | None = None,
+    new_adapter: Callable[[int, int], Adapter] | None = None,
 ) -> BlspModel:
     """Load a model, fetching first what is not there.
 
@@ -54,6 +55,7 @@ def load_model(
         quantize: `8bit` or `4bit`: the LLM's weights, by bitsandbytes, on CUDA only.
         speech: Load encoder and adapter; without them the model takes text only (for the cascade).
         progress: Whoever wants to watch downloads.
+        new_adapter: Makes an untrained adapter from the widths of encoder and LLM, in place of a saved one.
 
     Raises:
         ModelNotFoundError: A part is not there, among them the adapter that nobody has published.
@@ -67,12 +69,15 @@ def load_model(
     target = select_device(device)
     kind = select_dtype(dtype, target)
     check_quantization(quantize, target)
-    adapter = _load_adapter(spec) if speech else None  # first: it is small, and what most likely is missing
+    # The adapter comes first: it is small, and what most likely is missing.
+    adapter = _load_adapter(spec) if speech and new_adapter is None else None
     encoder = _load_encoder(spec, progress) if speech else None
     llm_folder = part_path(spec.llm, LLM, progress)
     with quiet_transformers():
         tokenizer = _load_tokenizer(llm_folder)
         llm = _load_llm(llm_folder, target, kind, quantize)
+    if encoder is not None and new_adapter is not None:
+        adapter = new_adapter(encoder.width, int(llm.get_input_embeddings().weight.shape[1]))
     if encoder is not None and adapter is not None:
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)

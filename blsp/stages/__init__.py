@@ -1,0 +1,1 @@
+"""The paper's pipeline, stage by stage: each reads one config and fills one run folder."""

@@ -1,0 +1,93 @@
+"""Which model a stage uses or trains, as its config says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from blsp.modeling.adapter import Adapter
+    from blsp.modeling.model import BlspModel
+    from blsp.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model by name, and what replaces parts of it."""
+
+    name: str = "embedded"
+    """Preset, checkpoint folder, or hub id of a checkpoint."""
+    encoder: str | None = None
+    """Folder or hub id of another Whisper."""
+    llm: str | None = None
+    """Folder or hub id of another LLM."""
+    adapter: str | None = None
+    """Folder or hub id of an adapter to start from; `new` for a random one of the shape below."""
+    template: Literal["paper", "chat"] | None = None
+    """Prompt format: as in the paper, or by the LLM's own chat template; by default that of `name`."""
+    padded: bool | None = None
+    """Whether the encoder sees 30 s whatever the speech; by default as `name` does."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """Numbers of the frozen parts: auto, float32, float16 or bfloat16."""
+    kernel_sizes: tuple[int, ...] = (5, 5, 5)
+    """Convolutions of a new adapter, each with stride 2."""
+    bottleneck_dim: int = 512
+    """Inner width of a new adapter's bottleneck."""
+    readout: Literal["frames", "ctc_frames", "ctc_expected"] = "frames"
+    """What the LLM reads of a new adapter: every frame (the paper), or what its CTC head reads."""
+
+    def spec(self) -> ModelSpec:
+        """What the model is put together from; reads a checkpoint's `blsp.json`, loads no weights.
+
+        Raises:
+            ModelNotFoundError: There is no model of this name.
+        """
+        from dataclasses import replace
+
+        from blsp.specs import resolve
+
+        adapter = None if self.adapter == "new" else self.adapter
+        spec = resolve(self.name, encoder=self.encoder, llm=self.llm, adapter=adapter)
+        return replace(
+            spec,
+            adapter=None if self.adapter == "new" else spec.adapter,
+            template=self.template or spec.template,
+            padded=spec.padded if self.padded is None else self.padded,
+        )
+
+    def load(self, *, speech: bool = True, seed: int = 0) -> BlspModel:
+        """The model on its device; with `adapter: new` its adapter is random, by the seed.
+
+        Args:
+            speech: Load encoder and adapter too; without them the model takes text only.
+            seed: Start of the random numbers of a new adapter.
+        """
+        from blsp.pretrained import load_model
+
+        if not speech or self.adapter != "new":
+            return load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)
+        return load_model(
+            self.spec(),
+            device=self.device,
+            dtype=self.dtype,
+            new_adapter=lambda encoder_dim, llm_dim: self.new_adapter(encoder_dim, llm_dim, seed),
+        )
+
+    def new_adapter(self, encoder_dim: int, llm_dim: int, seed: int) -> Adapter:
+        """A random adapter of the configured shape, float32."""
+        import torch
+
+        from blsp.modeling.adapter import Adapter, AdapterConfig
+
+        config = AdapterConfig(
+            encoder_dim,
+            llm_dim,
+            kernel_sizes=tuple(self.kernel_sizes),
+            bottleneck_dim=self.bottleneck_dim,
+            readout=self.readout,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Adapter(config)
