@@ -47,6 +47,18 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def write_json_atomically(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` as `write_json` does, so that a reader, and a kill at any moment, finds the old or the new file."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        write_json(temporary, data)
+        _fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync(path.parent)
+
+
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
     """Turn the system's errors while writing below `folder` into one line that names the way out.

@@ -45,7 +45,7 @@ class Watcher(Protocol):
         """Say one line."""
 
     def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
-        """Report progress: `done` of `total` (None: unknown) units, with what else is worth seeing (loss, samples/s)."""
+        """Report progress: `done` of `total` (None: unknown) units, with what else is worth seeing (loss, speed)."""
 
 
 class Silent:

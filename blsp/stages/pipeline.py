@@ -1,0 +1,195 @@
+"""Config files -> jobs, and jobs run in order: what is done and unchanged is skipped."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blsp.config import Values, build, merge, override, read_config_file
+from blsp.errors import ConfigError
+from blsp.stages.base import Plan, Silent, Stage, StageConfig, Watcher
+from blsp.stages.registry import stage_named
+from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
+
+HASHES_NAME = ".hashes.json"
+_HEADER = ("about", "needs", "cost")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage with its config."""
+
+    name: str
+    """Name of the step in its pipeline; of the stage where it runs alone."""
+    stage: Stage[Any]
+    config: StageConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A config file: one job or several."""
+
+    path: Path
+    jobs: Sequence[Job]
+    header: Mapping[str, str]
+    """What the file says of itself: `about`, `needs`, `cost`."""
+
+    @property
+    def hashes(self) -> Path:
+        """Where the content hashes of this recipe's files are kept."""
+        first = self.jobs[0].config.out
+        return (first.parent if len(self.jobs) > 1 else first) / HASHES_NAME
+
+
+def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a stage's config, or a pipeline of them, and check all of it.
+
+    Args:
+        path: A YAML file. With `stage: pipeline` its `steps` name other files, or hold configs themselves.
+        assignments: `key=value` for a stage; `STEP.key=value`, `out=` and `seed=` for a pipeline.
+
+    Raises:
+        ConfigError: A file cannot be read, or a config cannot be used.
+    """
+    values = override(read_config_file(path, {"run": ""}), assignments)
+    is_pipeline = values.get("stage") == "pipeline"
+    variables = {"run": str(values.get("out"))} if is_pipeline else None  # `${run}` is the pipeline's folder
+    values = override(read_config_file(path, variables), assignments)
+    values = {name: value for name, value in values.items() if name not in _HEADER}
+    jobs = _steps(path, values) if is_pipeline else [_job(None, values, str(path))]
+    return Recipe(path, jobs, read_header(path))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """What a config file says of itself; empty texts where it says nothing."""
+    values = read_config_file(path, None, expand=False)
+    return {name: " ".join(str(values.get(name, "")).split()) for name in _HEADER}
+
+
+def _steps(path: Path, values: Values) -> list[Job]:
+    out, steps = values.get("out"), values.get("steps")
+    if not isinstance(out, str) or not isinstance(steps, dict) or not steps:
+        raise ConfigError(f"{path}: a pipeline must have `out`, its folder, and `steps`, names with configs.")
+    if unknown := set(values) - {"stage", "out", "steps", "seed"} - set(steps):
+        raise ConfigError(
+            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint=f"Steps of this pipeline: {', '.join(steps)}"
+        )
+    jobs = []
+    for name, step in steps.items():
+        step = {"base": step} if isinstance(step, str) else step
+        if not isinstance(step, dict):
+            raise ConfigError(f"{path}: the step {name!r} must be a file's name or a config, but is {step!r}.")
+        own = dict(step)
+        base = own.pop("base", None)
+        below: Values = {} if base is None else read_config_file(path.parent / base, {"run": out})
+        shared = {"out": f"{out}/{name}"} | ({"seed": values["seed"]} if "seed" in values else {})
+        config = merge(merge(merge(below, own), shared), values.get(name, {}))
+        jobs.append(_job(name, {k: v for k, v in config.items() if k not in _HEADER}, f"{path}: {name}"))
+    return jobs
+
+
+def _job(name: str | None, values: Values, where: str) -> Job:
+    values = dict(values)
+    stage_name = values.pop("stage", None)
+    if not isinstance(stage_name, str):
+        raise ConfigError(f"{where}: 'stage' is missing.", hint="voicechat train --list")
+    stage = stage_named(stage_name)
+    return Job(name or stage_name, stage, build(stage.config_class, values, where=where))
+
+
+def choose(recipe: Recipe, only: Sequence[str]) -> Recipe:
+    """The recipe with these of its jobs; all of them where none is named.
+
+    Raises:
+        ConfigError: There is no such job.
+    """
+    names = [job.name for job in recipe.jobs]
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"{recipe.path} has no step {name!r}.", hint=f"Steps: {', '.join(names)}")
+    return replace(recipe, jobs=tuple(job for job in recipe.jobs if not only or job.name in only))
+
+
+def plan_jobs(recipe: Recipe) -> list[tuple[Job, Plan]]:
+    """What each job would do. Writes nothing, loads no weights, needs no network."""
+    plans, made = [], set[Path]()
+    for job in recipe.jobs:
+        plan = job.stage.plan(job.config)
+        missing = [path for path in job.stage.inputs(job.config) if not path.exists()]
+        problems = [f"{path} is not there." for path in missing if not _is_made(path, made)]
+        plans.append((job, replace(plan, problems=(*plan.problems, *problems))))
+        made |= {path.absolute() for path in job.stage.outputs(job.config)}
+    return plans
+
+
+def _is_made(path: Path, made: set[Path]) -> bool:
+    """Whether an earlier job makes the file, or the folder it is in."""
+    return any(parent in made for parent in (path.absolute(), *path.absolute().parents))
+
+
+def run_jobs(
+    recipe: Recipe, watch: Callable[[Job, Path], Watcher], *, force: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Run jobs in order; a job that is done, with the same config on the same inputs, is skipped.
+
+    With several processes (RANK and WORLD_SIZE, as accelerate sets them) all of them run each job, and the first
+    one decides and writes.
+
+    Args:
+        recipe: The jobs.
+        watch: Gives whoever watches a job, called with the job and its log file.
+        force: Run also what is done; what it left is set aside.
+
+    Returns:
+        The result of each job, by name.
+
+    Raises:
+        BlspError: A job failed; those before it stay done.
+    """
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    fingerprints = Fingerprints(recipe.hashes) if is_main else None
+    results = {}
+    for job in recipe.jobs:
+        watcher = watch(job, job.config.out / "log.txt") if is_main else Silent()
+        state = _agree(None if fingerprints is None else _begin(job, fingerprints, watcher, force=force))
+        if state != "done":
+            started = time.perf_counter()
+            result = job.stage.run(job.config, watcher)
+            if fingerprints is not None:
+                end_run(job.stage, job.config, result, time.perf_counter() - started, fingerprints)
+        _agree(state)  # nobody goes on before the result is written
+        found = read_result(job.config.out)
+        results[job.name] = {} if found is None else found["result"]
+    return results
+
+
+def _begin(job: Job, fingerprints: Fingerprints, watcher: Watcher, *, force: bool) -> State:
+    state = run_state(job.stage, job.config, fingerprints)
+    if state == "done" and not force:
+        watcher.message(f"{job.name}: done before, in {job.config.out}")
+        return state
+    if state == "changed" or (force and state != "new"):
+        aside = set_aside(job.config.out)
+        watcher.message(f"{job.name}: made anew; what was there is now {aside.name}")
+        state = "new"
+    else:
+        watcher.message(f"{job.name}: {'goes on' if state == 'started' else 'begins'} in {job.config.out}")
+    start_run(job.stage, job.config, fingerprints)
+    return state
+
+
+def _agree(state: State | None) -> State:
+    """The first process' word, in all processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+        from accelerate.utils import broadcast_object_list
+
+        PartialState()
+        agreed: list[Any] = broadcast_object_list([state])
+        state = agreed[0]
+    assert state is not None
+    return state

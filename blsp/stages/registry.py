@@ -1,0 +1,36 @@
+"""Names of stages -> their classes, loaded when they are used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from blsp.errors import ConfigError
+from blsp.stages.base import Stage
+
+STAGES = {
+    "manifest": "blsp.stages.manifest:ManifestStage",
+    "synthesis": "blsp.stages.synthesis:SynthesisStage",
+    "instruction_tuning": "blsp.stages.instruction_tuning:InstructionTuningStage",
+    "behaviours": "blsp.stages.behaviours:BehavioursStage",
+    "ctc": "blsp.stages.ctc:CtcStage",
+    "alignment": "blsp.stages.alignment:AlignmentStage",
+    "translation": "blsp.stages.translation:TranslationStage",
+    "evaluation": "blsp.stages.evaluation:EvaluationStage",
+}
+"""In the order of the paper; `module:class`."""
+
+
+def stage_named(name: str) -> Stage[Any]:
+    """The stage that a config names.
+
+    Raises:
+        ConfigError: There is no such stage.
+    """
+    if name not in STAGES:
+        near = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.0)
+        raise ConfigError(f"There is no stage {name!r}.", hint=f"Did you mean {near[0]!r}? See: voicechat train --list")
+    module, _, class_name = STAGES[name].partition(":")
+    stage: Stage[Any] = getattr(importlib.import_module(module), class_name)()
+    return stage
