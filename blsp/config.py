@@ -46,7 +46,7 @@ def read_config_file(path: Path, variables: Mapping[str, str] | None = None, *, 
 def _read(path: Path, variables: Mapping[str, str], seen: tuple[Path, ...]) -> Values:
     if path.resolve() in seen:
         raise ConfigError(f"{path} names itself as its base, by way of others.")
-    values = _expand(_parse(path), variables, path)
+    values: Values = _expand(_parse(path), variables, path)
     base = values.pop("base", None)
     if base is None:
         return values

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from voicechat.commands import devices, doctor, files, models, sessions, talk
+from voicechat.commands import devices, doctor, files, models, sessions, talk, train
 from voicechat.errors import report_errors
 
 
@@ -59,5 +59,5 @@ def _main(
     """Talk to a speech LLM on your own machine: it hears your speech, with no transcript in between."""
 
 
-for _module in (talk, files, sessions, devices, models, doctor):
+for _module in (talk, files, train, sessions, devices, models, doctor):
     _module.register(app)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from blsp.errors import BlspError, CheckpointError, ModelNotFoundError
+from blsp.errors import BlspError, CheckpointError, ConfigError, DataError, ModelNotFoundError
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -44,7 +44,9 @@ def exit_code_of(error: BlspError | VoiceChatError) -> int:
     """Exit status for an error."""
     if isinstance(error, VoiceChatError):
         return error.exit_code
-    return EXIT_MODEL if isinstance(error, (ModelNotFoundError, CheckpointError)) else EXIT_FAILURE
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    return EXIT_MODEL if isinstance(error, (ModelNotFoundError, CheckpointError, DataError)) else EXIT_FAILURE
 
 
 def print_error(error: BlspError | VoiceChatError) -> None:

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from number_stage import RUNS
 
 from blsp.config import write_yaml
 from blsp.errors import BlspError, ConfigError
 from blsp.stages import registry
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.stages.base import Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.run_folder import read_result
 from blsp.storage import read_json
-
-RUNS: list[str] = []
-
-
-@dataclass(frozen=True)
-class NumberConfig(StageConfig):
-    add: int = 1
-    """What is added."""
-    source: Path | None = None
-    """File to add to."""
-
-
-class NumberStage(Stage[NumberConfig]):
-    name, about, needs, makes = "number", "Adds.", "a number", "number.txt"
-    config_class = NumberConfig
-
-    def inputs(self, config: NumberConfig) -> list[Path]:
-        return [] if config.source is None else [config.source]
-
-    def outputs(self, config: NumberConfig) -> list[Path]:
-        return [config.out / "number.txt"]
-
-    def plan(self, config: NumberConfig) -> Plan:
-        return Plan({"add": config.add}, seconds=1.0)
-
-    def run(self, config: NumberConfig, watcher: Watcher) -> dict[str, Any]:
-        RUNS.append(config.out.name)
-        if config.add == 13:
-            raise BlspError("Thirteen is not added.")
-        total = config.add + (0 if config.source is None else int(config.source.read_text()))
-        (config.out / "number.txt").write_text(str(total))
-        return {"total": total}
 
 
 class Listener:
@@ -64,7 +32,7 @@ class Listener:
 
 @pytest.fixture
 def recipe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(registry.STAGES, "number", f"{__name__}:NumberStage")
+    monkeypatch.setitem(registry.STAGES, "number", "number_stage:NumberStage")
     RUNS.clear()
     write_yaml(
         tmp_path / "second.yaml",
