@@ -11,6 +11,7 @@ BlspError                     something went wrong; `hint` names the way out
 ├── StorageError              a folder or disk that cannot be written
 ├── ConfigError               a config that cannot be used
 ├── DataError                 training or evaluation data that is missing or damaged
+├── TrainingDivergedError     training whose loss is beyond repair
 └── ContextFullError          a single turn longer than the LLM's context
 """
 
@@ -68,6 +69,10 @@ class ConfigError(BlspError):
 
 class DataError(BlspError):
     """Training or evaluation data that is missing or damaged."""
+
+
+class TrainingDivergedError(BlspError):
+    """Training whose loss is beyond repair: too many steps in a row had to be skipped."""
 
 
 class ContextFullError(BlspError):
