@@ -89,6 +89,16 @@ def read_metadata(folder: Path | str) -> dict[str, Any]:
     return metadata
 
 
+def read_adapter_config(folder: Path | str) -> AdapterConfig | None:
+    """Shape of the adapter that `save_adapter` wrote to a folder; None where there is no `adapter.json`.
+
+    Raises:
+        CheckpointError: `adapter.json` cannot be read.
+    """
+    path = Path(folder) / CONFIG_NAME
+    return _adapter_config(_read_description(Path(folder))["config"], path) if path.is_file() else None
+
+
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     try:

@@ -51,6 +51,8 @@ def cached_snapshot(hub_id: str, *, needs: str | None = "config.json") -> Path |
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if not _HUB_ID.fullmatch(hub_id):  # for instance a folder that is still to be made
+        return None
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
     except LocalEntryNotFoundError:

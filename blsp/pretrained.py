@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp.embedded import LLM, WHISPER, EmbeddedWeights, cache_folder, ensure_embedded
-from blsp.errors import CheckpointError
+from blsp.errors import CheckpointError, UnsupportedError
 from blsp.placement import check_quantization, select_device, select_dtype
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
@@ -76,6 +76,7 @@ def load_model(
     with quiet_transformers():
         tokenizer = _load_tokenizer(llm_folder)
         llm = _load_llm(llm_folder, target, kind, quantize)
+    _apply_lora(spec, llm, quantize)
     if encoder is not None and new_adapter is not None:
         adapter = new_adapter(encoder.width, int(llm.get_input_embeddings().weight.shape[1]))
     if encoder is not None and adapter is not None:
@@ -199,6 +200,19 @@ def _load_llm(folder: Path, device: torch.device, dtype: torch.dtype, quantize: 
         llm = llm.to(device)
     frozen: PreTrainedModel = llm.requires_grad_(False).eval()
     return frozen
+
+
+def _apply_lora(spec: ModelSpec, llm: PreTrainedModel, quantize: str | None) -> None:
+    if spec.lora is None:
+        return
+    from blsp.modeling.lora import merge_lora
+
+    if quantize is not None:
+        raise UnsupportedError(
+            f"{spec.name} changes the LLM's weights, which cannot be done to weights of {quantize}.",
+            hint="Leave out --quantize.",
+        )
+    merge_lora(llm, Path(spec.lora))
 
 
 def _check_complete(folder: Path, loading_info: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,6 +39,8 @@ class ModelSpec:
     """Whether the encoder sees 30 s whatever the speech."""
     about: str = ""
     """One line for the list of models."""
+    lora: str | None = None
+    """Folder of low-rank changes to the LLM, in peft's format."""
 
 
 PRESETS: dict[str, ModelSpec] = {
@@ -87,7 +90,10 @@ def resolve(
         CheckpointError: The checkpoint's `blsp.json` cannot be used.
     """
     spec = PRESETS.get(name) or _read_checkpoint(name)
-    return replace(spec, encoder=encoder or spec.encoder, llm=llm or spec.llm, adapter=adapter or spec.adapter)
+    lora = None if llm else spec.lora  # it changes the LLM that it was trained with, and no other
+    return replace(
+        spec, encoder=encoder or spec.encoder, llm=llm or spec.llm, adapter=adapter or spec.adapter, lora=lora
+    )
 
 
 def write_checkpoint_spec(folder: Path | str, spec: ModelSpec) -> None:
@@ -97,6 +103,7 @@ def write_checkpoint_spec(folder: Path | str, spec: ModelSpec) -> None:
         StorageError: The folder cannot be written.
     """
     facts = {"encoder": spec.encoder, "llm": spec.llm, "template": spec.template, "padded": spec.padded}
+    facts |= {} if spec.lora is None else {"lora": spec.lora}
     with storage_errors(Path(folder)):
         write_json(Path(folder) / CHECKPOINT_NAME, {"format_version": 1, **facts, "about": spec.about})
 
@@ -119,24 +126,26 @@ def _read_checkpoint(name: str) -> ModelSpec:
         template=facts["template"],
         padded=facts["padded"],
         about=facts.get("about", ""),
+        lora=_beside(folder, facts["lora"]) if "lora" in facts else None,
     )
 
 
 def _check_facts(facts: dict[str, Any], path: Path) -> None:
     from blsp.checkpoint import check_keys
 
-    types = {"format_version": int, "encoder": str, "llm": str, "template": str, "padded": bool, "about": str}
-    check_keys(facts, set(types), what=f"key in {path}")
-    for key, kind in types.items():
-        if key != "about" and not isinstance(facts.get(key), kind):
+    types = {"format_version": int, "encoder": str, "llm": str, "template": str, "padded": bool}
+    optional = {"about": str, "lora": str}
+    check_keys(facts, {*types, *optional}, what=f"key in {path}")
+    for key, kind in (types | {key: kind for key, kind in optional.items() if key in facts}).items():
+        if not isinstance(facts.get(key), kind):
             raise CheckpointError(f"{key!r} in {path} must be a {kind.__name__}, but is {facts.get(key)!r}.")
     if facts["template"] not in get_args(TemplateName):
         raise CheckpointError(f"'template' in {path} must be paper or chat, but is {facts['template']!r}.")
 
 
 def _beside(folder: Path, part: str) -> str:
-    """Parts that start with ./ lie inside the checkpoint."""
-    return str(folder / part) if part.startswith("./") else part
+    """Parts that start with ./ lie inside the checkpoint, those with ../ in the pipeline that it came from."""
+    return os.path.normpath(folder / part) if part.startswith(("./", "../")) else part
 
 
 def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False) -> Path:

@@ -113,6 +113,11 @@ class BlspModel(nn.Module):
         config = self.llm.config.get_text_config(decoder=True)
         return int(getattr(config, "max_position_embeddings", None) or 4096)
 
+    @property
+    def trains_llm(self) -> bool:
+        """Whether some of the LLM's parameters, or of those added to it, are being trained."""
+        return any(parameter.requires_grad for parameter in self.llm.parameters())
+
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the adapter."""
         return iter(()) if self.adapter is None else self.adapter.parameters()
@@ -186,7 +191,8 @@ class BlspModel(nn.Module):
         columns = is_answer.any(dim=0).nonzero()[:, 0]  # positions from which some row predicts its answer
         if len(columns) == 0:
             raise ValueError("`batch` must have an answer in some row, but has none.")
-        prefix = shared_prefix(batch.rows)
+        # Keys and values of the prefix outlive the step: only those of an LLM that does not change may.
+        prefix = () if self.trains_llm else shared_prefix(batch.rows)
         # All padding is on the right, where a causal model never looks: no mask is needed, which keeps the fast
         # attention kernels, and positions just count up.
         logits = self.llm(

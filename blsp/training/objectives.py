@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,19 +39,56 @@ def ctc_loss(
     if adapter.ctc is None:
         raise ValueError(f"`adapter` must have a CTC head, but reads out {adapter.config.readout!r} instead.")
     logits = adapter.ctc.logits(speech_embeds, token_embeds[vocabulary])  # (B, S, 1 + W)
+    total = ctc_loss_sum(logits, lengths, targets, vocabulary)
+    return total / max(1, sum(len(row) for row in targets))
+
+
+def ctc_loss_sum(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int]], vocabulary: Tensor) -> Tensor:
+    """CTC loss summed over the rows: minus the log probability of their transcripts.
+
+    Args:
+        logits: Scores of the blank and of the vocabulary's tokens, float (B, S, 1 + W).
+        lengths: Valid positions in each row, int64 (B,).
+        targets: Token ids of each row's transcript.
+        vocabulary: Sorted distinct token ids, int64 (W,); all targets are among them.
+
+    Returns:
+        Scalar, float32. Rows too short for their transcript count as zero.
+    """
     flat = torch.tensor([token for row in targets for token in row], dtype=torch.int64)
     labels = torch.searchsorted(vocabulary, flat.to(vocabulary.device)) + 1  # 0 is the blank
-    target_lengths = torch.tensor([len(row) for row in targets], dtype=torch.int64)
-    loss = F.ctc_loss(
+    return F.ctc_loss(
         logits.float().log_softmax(dim=2).transpose(0, 1),
         labels,
         lengths,
-        target_lengths,
+        torch.tensor([len(row) for row in targets], dtype=torch.int64),
         blank=0,
         reduction="sum",
         zero_infinity=True,
     )
-    return loss / max(1, int(target_lengths.sum()))
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy summed over N tokens: logits, float (N, V), and labels, int64 (N,) -> float32 ()."""
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def distillation_sum(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL divergence of the student's next-token distributions from the teacher's, summed over N tokens.
+
+    Args:
+        student: Scores of the LLM that hears, float (N, V).
+        teacher: Scores of the LLM that reads the transcript, float (N, V); no gradient flows into them.
+        temperature: Both are divided by it. The sum is multiplied by its square, so that gradients keep their size.
+
+    Returns:
+        KL(teacher || student), float32 (); zero where both agree.
+
+    Source: BLSP-KD (arXiv 2405.19041); the square, Hinton et al. 2015 (arXiv 1503.02531).
+    """
+    log_student = (student.float() / temperature).log_softmax(dim=1)
+    log_teacher = (teacher.detach().float() / temperature).log_softmax(dim=1)
+    return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * temperature**2
 
 
 def mask_time(hidden_states: Tensor, lengths: Tensor, *, max_masks: int, max_frames: int) -> Tensor:

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+
+from blsp.errors import CheckpointError, UnsupportedError
+from blsp.modeling.lora import CONFIG_NAME, merge_lora
+from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
+
+CONFIG = LoraConfig(rank=4, alpha=8)
+IDS = torch.tensor([[5, 9, 40, 77, 3]])
+
+
+@pytest.fixture
+def changed(tiny_llm: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The tiny LLM with low-rank changes as training would leave them."""
+    llm = copy.deepcopy(tiny_llm)
+    add_lora(llm, CONFIG)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.2)
+    return llm
+
+
+@torch.no_grad()
+def logits(llm: torch.nn.Module) -> torch.Tensor:
+    found: torch.Tensor = llm(IDS).logits
+    return found
+
+
+def test_only_the_low_rank_matrices_are_trained(tiny_llm: LlamaForCausalLM) -> None:
+    llm = copy.deepcopy(tiny_llm).to(torch.bfloat16)
+    add_lora(llm, CONFIG)
+    trained = {name: p for name, p in llm.named_parameters() if p.requires_grad}
+    assert len(trained) == 2 * 4 * 2  # A and B of q, k, v, o in two layers
+    assert all(".lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
+    assert sum(p.numel() for p in trained.values()) == 2 * 4 * (32 + 24 + 24 + 32)
+    torch.testing.assert_close(logits(llm), logits(copy.deepcopy(tiny_llm).to(torch.bfloat16)))  # B starts at zero
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # by peft itself
+def test_saved_changes_are_what_peft_reads_and_what_is_merged(
+    tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM
+) -> None:
+    save_lora(tmp_path, changed, CONFIG)
+    expected = logits(changed)
+    assert (expected - logits(tiny_llm)).abs().max() > 0.1
+    by_peft = PeftModel.from_pretrained(copy.deepcopy(tiny_llm), tmp_path)
+    torch.testing.assert_close(logits(by_peft), expected)
+    merged = copy.deepcopy(tiny_llm)
+    merge_lora(merged, tmp_path)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_merged_state_is_a_plain_llm(tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
+    plain = copy.deepcopy(tiny_llm)
+    plain.load_state_dict(merged_state(changed, CONFIG))
+    torch.testing.assert_close(logits(plain), logits(changed), rtol=1e-4, atol=1e-4)
+
+
+def test_changes_of_another_llm_are_refused(
+    tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM
+) -> None:
+    save_lora(tmp_path, changed, CONFIG)
+    config = copy.deepcopy(tiny_llm.config)
+    config.hidden_size = 32
+    with pytest.raises(CheckpointError, match="which this LLM lacks"):
+        merge_lora(LlamaForCausalLM(config), tmp_path)
+
+
+def test_more_than_plain_lora_is_refused(tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
+    save_lora(tmp_path, changed, CONFIG)
+    facts = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps({**facts, "use_dora": True}))
+    with pytest.raises(CheckpointError, match="must hold plain LoRA, but uses use_dora"):
+        merge_lora(copy.deepcopy(tiny_llm), tmp_path)
+
+
+def test_an_llm_without_such_layers_is_refused(tiny_llm: LlamaForCausalLM) -> None:
+    with pytest.raises(UnsupportedError, match="no layers named c_attn"):
+        add_lora(copy.deepcopy(tiny_llm), LoraConfig(modules=("c_attn",)))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from blsp.training.objectives import cross_entropy_sum, ctc_loss_sum, distillation_sum, mask_time
+
+
+def test_cross_entropy_counted_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    total = cross_entropy_sum(logits, torch.tensor([0, 1]))
+    assert total.item() == pytest.approx(math.log(2) + math.log(4))
+
+
+def test_distillation_counted_by_hand() -> None:
+    teacher = torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])  # 3/4, 1/4; 1/2, 1/2
+    student = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]], requires_grad=True)
+    expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    expected += 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    total = distillation_sum(student, teacher)
+    assert total.item() == pytest.approx(expected, rel=1e-6)
+    assert distillation_sum(teacher, teacher, temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
+    total.backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, student.detach().softmax(1) - teacher.softmax(1))
+
+
+def test_the_temperature_keeps_the_size_of_small_differences() -> None:
+    torch.manual_seed(0)
+    teacher = 0.01 * torch.randn(4, 8)
+    student = teacher + 0.01 * torch.randn(4, 8)
+    cold, warm = (distillation_sum(student, teacher, t).item() for t in (1.0, 4.0))
+    assert warm == pytest.approx(cold, rel=0.05)
+
+
+def test_ctc_counted_by_hand() -> None:
+    """Two frames, one token: it may stand in the first, in the second, or in both."""
+    logits = torch.tensor([[[0.5, 0.2, 0.3], [0.1, 0.6, 0.3]]]).log()  # blank, token 4, token 9
+    total = ctc_loss_sum(logits, torch.tensor([2]), [[4]], torch.tensor([4, 9]))
+    assert total.item() == pytest.approx(-math.log(0.2 * 0.1 + 0.5 * 0.6 + 0.2 * 0.6))
+
+
+def test_a_transcript_that_does_not_fit_counts_as_zero() -> None:
+    logits = torch.randn(1, 1, 3, requires_grad=True)
+    total = ctc_loss_sum(logits, torch.tensor([1]), [[4, 9]], torch.tensor([4, 9]))
+    total.backward()
+    assert total.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_masked_stretches_are_short_and_inside_their_row() -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(64, 50, 2)
+    masked = mask_time(ones, torch.full((64,), 40), max_masks=2, max_frames=5)
+    zeros = (masked == 0).all(dim=2)
+    assert 0 < zeros.sum(dim=1).max() <= 10
+    assert zeros.any(dim=1).sum() > 30
+    assert (ones == 1).all()
