@@ -3,10 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from blsp.audio import SAMPLING_RATE
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What is done to speech before the encoder, and to the encoder's states; by default nothing."""
+
+    speed: tuple[float, ...] = ()
+    """Factors of speed, pitch included, of which each utterance gets one: [0.9, 1.0, 1.1]; empty: none."""
+    noise: Path | None = None
+    """Folder of recordings to mix in."""
+    noise_share: float = 0.0
+    """Share of the utterances with noise: from `noise`, or white where there is no folder."""
+    snr_db: tuple[float, float] = (5.0, 30.0)
+    """Range of the signal-to-noise ratio."""
+    reverberation: float = 0.0
+    """Share of the utterances that are put into a room."""
+    telephone: float = 0.0
+    """Share of the utterances that go through a telephone: 300 to 3400 Hz, 8-bit mu-law at 8 kHz."""
+    gain_db: tuple[float, float] | None = None
+    """Range of the peak level, relative to full scale; null: as recorded."""
+    variants: int = 4
+    """Versions of each utterance: epoch e hears version e modulo this, and each is cached."""
+    time_masks: int = 0
+    """Stretches of encoder frames that are hidden, at most (SpecAugment)."""
+    mask_frames: int = 15
+    """Length of such a stretch in frames of 20 ms, at most."""
+    dropout: float = 0.0
+    """Share of the numbers in the encoder states that are dropped."""
+
+    @property
+    def changes_waveform(self) -> bool:
+        """Whether anything is done before the encoder."""
+        return bool(self.speed or self.noise_share or self.reverberation or self.telephone or self.gain_db is not None)
+
+
+def augment_utterance(waveform: np.ndarray, config: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:
+    """One random version of an utterance, float32 (N',) at 16 kHz, by the shares of the config."""
+    raise NotImplementedError
 
 
 def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:

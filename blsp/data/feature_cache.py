@@ -58,3 +58,30 @@ class FeatureShard:
         entry = self.entries[i]
         rows = self._rows[entry["offset"] : entry["offset"] + entry["frames"]]
         return torch.from_numpy(rows.astype(np.float32))
+
+
+class FeatureCache:
+    """Encoder states of one encoder by key, float16, on disk and never larger than a limit.
+
+    Safe for threads, for several processes on one folder, and for kills.
+
+    Args:
+        folder: Of this encoder only.
+        width: Width D of the states.
+        max_bytes: Size that all files together never exceed.
+    """
+
+    def __init__(self, folder: Path, width: int, max_bytes: int) -> None:
+        raise NotImplementedError
+
+    def get(self, key: bytes) -> Tensor | None:
+        """States under a key, float16 (frames, D); None where there are none."""
+        raise NotImplementedError
+
+    def put(self, key: bytes, hidden_states: Tensor) -> None:
+        """Keep states, float (frames, D), rounded to float16, unless there is no room."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close all files."""
+        raise NotImplementedError
