@@ -1,0 +1,120 @@
+"""Parts of recordings, and their lengths."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blsp.audio import SAMPLING_RATE, AudioInput, Resampler, Waveform, mix_down
+from blsp.data.parquet import parquet_audio
+from blsp.errors import AudioError
+
+if TYPE_CHECKING:
+    import soundfile
+
+TOLERANCE_SECONDS = 0.5
+"""How much shorter than its manifest says a recording may be: segment ends are rounded, and MP3 lengths guessed."""
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".m4a", ".aac", ".webm")
+_READ_FORWARD = ("MP3",)
+"""Formats whose decoders start afresh after a jump, with a gap: they are read from the beginning."""
+
+
+def read_part(path: Path, start: float, duration: float) -> Waveform:
+    """Part of a recording.
+
+    Args:
+        path: A file, or a row of a parquet shard: `FILE.parquet#ROW`.
+        start: Where the part begins, in seconds.
+        duration: How long it is, in seconds.
+
+    Returns:
+        Mono waveform at 16 kHz in [-1, 1], float32 (N,), N >= 1.
+
+    Raises:
+        AudioError: The recording cannot be read, or ends before the part does.
+    """
+    source: AudioInput = parquet_audio(path) if ".parquet#" in path.name else path
+    waveform = _by_jump(source, start, duration, str(path)) if start > 0 else None
+    if waveform is None:
+        waveform = _forward(source, start, duration)
+    missing = duration - len(waveform) / SAMPLING_RATE
+    if not len(waveform) or missing > min(TOLERANCE_SECONDS, duration / 2):
+        raise AudioError(
+            f"{path} ends {missing:.2f} s before its part from {start:.2f} to {start + duration:.2f} s does.",
+            hint="The file may be cut off: fetch it again, then make the manifest anew.",
+        )
+    return waveform
+
+
+def _by_jump(source: AudioInput, start: float, duration: float, name: str) -> Waveform | None:
+    """The part, found by its offset; None where the format does not allow it."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            if file.format in _READ_FORWARD or not file.seekable():
+                return None
+            rate = int(file.samplerate)
+            first = round(start * rate)
+            if first >= file.frames:
+                return np.zeros(0, np.float32)
+            file.seek(first)
+            block = file.read(round(duration * rate), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, TypeError):  # TypeError: a suffix that soundfile takes for raw audio
+        return None
+    if not np.isfinite(block).all():
+        raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity) after {start:.1f} s.")
+    return _resampled(mix_down(block), rate)
+
+
+def _resampled(samples: Waveform, rate: int) -> Waveform:
+    resampler = Resampler(rate)
+    return np.concatenate([resampler.push(samples), resampler.flush()])
+
+
+def _forward(source: AudioInput, start: float, duration: float) -> Waveform:
+    """The part, by decoding all that comes before it."""
+    from blsp.audio import stream_audio
+
+    first, end = round(start * SAMPLING_RATE), round((start + duration) * SAMPLING_RATE)
+    pieces, position = [np.zeros(0, np.float32)], 0
+    for piece in stream_audio(source):
+        pieces.append(piece[max(0, first - position) : max(0, end - position)])
+        position += len(piece)
+        if position >= end:
+            break
+    return np.concatenate(pieces)
+
+
+def duration_of(source: AudioInput) -> float:
+    """Length of a recording in seconds, from its header where that is to be trusted.
+
+    Raises:
+        AudioError: The recording cannot be read, or is empty.
+    """
+    import soundfile
+
+    from blsp.audio import stream_audio
+    from blsp.audio_sources import as_file, name_of
+
+    try:
+        if isinstance(source, bytes):
+            seconds = _header_seconds(soundfile.info(io.BytesIO(source)))
+        else:
+            with as_file(source, name_of(source)) as path:  # says why it cannot be read; libsndfile would not
+                seconds = _header_seconds(soundfile.info(str(path)))
+    except (soundfile.SoundFileError, TypeError):
+        seconds = None
+    if seconds is None:
+        seconds = sum(len(piece) for piece in stream_audio(source)) / SAMPLING_RATE
+    if seconds <= 0:
+        raise AudioError(f"{name_of(source)} has a header but no audio.")
+    return round(seconds, 4)
+
+
+def _header_seconds(info: soundfile._SoundFileInfo) -> float | None:
+    """What a header says; None where it says nothing, or nothing likely."""
+    return info.frames / info.samplerate if info.frames < 2**40 and info.samplerate >= 4000 else None
