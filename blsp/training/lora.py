@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from blsp.errors import UnsupportedError
-from blsp.modeling.lora import PREFIX, WEIGHTS_NAME
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def save_lora(folder: Path, llm: nn.Module, config: LoraConfig) -> None:
         config: The same config.
     """
     from safetensors.torch import save_file
+
+    from blsp.modeling.lora import PREFIX, WEIGHTS_NAME
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

@@ -1,0 +1,137 @@
+"""A training that takes milliseconds: a tiny network with a frozen half and dropout learns to copy a frozen teacher.
+
+Run as a program it is one training run in a folder, to be launched in several processes or killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from blsp.stages.base import Silent
+from blsp.training.config import TrainingConfig
+from blsp.training.loop import train
+from blsp.training.task import LossSum, Step
+
+WIDTH = 8
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    inputs: Tensor
+    """float32 (N, WIDTH)."""
+    poison: float = 1.0
+    """What the loss is multiplied by."""
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs)
+
+    def to(self, device: Any) -> ToyBatch:
+        return ToyBatch(self.inputs.to(device), self.poison)
+
+
+class ToyModule(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        self.adapter = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Dropout(0.1), nn.Linear(WIDTH, 1))
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+
+    def forward(self, batch: ToyBatch) -> LossSum:
+        targets = self.frozen(batch.inputs).sum(1, keepdim=True)
+        errors = (self.adapter(batch.inputs) - targets).square() * batch.poison
+        return LossSum(errors.sum(), {"largest": errors.detach().amax() * batch.count})
+
+
+class ToyTask:
+    """Learns from 48 samples of one to three units each, in steps of six samples.
+
+    Args:
+        micro_batches: Into how many micro-batches each step is cut.
+        poison: Factors on the losses, by (epoch, first sample of the micro-batch).
+        seconds: Time that loading a micro-batch takes.
+    """
+
+    def __init__(self, micro_batches: int = 3, poison: dict[tuple[int, int], float] | None = None, seconds: float = 0):
+        self.module: nn.Module = ToyModule()
+        self.micro_batches = micro_batches
+        self.poison = poison or {}
+        self.seconds = seconds
+        self.loaded: list[tuple[int, ...]] = []
+        self.validated_losses: list[float] = []
+
+    def epoch(self, epoch: int) -> Sequence[Step]:
+        order = torch.randperm(48, generator=torch.Generator().manual_seed(epoch)).tolist()
+        steps = [order[i : i + 6] for i in range(0, 48, 6)]
+        return [[step[i :: self.micro_batches] for i in range(self.micro_batches)] for step in steps]
+
+    def load(self, microbatch: Sequence[int], epoch: int) -> ToyBatch:
+        time.sleep(self.seconds)
+        self.loaded.append(tuple(microbatch))
+        inputs = [torch.randn(1 + n % 3, WIDTH, generator=torch.Generator().manual_seed(n)) for n in microbatch]
+        return ToyBatch(torch.cat(inputs), self.poison.get((epoch, microbatch[0]), 1.0))
+
+    def validate(self) -> dict[str, float]:
+        assert not self.module.training
+        loss = self.module(ToyBatch(torch.randn(20, WIDTH, generator=torch.Generator().manual_seed(1000))))
+        self.validated_losses.append(float(loss.total) / 20)
+        return {"loss": self.validated_losses[-1]}
+
+    def show(self, n: int) -> list[dict[str, str]]:
+        return [{"reference": f"sample {i}", "hypothesis": "…"} for i in range(n)]
+
+    def save(self, folder: Path) -> None:
+        save_file(self.module.adapter.state_dict(), folder / "adapter.safetensors")
+
+
+CONFIG = TrainingConfig(
+    batch_size=6,
+    epochs=3,
+    learning_rate=0.02,
+    warmup_steps=3,
+    log_every=1,
+    validate_every=4,
+    show_samples=1,
+    save_every=3,
+    workers=2,
+)
+
+
+def run(folder: Path, *, task: ToyTask | None = None, watcher: Any = None, **changes: Any) -> dict[str, Any]:
+    """Train in a folder; `changes` are to the config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(CONFIG, **changes)
+    return train(task or ToyTask(), config, folder, watcher or Silent(), seed=5)
+
+
+def metrics(folder: Path, kind: str = "training") -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl of one kind."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+def losses(folder: Path) -> list[float]:
+    """Loss of each step."""
+    return [entry["loss"] for entry in metrics(folder)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    toy = ToyTask(**options.pop("task", {}))
+    result = run(Path(sys.argv[1]), task=toy, **options)
+    print(json.dumps(result))
