@@ -1,4 +1,4 @@
-# make talk | test | check | lint | bench: each makes what it needs first; the second run starts at once.
+# make talk | test | check | lint | bench | bench-train: each makes what it needs first; the second run starts at once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,10 +12,10 @@ export VOICECHAT_DATA ?= $(abspath ../shared)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test check lint bench clean
+.PHONY: help talk test check lint bench bench-train clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 talk: $(VENV)/.weights ## Start a conversation; options go into ARGS="...".
 	@$(BIN)/voicechat talk $(ARGS)
@@ -35,6 +35,9 @@ lint: $(VENV)/.dev ## Run ruff and mypy.
 
 bench: $(VENV)/.weights ## Measure the time to the first token over six turns.
 	$(BIN)/python -m recipes.measure_latency $(ARGS)
+
+bench-train: $(VENV)/.dev $(VENV)/.weights ## Measure what each trick brings to a training step.
+	$(BIN)/python -m recipes.measure_training_speed $(ARGS)
 
 clean: ## Delete the environment; weights and sessions stay.
 	rm -rf $(VENV) build *.egg-info
