@@ -29,6 +29,9 @@ from blsp.modeling.batch import (
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import PromptTemplate
 
+MAX_PREFIXES = 4
+"""Constant prompts whose keys and values are kept: those of a few behaviours, for hearing and for reading."""
+
 
 @dataclass(frozen=True)
 class ModelOutput:
@@ -72,7 +75,7 @@ class BlspModel(nn.Module):
         self.llm = llm
         self.tokenizer = tokenizer
         self.template = template
-        self._prefix: tuple[tuple[int, ...], list[tuple[Tensor, Tensor]]] | None = None
+        self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         llm.requires_grad_(False)
         self.train(False)
 
@@ -207,16 +210,19 @@ class BlspModel(nn.Module):
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
 
     def _read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
-        """Keys and values of what all rows begin with, computed once for as long as it stays the same."""
+        """Keys and values of what all rows begin with, computed once for as long as it is in use."""
         if not ids:
             return None
-        if self._prefix is None or self._prefix[0] != ids:
+        layers = self._prefixes.pop(ids, None)
+        if layers is None:
             with torch.no_grad():
                 cache = self.llm(inputs_embeds=self.embed_tokens(ids)[None], use_cache=True, logits_to_keep=1)
             layers = [(layer.keys, layer.values) for layer in cache.past_key_values.layers]
-            self._prefix = ids, layers
+        self._prefixes[ids] = layers  # the latest stands last
+        if len(self._prefixes) > MAX_PREFIXES:
+            del self._prefixes[next(iter(self._prefixes))]
         return DynamicCache(
-            [(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1)) for keys, values in self._prefix[1]]
+            [(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1)) for keys, values in layers]
         )
 
     def embed_batch_speech(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
