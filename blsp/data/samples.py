@@ -96,11 +96,13 @@ class SampleSet(Sequence[Sample]):
     In memory are durations and where answers are; texts are read when a sample is asked for.
     """
 
-    def __init__(self, manifest: Manifest, sources: Sequence[Source], seed: int) -> None:
+    def __init__(
+        self, manifest: Manifest, sources: Sequence[Source], seconds: npt.NDArray[np.float32], seed: int
+    ) -> None:
         self.manifest = manifest
         self._sources, self._seed = sources, seed
         self._available = np.stack([source.available for source in sources])
-        self._durations = manifest.durations
+        self._seconds = seconds
 
     def __len__(self) -> int:
         """Sources times utterances, whether they have an answer or not."""
@@ -125,7 +127,7 @@ class SampleSet(Sequence[Sample]):
         utterances = np.flatnonzero(sources >= 0)
         groups = sources[utterances].astype(np.int32)
         numbers = groups.astype(np.int64) * len(self.manifest) + utterances
-        return EpochSamples(numbers, self._durations[utterances], groups)
+        return EpochSamples(numbers, self._seconds[utterances], groups)
 
     def counts(self, epoch: int = 0) -> dict[str, int]:
         """Samples of each behaviour in an epoch."""
@@ -162,15 +164,25 @@ def load_samples(manifest: Manifest, sources: Sequence[SourceConfig], seed: int)
     """
     if not sources:
         raise ValueError("`sources` must hold at least one, but is empty.")
-    found: list[Source] = [
+    n = len(manifest)
+    found = [
         TranscriptSource(manifest, config, seed) if config.path is None else AnswerSource(manifest, config, config.path)
         for config in sources
     ]
+    ids, seconds = np.empty(n, np.int64), np.empty(n, np.float32)
+    for number, utterance in enumerate(manifest):  # once: with millions of lines it takes minutes
+        ids[number], seconds[number] = hash(utterance.id), utterance.duration
+        for source in found:
+            if isinstance(source, TranscriptSource):
+                source.note(number, utterance)
+    for source in found:
+        if isinstance(source, AnswerSource):
+            source.find(ids)
     for source in found:
         if not source.available.any():
             where = source.config.path or manifest.path
             raise DataError(f"{where} has no usable answer of {source.config.behaviour!r} for {manifest.path}.")
-    return SampleSet(manifest, found, seed)
+    return SampleSet(manifest, found, seconds, seed)
 
 
 class TranscriptSource:
@@ -183,7 +195,11 @@ class TranscriptSource:
         self._instructions = _instructions(config)
         n = len(manifest)
         self._instruction = np.random.default_rng(seed).permutation(n) % len(self._instructions)  # each equally often
-        self.available = np.fromiter((bool(self._answer(utterance)) for utterance in manifest), bool, n)
+        self.available = np.zeros(n, bool)
+
+    def note(self, number: int, utterance: Utterance) -> None:
+        """Find out whether an utterance has an answer."""
+        self.available[number] = bool(self._answer(utterance))
 
     def read(self, number: int) -> Sample:
         """The sample of an utterance."""
@@ -212,8 +228,16 @@ class AnswerSource:
                 lines.append(number)
         with path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(lines) else b""
-        starts = _line_starts(self._bytes)[np.asarray(lines)]
-        self._start = _find(manifest, np.asarray(ids), starts)
+        self._ids, self._starts = np.asarray(ids), _line_starts(self._bytes)[np.asarray(lines)]
+        self.find(np.zeros(0, np.int64))
+
+    def find(self, ids: npt.NDArray[np.int64]) -> None:
+        """Find the lines of all utterances by the hashes of their ids, int64 (utterances,)."""
+        self._start = np.full(len(ids), -1)
+        if len(self._ids):
+            order = np.argsort(self._ids, kind="stable")
+            at = np.minimum(np.searchsorted(self._ids[order], ids), len(order) - 1)
+            self._start = np.where(self._ids[order][at] == ids, self._starts[order][at], -1)
         self.available = self._start >= 0
 
     def read(self, number: int) -> Sample:
@@ -278,16 +302,6 @@ def _line_starts(data: mmap.mmap | bytes) -> npt.NDArray[np.int64]:
     blocks = range(0, len(codes), 1 << 24)
     ends = [np.flatnonzero(codes[start : start + (1 << 24)] == ord("\n")) + start + 1 for start in blocks]
     return np.concatenate([np.zeros(1, np.int64), *ends]).astype(np.int64)
-
-
-def _find(manifest: Manifest, ids: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Start of each utterance's line, by the hashes of ids, int64 (utterances,); -1 where there is none."""
-    wanted = np.fromiter((hash(utterance.id) for utterance in manifest), np.int64, len(manifest))
-    if not len(ids):
-        return np.full(len(wanted), -1)
-    order = np.argsort(ids, kind="stable")
-    at = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
-    return np.where(ids[order][at] == wanted, starts[order][at], -1)
 
 
 def _no_answer(manifest: Manifest, number: int, config: SourceConfig) -> DataError:
