@@ -1,7 +1,8 @@
 """YAML files -> frozen dataclasses, checked whole before anything is loaded.
 
 A config class is a frozen dataclass whose fields have docstrings; they are its help text. A file may name another
-one under `base:`, whose values it changes, and may use `${NAME}` or `${NAME:-default}` for environment variables.
+one under `base:`, whose values it changes, and may use `${NAME}` or `${NAME:-default}` for environment variables;
+`${here}` is the folder of the file.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def read_config_file(path: Path, variables: Mapping[str, str] | None = None, *, 
 def _read(path: Path, variables: Mapping[str, str], seen: tuple[Path, ...]) -> Values:
     if path.resolve() in seen:
         raise ConfigError(f"{path} names itself as its base, by way of others.")
-    values: Values = _expand(_parse(path), variables, path)
+    values: Values = _expand(_parse(path), {**variables, "here": str(path.parent)}, path)
     base = values.pop("base", None)
     if base is None:
         return values

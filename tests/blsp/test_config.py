@@ -115,10 +115,16 @@ def test_a_file_changes_its_base_and_knows_variables(tmp_path: Path, monkeypatch
     monkeypatch.delenv("ELSEWHERE", raising=False)
     write_yaml(tmp_path / "below.yaml", {"root": "${PLACE}/x", "inner": {"steps": 1, "rate": 2}})
     write_yaml(
-        tmp_path / "above.yaml", {"base": "below.yaml", "inner": {"steps": 9}, "out": "${run}/${ELSEWHERE:-here}"}
+        tmp_path / "above.yaml",
+        {"base": "below.yaml", "inner": {"steps": 9}, "out": "${run}/${ELSEWHERE:-there}", "data": "${here}/d"},
     )
     found = read_config_file(tmp_path / "above.yaml", {"run": "runs"})
-    assert found == {"root": "/data/x", "inner": {"steps": 9, "rate": 2}, "out": "runs/here"}
+    assert found == {
+        "root": "/data/x",
+        "inner": {"steps": 9, "rate": 2},
+        "out": "runs/there",
+        "data": f"{tmp_path}/d",
+    }
 
 
 @pytest.mark.parametrize(
