@@ -42,16 +42,20 @@ class ToyBatch:
 
 
 class ToyModule(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dropout: float, seconds: float) -> None:
         super().__init__()
+        self.seconds = seconds
         generator = torch.Generator().manual_seed(0)
         self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-        self.adapter = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Dropout(0.1), nn.Linear(WIDTH, 1))
+        self.adapter = nn.Sequential(
+            nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Dropout(dropout), nn.Linear(WIDTH, 1)
+        )
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
 
     def forward(self, batch: ToyBatch) -> LossSum:
+        time.sleep(self.seconds)
         targets = self.frozen(batch.inputs).sum(1, keepdim=True)
         errors = (self.adapter(batch.inputs) - targets).square() * batch.poison
         return LossSum(errors.sum(), {"largest": errors.detach().amax() * batch.count})
@@ -62,15 +66,22 @@ class ToyTask:
 
     Args:
         micro_batches: Into how many micro-batches each step is cut.
-        poison: Factors on the losses, by (epoch, first sample of the micro-batch).
-        seconds: Time that loading a micro-batch takes.
+        poison: Factor on the loss of the first micro-batch of each of these steps.
+        seconds: Time that loading a micro-batch takes, and running it.
+        dropout: Share of the network's inner values that are dropped.
     """
 
-    def __init__(self, micro_batches: int = 3, poison: dict[tuple[int, int], float] | None = None, seconds: float = 0):
-        self.module: nn.Module = ToyModule()
+    def __init__(
+        self,
+        micro_batches: int = 3,
+        poison: dict[int, float] | None = None,
+        seconds: tuple[float, float] = (0, 0),
+        dropout: float = 0.1,
+    ) -> None:
+        self.module: ToyModule = ToyModule(dropout, seconds[1])
         self.micro_batches = micro_batches
-        self.poison = poison or {}
-        self.seconds = seconds
+        self.poison = {int(step): factor for step, factor in (poison or {}).items()}
+        self.seconds = seconds[0]
         self.loaded: list[tuple[int, ...]] = []
         self.validated_losses: list[float] = []
 
@@ -83,7 +94,8 @@ class ToyTask:
         time.sleep(self.seconds)
         self.loaded.append(tuple(microbatch))
         inputs = [torch.randn(1 + n % 3, WIDTH, generator=torch.Generator().manual_seed(n)) for n in microbatch]
-        return ToyBatch(torch.cat(inputs), self.poison.get((epoch, microbatch[0]), 1.0))
+        numbers = {micro_batches[0][0]: i for i, micro_batches in enumerate(self.epoch(epoch), start=8 * epoch)}
+        return ToyBatch(torch.cat(inputs), self.poison.get(numbers.get(microbatch[0], -1), 1.0))
 
     def validate(self) -> dict[str, float]:
         assert not self.module.training
