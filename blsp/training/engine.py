@@ -103,6 +103,15 @@ class Engine:
         """Forget the step's gradient."""
         self._optimizer.zero_grad()
 
+    def seed(self, seed: int, step: int, micro_batch: int) -> None:
+        """Start all random numbers anew: a micro-batch draws the same in whatever process, and when it is run again."""
+        number = int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0])
+        random.seed(number)
+        np.random.seed(number)
+        torch.default_generator.manual_seed(number)
+        if self.device.type != "cpu":  # torch.manual_seed() would remember each call for a GPU that is never used
+            getattr(torch, self.device.type).manual_seed(number)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """In it the model computes in the configured precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=_is_bfloat16(self._config, self.device))
@@ -141,14 +150,6 @@ class Engine:
             yield
 
 
-def seed_everything(seed: int, step: int, micro_batch: int) -> None:
-    """Start all random numbers anew: a micro-batch draws the same in whatever process and however often it is run."""
-    numbers = np.random.SeedSequence([seed, step, micro_batch]).generate_state(2)
-    random.seed(int(numbers[0]))
-    np.random.seed(int(numbers[0]))
-    torch.manual_seed(int(numbers[1]))
-
-
 def _train_in_float32(module: nn.Module) -> None:
     """Small updates vanish in 16-bit weights; what is computed in bfloat16 is converted on the way."""
     for parameter in trainable_parameters(module).values():
@@ -162,7 +163,7 @@ def _accelerator(module: nn.Module, config: TrainingConfig) -> Accelerator:
     device = PartialState(cpu=_stays_on_cpu(module)).device
     return Accelerator(
         mixed_precision="bf16" if _is_bfloat16(config, device) else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 

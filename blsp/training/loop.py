@@ -21,7 +21,7 @@ from blsp.storage import publish_folder
 from blsp.training.averaging import WeightAverage, trainable_parameters
 from blsp.training.checkpoints import Progress, load_checkpoint, remove_unpublished, save_checkpoint
 from blsp.training.config import TrainingConfig
-from blsp.training.engine import Engine, seed_everything
+from blsp.training.engine import Engine
 from blsp.training.guard import StepGuard
 from blsp.training.interruption import Interruption
 from blsp.training.loading import LoadedStep, StepLoader, StepPlan
@@ -159,7 +159,7 @@ class _Training:
         (units,) = sum_over_processes([sum(m.batch.count for m in step.micro_batches if m.counts)])
         sums: dict[str, tuple[Tensor | float, int]] = {}
         for micro_batch in step.micro_batches:
-            seed_everything(self.seed, step.number, micro_batch.number)
+            self.engine.seed(self.seed, step.number, micro_batch.number)
             # Gradients are averaged over the processes, so that a sum is a mean times their number.
             scale = micro_batch.counts * process_count() / max(units, 1)
             is_last = micro_batch is step.micro_batches[-1]
