@@ -1,0 +1,121 @@
+"""What one utterance's speech embeddings mean to the LLM: its own tokens nearest to each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from blsp.audio import ENCODER_FRAMES_PER_SECOND, WHISPER_WINDOW_SECONDS, Waveform
+from blsp.errors import UnsupportedError
+from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.modeling.adapter import new_tokens
+from blsp.modeling.model import BlspModel
+
+WORD_STARTS = ("Ġ", "▁")
+"""What byte-level BPE and SentencePiece write where a token begins a word."""
+
+
+@dataclass(frozen=True)
+class TokenMatch:
+    """A token, and how near it is."""
+
+    token_id: int
+    """Its id."""
+    text: str
+    """As it reads, without blanks around."""
+    starts_word: bool
+    """False for a token that goes on with a word."""
+    cosine: float
+    """Between the speech embedding and the token's embedding."""
+
+
+@dataclass(frozen=True)
+class FrameMatch:
+    """One speech embedding."""
+
+    seconds: float
+    """Middle of what it was computed from."""
+    nearest: tuple[TokenMatch, ...]
+    """Nearest tokens, nearest first."""
+    read: TokenMatch | None
+    """The token that the CTC head newly reads here: all that the LLM then hears. None at a blank, at a repetition,
+    and for an adapter without such a head."""
+
+
+@dataclass(frozen=True)
+class UtteranceMatch:
+    """The speech embeddings of one utterance."""
+
+    frames: tuple[FrameMatch, ...]
+    """One every `frame_seconds`."""
+    frame_seconds: float
+    """Time from one embedding to the next, 0.16 in the paper."""
+    has_readout: bool
+    """Whether a CTC head chooses what the LLM hears; without it the LLM hears every embedding."""
+
+    @property
+    def read_text(self) -> str:
+        """What the CTC head reads, as text; empty without such a head."""
+        pieces = [f"{' ' * m.starts_word}{m.text}" for m in (frame.read for frame in self.frames) if m is not None]
+        return "".join(pieces).strip()
+
+
+@torch.no_grad()
+def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> UtteranceMatch:
+    """The k LLM tokens nearest to each speech embedding of an utterance, by cosine.
+
+    Args:
+        model: A model with encoder and adapter.
+        waveform: Mono audio at 16 kHz, float32 (N,), from 25 ms to 30 s.
+        k: Tokens for each embedding.
+
+    Raises:
+        ValueError: The waveform is too short or too long.
+        UnsupportedError: The model has no encoder or no adapter.
+    """
+    if model.encoder is None or model.adapter is None:
+        raise UnsupportedError(
+            "Nearest tokens need a model that hears, but this one has no encoder or no adapter.",
+            hint="Load it with `--encoder` and `--adapter`.",
+        )
+    if not MIN_SAMPLES <= len(waveform) <= WINDOW_SAMPLES:
+        raise ValueError(
+            f"`waveform` must hold {MIN_SAMPLES} to {WINDOW_SAMPLES} samples ({WHISPER_WINDOW_SECONDS} s), "
+            f"but holds {len(waveform)} instead."
+        )
+    features, lengths = extract_features([waveform], model.encoder.n_mels, padded=model.encoder.padded)
+    hidden_states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
+    weight = next(model.adapter.parameters())
+    embeds, lengths = model.adapter(hidden_states[:, : int(lengths[0])].to(weight.dtype), lengths)  # (1, S, E)
+    tokens: Tensor = model.llm.get_input_embeddings().weight.to(weight.dtype)  # (V, E)
+    cosines = F.normalize(embeds[0].float(), dim=1) @ F.normalize(tokens.float(), dim=1).T  # (S, V)
+    found = cosines.topk(k, dim=1)
+    frame_seconds = 2 ** len(model.adapter.config.kernel_sizes) / ENCODER_FRAMES_PER_SECOND
+    frames = []
+    for s, token_id in enumerate(_read_tokens(model, embeds, lengths, tokens)):
+        pairs = zip(found.indices[s].tolist(), found.values[s].tolist())
+        nearest = tuple(_match(model.tokenizer, i, cosine) for i, cosine in pairs)
+        read = None if token_id is None else _match(model.tokenizer, token_id, float(cosines[s, token_id]))
+        # Odd kernels with "same" padding are centred on the first of the frames that a stride covers.
+        frames.append(FrameMatch(s * frame_seconds, nearest, read))
+    return UtteranceMatch(tuple(frames), frame_seconds, model.adapter.ctc is not None)
+
+
+def _read_tokens(model: BlspModel, embeds: Tensor, lengths: Tensor, tokens: Tensor) -> list[int | None]:
+    """The token that the CTC head newly reads at each of the S embeddings, if there is one."""
+    assert model.adapter is not None
+    if model.adapter.ctc is None:
+        return [None] * embeds.size(1)
+    labels = model.adapter.ctc.logits(embeds, tokens).argmax(dim=2)  # (1, S), 0 is the blank
+    is_new = new_tokens(labels, lengths)[0].tolist()
+    return [label - 1 if new else None for label, new in zip(labels[0].tolist(), is_new)]
+
+
+def _match(tokenizer: PreTrainedTokenizerBase, token_id: int, cosine: float) -> TokenMatch:
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    text = tokenizer.decode([token_id])
+    return TokenMatch(token_id, text.strip(), str(piece).startswith(WORD_STARTS) or text.startswith(" "), cosine)
