@@ -46,12 +46,17 @@ def is_folder(name: str) -> bool:
     return Path(name).expanduser().is_dir()
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether the name is of the form owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def cached_snapshot(hub_id: str, *, needs: str | None = "config.json") -> Path | None:
     """Complete snapshot of a repository in the hub's cache, or None; no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if not _HUB_ID.fullmatch(hub_id):  # for instance a folder that is still to be made
+    if not is_hub_id(hub_id):  # for instance a folder that is still to be made
         return None
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))

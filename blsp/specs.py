@@ -96,14 +96,19 @@ def resolve(
     )
 
 
-def write_checkpoint_spec(folder: Path | str, spec: ModelSpec) -> None:
+def write_checkpoint_spec(folder: Path | str, spec: ModelSpec, *, has_adapter: bool = True) -> None:
     """Make a folder with an adapter a BLSP checkpoint: name what the adapter was trained with in `blsp.json`.
+
+    Args:
+        folder: The folder.
+        spec: What belongs together; parts inside the folder start with `./`.
+        has_adapter: Whether the folder holds one; an LLM that was tuned on text has none yet.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    facts = {"encoder": spec.encoder, "llm": spec.llm, "template": spec.template, "padded": spec.padded}
-    facts |= {} if spec.lora is None else {"lora": spec.lora}
+    facts: dict[str, Any] = {"encoder": spec.encoder, "llm": spec.llm, "template": spec.template, "padded": spec.padded}
+    facts |= ({} if spec.lora is None else {"lora": spec.lora}) | ({} if has_adapter else {"adapter": None})
     with storage_errors(Path(folder)):
         write_json(Path(folder) / CHECKPOINT_NAME, {"format_version": 1, **facts, "about": spec.about})
 
@@ -122,7 +127,7 @@ def _read_checkpoint(name: str) -> ModelSpec:
         name=name,
         encoder=_beside(folder, facts["encoder"]),
         llm=_beside(folder, facts["llm"]),
-        adapter=str(folder),
+        adapter=None if "adapter" in facts else str(folder),
         template=facts["template"],
         padded=facts["padded"],
         about=facts.get("about", ""),
@@ -133,8 +138,8 @@ def _read_checkpoint(name: str) -> ModelSpec:
 def _check_facts(facts: dict[str, Any], path: Path) -> None:
     from blsp.checkpoint import check_keys
 
-    types = {"format_version": int, "encoder": str, "llm": str, "template": str, "padded": bool}
-    optional = {"about": str, "lora": str}
+    types: dict[str, type] = {"format_version": int, "encoder": str, "llm": str, "template": str, "padded": bool}
+    optional: dict[str, type] = {"about": str, "lora": str, "adapter": type(None)}
     check_keys(facts, {*types, *optional}, what=f"key in {path}")
     for key, kind in (types | {key: kind for key, kind in optional.items() if key in facts}).items():
         if not isinstance(facts.get(key), kind):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
 from blsp.decoding import GenerationConfig
-from blsp.modeling.batch import PromptBatch, PromptExample, collate
+from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, collate
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import TokenSegment
+from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses
 from blsp.training.lora import LoraConfig, add_lora, merged_state
+from blsp.training.product import Product
 from blsp.training.task import LossSum, MicroBatch, Step
 
 
@@ -31,6 +33,14 @@ class TextPair:
 
     instruction: str
     response: str
+
+
+@dataclass(frozen=True)
+class TextData:
+    """What is learnt, and what is validated on."""
+
+    training: Sequence[TextPair]
+    held_out: Sequence[TextPair] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,9 @@ class TextModule(nn.Module):
         self.model = model
         self._checkpoints = checkpoint_activations
         if checkpoint_activations:
-            model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+            # its name in transformers before 5.23 is deprecated since
+            enable = getattr(model.llm, "activation_checkpointing_enable", model.llm.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
 
     def train(self, mode: bool = True) -> TextModule:
         """Switch the LLM too where its activations are checkpointed, which is done in training mode only."""
@@ -85,6 +97,8 @@ class TextOptions:
     """Pairs of a step."""
     batching: BatchingConfig
     """Sizes of micro-batches; `max_seconds` counts tokens here."""
+    max_tokens: int = 384
+    """Longest prompt with its answer; longer answers are cut, and do not end."""
     lora: LoraConfig | None = None
     """Low-rank changes instead of all parameters."""
     checkpoint_activations: bool = False
@@ -98,23 +112,23 @@ class TextTask:
 
     Args:
         model: The model, loaded without speech; its LLM is changed in place.
-        pairs: What is learnt.
-        held_out: What is validated on.
+        product: What the model was put together from, and where that is named from.
+        data: What is learnt.
         options: How.
     """
 
-    def __init__(
-        self, model: BlspModel, pairs: Sequence[TextPair], held_out: Sequence[TextPair], options: TextOptions
-    ) -> None:
-        self._model, self._options = model, options
+    def __init__(self, model: BlspModel, product: Product, data: TextData, options: TextOptions) -> None:
+        self._model, self._product, self._options = model, product, options
         self._dtype = model.dtype
         if options.lora is None:
             model.llm.requires_grad_(True)
         else:
             add_lora(model.llm, options.lora)
         self.module: nn.Module = TextModule(model, checkpoint_activations=options.checkpoint_activations)
-        self._pairs, self._held_out = pairs, held_out
-        self._samples = self._by_length(pairs)
+        self._pairs, self._held_out = data.training, data.held_out
+        self._samples = self._by_length(self._pairs)
+        self.n_cut = int((self._samples.seconds == options.max_tokens).sum())
+        """Answers that were cut, or just fit."""
 
     def epoch(self, epoch: int) -> Sequence[Step]:
         """The steps of one epoch, pairs of like length together."""
@@ -149,7 +163,10 @@ class TextTask:
         ]
 
     def save(self, folder: Path) -> None:
-        """Write the LLM as transformers reads it, with its tokenizer; low-rank changes are merged into it."""
+        """Write the LLM as transformers reads it, with its tokenizer; low-rank changes are merged into it.
+
+        It is also a BLSP checkpoint that has no adapter yet.
+        """
         llm, lora = self._model.llm, self._options.lora
         state = llm.state_dict() if lora is None else merged_state(llm, lora)
         state = {name: tensor.detach().cpu().to(self._dtype) for name, tensor in state.items()}
@@ -160,20 +177,29 @@ class TextTask:
         plain.generation_config = llm.generation_config
         plain.save_pretrained(folder)
         self._model.tokenizer.save_pretrained(folder)
+        spec = replace(self._product.named_from(folder), llm="./", lora=None)
+        write_checkpoint_spec(folder, spec, has_adapter=False)
 
     def _collate(self, pairs: Sequence[TextPair]) -> TextBatch:
-        return TextBatch(collate(self._model.template, [_example(pair) for pair in pairs]))
+        rows = collate(self._model.template, [_example(pair) for pair in pairs]).rows
+        return TextBatch(PromptBatch(tuple(_cut(row, self._options.max_tokens) for row in rows)))
 
     def _by_length(self, pairs: Sequence[TextPair]) -> EpochSamples:
-        lengths = np.array([n_tokens(self._model, pair) for pair in pairs], dtype=np.float32)
+        lengths = np.zeros(len(pairs), dtype=np.float32)
+        for start in range(0, len(pairs), 256):
+            rows = self._collate(pairs[start : start + 256]).prompt.rows
+            lengths[start : start + len(rows)] = [_prompt_tokens(row) + len(row.response_ids) for row in rows]
         return EpochSamples(np.arange(len(pairs)), lengths, np.zeros(len(pairs), dtype=np.int32))
-
-
-def n_tokens(model: BlspModel, pair: TextPair) -> int:
-    """Tokens of an instruction in its prompt, and of the answer."""
-    (row,) = collate(model.template, [_example(pair)]).rows
-    return len(row.response_ids) + sum(len(s.ids) for s in row.segments if isinstance(s, TokenSegment))
 
 
 def _example(pair: TextPair) -> PromptExample:
     return PromptExample([Turn("user", pair.instruction)], pair.response)
+
+
+def _prompt_tokens(row: PromptRow) -> int:
+    return sum(len(s.ids) for s in row.segments if isinstance(s, TokenSegment))
+
+
+def _cut(row: PromptRow, max_tokens: int) -> PromptRow:
+    """The row with its answer cut to what fits, of which at least one token is left."""
+    return replace(row, response_ids=row.response_ids[: max(1, max_tokens - _prompt_tokens(row))])
