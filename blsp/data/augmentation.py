@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from blsp.audio import SAMPLING_RATE
+from blsp.audio import SAMPLING_RATE, stream_audio
+from blsp.errors import DataError
+
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a"}
+MAX_NOISE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,98 @@ class AugmentationConfig:
         """Whether anything is done before the encoder."""
         return bool(self.speed or self.noise_share or self.reverberation or self.telephone or self.gain_db is not None)
 
+    def __post_init__(self) -> None:
+        for name in ("noise_share", "reverberation", "telephone", "dropout"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        self._check("speed", all(0.5 <= factor <= 2 for factor in self.speed), "factors between 0.5 and 2")
+        for name in ("snr_db", "gain_db"):
+            bounds = getattr(self, name)
+            self._check(name, bounds is None or bounds[0] <= bounds[1], "a range from low to high")
+        self._check("variants", self.variants >= 1, "at least 1")
+        self._check("time_masks", self.time_masks >= 0, "at least 0")
+        self._check("mask_frames", self.mask_frames >= 1, "at least 1")
+
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"`{name}` must be {rule}, but is {getattr(self, name)} instead.")
+
 
 def augment_utterance(waveform: np.ndarray, config: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:
-    """One random version of an utterance, float32 (N',) at 16 kHz, by the shares of the config."""
-    raise NotImplementedError
+    """One random version of an utterance, by the shares of the config.
+
+    Args:
+        waveform: Mono audio at 16 kHz, float32 (N,).
+        config: What is done, and how often.
+        rng: The same numbers give the same version.
+
+    Returns:
+        float32 (N',) in [-1, 1]; N' is N unless the speed changes.
+
+    Raises:
+        DataError: There is no recording in the folder of noises.
+    """
+    if config.speed:
+        factor = config.speed[int(rng.integers(len(config.speed)))]
+        waveform = waveform if factor == 1 else change_speed(waveform, factor)
+    if rng.random() < config.reverberation:
+        waveform = add_reverberation(waveform, float(rng.uniform(0.1, 0.6)), rng)
+    if rng.random() < config.noise_share:
+        waveform = add_noise(waveform, _noise(config.noise, rng), float(rng.uniform(*config.snr_db)), rng)
+    if rng.random() < config.telephone:
+        waveform = telephone(waveform)
+    if config.gain_db is not None:
+        peak = float(np.abs(waveform).max(initial=1e-9))
+        waveform = waveform * np.float32(10 ** (rng.uniform(*config.gain_db) / 20) / peak)
+    return waveform.clip(-1.0, 1.0).astype(np.float32, copy=False)
+
+
+def noise_files(folder: Path) -> tuple[Path, ...]:
+    """Recordings in a folder and below, sorted.
+
+    Raises:
+        DataError: There are none.
+    """
+    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES))
+    if not found:
+        raise DataError(f"The folder of noises {folder} holds no recordings.", hint=f"ls {folder}")
+    return found
+
+
+_noise_files = functools.lru_cache(maxsize=8)(noise_files)
+
+
+@functools.lru_cache(maxsize=64)
+def _noise_waveform(path: Path) -> np.ndarray:
+    """The first half minute of a noise, float32 (N,)."""
+    n, pieces = 0, []
+    for piece in stream_audio(path):
+        pieces.append(piece)
+        n += len(piece)
+        if n >= MAX_NOISE_SECONDS * SAMPLING_RATE:
+            break
+    return np.concatenate(pieces)[: MAX_NOISE_SECONDS * SAMPLING_RATE]
+
+
+def _noise(folder: Path | None, rng: np.random.Generator) -> np.ndarray:
+    if folder is None:
+        return rng.standard_normal(SAMPLING_RATE).astype(np.float32)
+    files = _noise_files(folder)
+    return _noise_waveform(files[int(rng.integers(len(files)))])
+
+
+def telephone(waveform: np.ndarray) -> np.ndarray:
+    """What is left of speech after a telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law; float32 (N,).
+
+    Source: ITU-T G.711, mu = 255.
+    """
+    import soxr
+
+    line = soxr.resample(limit_band(waveform, 300, 3400), SAMPLING_RATE, SAMPLING_RATE // 2).clip(-1, 1)
+    codes = np.rint(127.5 * (np.sign(line) * np.log1p(255 * np.abs(line)) / np.log(256)) + 127.5)
+    levels = (codes - 127.5) / 127.5
+    decoded = np.sign(levels) * np.expm1(np.abs(levels) * np.log(256)) / 255
+    heard: np.ndarray = soxr.resample(decoded, SAMPLING_RATE // 2, SAMPLING_RATE)
+    return np.pad(heard, (0, max(0, len(waveform) - len(heard))))[: len(waveform)].astype(np.float32)
 
 
 def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:

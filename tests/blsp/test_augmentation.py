@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blsp.audio import SAMPLING_RATE, save_audio
+from blsp.data.augmentation import AugmentationConfig, add_noise, augment_utterance, telephone
+from blsp.errors import DataError
+
+MakeSpeech = Callable[..., np.ndarray]
+ALL = {"speed": (0.9, 1.1), "noise_share": 1.0, "reverberation": 1.0, "telephone": 1.0, "gain_db": (-20.0, -1.0)}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def level(waveform: np.ndarray, low: float, high: float) -> float:
+    """Power between two frequencies."""
+    power = np.abs(np.fft.rfft(waveform)) ** 2
+    hz = np.fft.rfftfreq(len(waveform), 1 / SAMPLING_RATE)
+    return float(power[(hz >= low) & (hz < high)].sum())
+
+
+def test_by_default_nothing_changes(make_speech: MakeSpeech) -> None:
+    config = AugmentationConfig()
+    assert not config.changes_waveform
+    assert np.array_equal(augment_utterance(make_speech(1.0), config, rng()), make_speech(1.0))
+
+
+def test_the_same_numbers_give_the_same_version(make_speech: MakeSpeech) -> None:
+    config = AugmentationConfig(**ALL)  # type: ignore[arg-type]
+    assert config.changes_waveform
+    first, again, other = (augment_utterance(make_speech(1.0), config, rng(seed)) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
+    assert first.dtype == np.float32
+    assert np.abs(first).max() <= 1
+
+
+def test_speed_changes_the_length(make_speech: MakeSpeech) -> None:
+    lengths = {len(augment_utterance(make_speech(1.0), AugmentationConfig((0.8, 1.0)), rng(i))) for i in range(20)}
+    assert lengths == {16_000, 20_000}
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 12.0])
+def test_noise_has_the_wanted_level(make_speech: MakeSpeech, snr_db: float) -> None:
+    speech = 0.2 * make_speech(2.0)
+    noisy = augment_utterance(speech, AugmentationConfig(noise_share=1, snr_db=(snr_db, snr_db)), rng())
+    measured = 10 * np.log10(np.mean(speech**2) / np.mean((noisy - speech) ** 2))
+    assert measured == pytest.approx(snr_db, abs=0.01)
+
+
+def test_noise_comes_from_the_folder(make_speech: MakeSpeech, tmp_path: Path) -> None:
+    time = np.arange(SAMPLING_RATE) / SAMPLING_RATE
+    (tmp_path / "below").mkdir()
+    save_audio(tmp_path / "below" / "hum.flac", (0.5 * np.sin(2 * np.pi * 5000 * time)).astype(np.float32))
+    config = AugmentationConfig(noise=tmp_path, noise_share=1, snr_db=(0, 0))
+    speech = make_speech(1.0)
+    noise = augment_utterance(speech, config, rng()) - speech
+    assert level(noise, 4900, 5100) > 0.99 * level(noise, 0, 8000)
+
+
+def test_a_folder_without_recordings_is_named(make_speech: MakeSpeech, tmp_path: Path) -> None:
+    config = AugmentationConfig(noise=tmp_path, noise_share=1)
+    with pytest.raises(DataError, match=rf"The folder of noises {tmp_path} holds no recordings\."):
+        augment_utterance(make_speech(1.0), config, rng())
+
+
+def test_shares_are_kept(make_speech: MakeSpeech) -> None:
+    speech = make_speech(0.2)
+    config = AugmentationConfig(noise_share=0.3)
+    changed = sum(not np.array_equal(augment_utterance(speech, config, rng(i)), speech) for i in range(400))
+    assert 0.22 < changed / 400 < 0.38
+
+
+def test_a_telephone_passes_its_band_only() -> None:
+    noise = 0.1 * rng().standard_normal(2 * SAMPLING_RATE).astype(np.float32)
+    heard = telephone(noise)
+    assert heard.shape == noise.shape
+    assert heard.dtype == np.float32
+    assert level(heard, 500, 3000) > 0.8 * level(noise, 500, 3000)
+    assert level(heard, 4500, 8000) < 1e-3 * level(noise, 4500, 8000)
+    assert len(telephone(noise[:401])) == 401
+
+
+def test_a_telephone_has_256_levels() -> None:
+    time = np.arange(SAMPLING_RATE) / SAMPLING_RATE
+    hz = 760 / 0.75  # 760 periods in what is measured, and none that the levels repeat with
+    heard = telephone((0.5 * np.sin(2 * np.pi * hz * time)).astype(np.float32))[2000:14_000]
+    tone = level(heard, hz - 0.5, hz + 0.5)
+    assert tone == pytest.approx((0.25 * len(heard)) ** 2, rel=0.1)
+    assert 36 < 10 * np.log10(tone / (level(heard, 0, hz - 1) + level(heard, hz + 1, 4000))) < 40  # G.711 has 38 dB
+
+
+def test_gain_sets_the_peak(make_speech: MakeSpeech) -> None:
+    loud = augment_utterance(make_speech(1.0), AugmentationConfig(gain_db=(-6.0, -6.0)), rng())
+    assert 20 * np.log10(np.abs(loud).max()) == pytest.approx(-6, abs=1e-3)
+
+
+def test_silence_stays_silence() -> None:
+    assert np.array_equal(add_noise(np.zeros(100, np.float32), np.ones(10, np.float32), 0, rng()), np.zeros(100))
+    config = AugmentationConfig(**ALL)  # type: ignore[arg-type]
+    assert np.isfinite(augment_utterance(np.zeros(8000, np.float32), config, rng())).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noise_share", 1.5),
+        ("telephone", -0.1),
+        ("speed", (3.0,)),
+        ("snr_db", (9.0, 1.0)),
+        ("variants", 0),
+        ("time_masks", -1),
+        ("mask_frames", 0),
+    ],
+)
+def test_a_config_without_sense_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        AugmentationConfig(**{name: value})  # type: ignore[arg-type]
