@@ -1,0 +1,178 @@
+"""How far a score can be trusted: bootstrap intervals over utterances, and paired tests between systems.
+
+Source: Koehn 2004 (paired bootstrap); Riezler and Maxwell 2005 (approximate randomisation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blsp.evaluation.metric_counts import Array, UtteranceStatistics
+from blsp.evaluation.scores import Comparison, Score
+
+CONFIDENCE = 0.95
+_CELLS_AT_ONCE = 4_000_000
+"""Size of the matrices of resamples, so that long test sets do not fill the memory."""
+
+
+@dataclass(frozen=True)
+class ResamplingConfig:
+    """How often and from where chance is drawn."""
+
+    n_resamples: int = 2000
+    """Resamples of the test set for an interval."""
+    n_shuffles: int = 10_000
+    """Shuffles of two systems' answers for a p-value; all of them are tried where there are no more than these."""
+    seed: int = 0
+    """Start of the random numbers."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """The difference of two systems on the same utterances."""
+
+    difference: float
+    """Score of the first minus score of the second."""
+    low: float | None
+    """Lower end of its 95 % interval; None for fewer than two utterances."""
+    high: float | None
+    """Upper end."""
+    p_value: float
+    """Share of shuffles with at least as large a difference, in either direction."""
+
+
+def bootstrap_interval(
+    statistics: UtteranceStatistics, config: ResamplingConfig | None = None
+) -> tuple[float, float] | None:
+    """Ends of the 95 % interval of a score by the percentile bootstrap; None for fewer than two utterances."""
+    config = config or ResamplingConfig()
+    if statistics.n < 2:
+        return None
+    scores = [statistics.corpus_score(weights @ statistics.counts) for weights in _resamples(statistics.n, config)]
+    return _interval(np.concatenate(scores))
+
+
+def paired_test(a: UtteranceStatistics, b: UtteranceStatistics, config: ResamplingConfig | None = None) -> PairedTest:
+    """Compare two systems that answered the same utterances, in the same order.
+
+    The interval is from resamples that are the same for both (Koehn 2004); the p-value from shuffling the two
+    answers to an utterance (approximate randomisation, two-sided), exactly where the test set is tiny.
+
+    Raises:
+        ValueError: The metrics or the numbers of utterances differ.
+    """
+    config = config or ResamplingConfig()
+    if a.metric != b.metric or a.n != b.n:
+        raise ValueError(
+            f"`b` must be {a.metric} of {a.n} utterances like `a`, but is {b.metric} of {b.n} utterances instead."
+        )
+    interval = None
+    if a.n > 1:
+        differences = [a.corpus_score(w @ a.counts) - b.corpus_score(w @ b.counts) for w in _resamples(a.n, config)]
+        interval = _interval(np.concatenate(differences))
+    low, high = interval or (None, None)
+    return PairedTest(a.value - b.value, low, high, _randomisation_p_value(a, b, config))
+
+
+def make_score(
+    system: str, task: str, statistics: UtteranceStatistics, config: ResamplingConfig | None = None, **details: object
+) -> Score:
+    """A score with its interval, ready for a report.
+
+    Raises:
+        ValueError: The score is undefined, for instance as no reference has a word.
+    """
+    if not math.isfinite(statistics.value):
+        raise ValueError(f"`statistics` must give a finite {statistics.metric}, but give {statistics.value} instead.")
+    low, high = bootstrap_interval(statistics, config) or (None, None)
+    return Score(
+        system=system,
+        task=task,
+        metric=statistics.metric,
+        value=statistics.value,
+        low=low,
+        high=high,
+        n=statistics.n,
+        higher_is_better=statistics.higher_is_better,
+        details={**statistics.details, **details},
+    )
+
+
+def compare_systems(
+    task: str, systems: Mapping[str, UtteranceStatistics], config: ResamplingConfig | None = None
+) -> list[Comparison]:
+    """Paired tests of every two of the systems, the earlier minus the later.
+
+    Args:
+        task: Name of the task.
+        systems: Name -> statistics of the same utterances in the same order.
+        config: How chance is drawn.
+    """
+    names = list(systems)
+    comparisons = []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            a, b = systems[first], systems[second]
+            test = paired_test(a, b, config)
+            comparisons.append(
+                Comparison(task, a.metric, first, second, test.difference, test.low, test.high, test.p_value, a.n)
+            )
+    return comparisons
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values that hold although several comparisons were made (Holm 1979), in the same order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _randomisation_p_value(a: UtteranceStatistics, b: UtteranceStatistics, config: ResamplingConfig) -> float:
+    sum_a, sum_b, swap = a.counts.sum(axis=0), b.counts.sum(axis=0), b.counts - a.counts
+    # A difference that is equal but for rounding is as large
+    observed = abs(a.value - b.value) * (1 - 1e-9) - 1e-9
+    as_large, tried = 0, 0
+    exact = a.n < 63 and 2**a.n <= config.n_shuffles
+    for chosen in _all_subsets(a.n) if exact else _random_subsets(a.n, config):
+        moved = chosen @ swap
+        differences = np.abs(a.corpus_score(sum_a + moved) - b.corpus_score(sum_b - moved))
+        as_large += int((~(differences < observed)).sum())  # also where there is no score
+        tried += len(chosen)
+    return as_large / tried if exact else (as_large + 1) / (tried + 1)
+
+
+def _resamples(n: int, config: ResamplingConfig) -> Iterator[Array]:
+    """How often each utterance is in a resample, float64 (R, N), block by block."""
+    rng = np.random.default_rng(config.seed)
+    for size in _blocks(config.n_resamples, n):
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+
+
+def _random_subsets(n: int, config: ResamplingConfig) -> Iterator[Array]:
+    rng = np.random.default_rng(config.seed)
+    for size in _blocks(config.n_shuffles, n):
+        yield rng.integers(2, size=(size, n)).astype(np.float64)
+
+
+def _all_subsets(n: int) -> Iterator[Array]:
+    numbers = np.arange(2**n)
+    yield (numbers[:, None] >> np.arange(n) & 1).astype(np.float64)
+
+
+def _blocks(total: int, n: int) -> Iterator[int]:
+    size = max(1, _CELLS_AT_ONCE // n)
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
+def _interval(scores: Array) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.nanquantile(scores, [tail, 1 - tail])
+    return float(low), float(high)
