@@ -1,0 +1,58 @@
+"""Hypotheses of a whole test set -> the scores of its task, with all that makes them reproducible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from blsp.evaluation.metrics import corpus_word_errors, sacrebleu
+from blsp.evaluation.normalizers import normalizer, normalizer_for
+from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.understanding import accuracy
+
+Line = Mapping[str, Any]
+
+
+def score(task: TaskConfig, lines: Sequence[Line]) -> dict[str, str | int | float]:
+    """Scores of a task; the first one is the one to compare.
+
+    Args:
+        task: The task.
+        lines: `reference` and what `answer_batch` gave, for each utterance.
+
+    Raises:
+        ValueError: There is nothing to score.
+        UnsupportedError: BLEU is asked for, and sacrebleu is not installed.
+    """
+    references = [line["reference"] for line in lines]
+    if task.kind == "asr":
+        return _word_errors(task, references, lines)
+    if task.kind == "translation":
+        bleu = sacrebleu(references=references, hypotheses=[line["hypothesis"] for line in lines], language=task.target)
+        return {"bleu": bleu.score, "signature": bleu.signature, "utterances": len(lines)}
+    scores: dict[str, str | int | float] = {}
+    for field, name in (("named", "accuracy"), ("likeliest", "accuracy_by_likelihood")):
+        if all(field in line for line in lines):
+            scores[name] = accuracy(references=references, hypotheses=[line[field] for line in lines])
+    if "accuracy" in scores:
+        scores["without_label"] = sum(line["named"] is None for line in lines)
+    return {**scores, "labels": len(task.all_labels), "utterances": len(lines)}
+
+
+def _word_errors(task: TaskConfig, references: Sequence[str], lines: Sequence[Line]) -> dict[str, str | int | float]:
+    name = normalizer_for(task.language)
+    normalize = normalizer(name)
+    scores: dict[str, str | int | float] = {}
+    for field, prefix in (("hypothesis", ""), ("recognised", "recogniser_")):
+        if all(field in line for line in lines):
+            errors = corpus_word_errors(
+                references=references, hypotheses=[line[field] for line in lines], normalize=normalize
+            )
+            scores |= {
+                f"{prefix}wer": errors.rate,
+                f"{prefix}substitutions": errors.substitutions,
+                f"{prefix}deletions": errors.deletions,
+                f"{prefix}insertions": errors.insertions,
+                "words": errors.reference_words,
+            }
+    return {**scores, "normalizer": name, "utterances": len(lines)}

@@ -1,0 +1,107 @@
+"""Speech-to-text tasks, with the instructions of the paper. Source: paper section 5.1 and table 11."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
+
+CLASSIFY_INTENT = "Please classify the intent of the text, choose from [{labels}]."
+"""Source: paper, table 11, SNIPS and FSC."""
+CLASSIFY_SENTIMENT = "Please classify the emotional tone of the text as either positive, negative, or neutral."
+"""Source: paper, table 11, SLUE-VoxCeleb."""
+LABELS = {
+    "snips": tuple(
+        "DecreaseBrightness IncreaseBrightness SetLightBrightness SetLightColor SwitchLightOff SwitchLightOn".split()
+    ),
+    "fsc": (
+        "bring newspaper",
+        "deactivate lamp",
+        "change language English",
+        "deactivate music",
+        "increase heat",
+        "change language Korean",
+        "change language none",
+        "bring shoes",
+        "change language German",
+        "activate lights",
+        "bring socks",
+        "change language Chinese",
+        "decrease heat",
+        "decrease volume",
+        "increase volume",
+        "activate music",
+        "activate lamp",
+        "bring juice",
+    ),
+    "slue_voxceleb": ("positive", "negative", "neutral"),
+}
+"""Classes of the paper's test sets, in its order. Source: paper, table 11."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task, and how the model is asked to do it."""
+
+    kind: Literal["asr", "translation", "classification"]
+    """What is asked: the words, a translation, or one of some labels."""
+    name: str = ""
+    """Name in the results; by default the kind."""
+    manifest: Path | None = None
+    """Test set of this task; by default that of the stage."""
+    instruction: str | None = None
+    """What the model is told; by default the paper's words."""
+    reads: Literal["speech", "transcript"] = "speech"
+    """What follows the instruction: the speech, or the true transcript, which shows what the LLM itself can do."""
+    language: str = "en"
+    """asr: language spoken; `en` is scored with Whisper's English normaliser, others with its basic one."""
+    with_example: bool = False
+    """asr: show one example of a repetition first, which small LLMs need."""
+    in_stretches: bool = False
+    """asr: let the LLM repeat a few words at a time, where the adapter hands over tokens (`voicechat transcribe`)."""
+    ctc: bool = False
+    """asr: also report what the adapter's CTC head reads, without the LLM."""
+    target: str = "German"
+    """translation: language of the references, as the instruction names it."""
+    labels_of: Literal["snips", "fsc", "slue_voxceleb"] | None = None
+    """classification: the paper's test set whose labels are meant."""
+    labels: tuple[str, ...] = ()
+    """classification: other labels."""
+    by: Literal["generation", "likelihood", "both"] = "generation"
+    """classification: take the label that the answer names (the paper), the likeliest label, or report both."""
+    max_new_tokens: int = 128
+    """Longest answer, in tokens."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "classification" and bool(self.labels) == bool(self.labels_of):
+            raise ValueError("`labels` or `labels_of` must be given for classification, one of the two.")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"`labels` must be distinct, but is {self.labels}.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be at least 1, but is {self.max_new_tokens}.")
+        if self.reads == "transcript" and (self.ctc or self.in_stretches):
+            raise ValueError("`reads` must be speech where `ctc` or `in_stretches` is set, but is transcript.")
+
+    @property
+    def title(self) -> str:
+        """Name in the results."""
+        return self.name or self.kind
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The labels to choose from."""
+        return self.labels if self.labels_of is None else LABELS[self.labels_of]
+
+    def prompt(self) -> Instruction:
+        """What stands before the speech."""
+        if self.kind == "asr":
+            return Instruction(self.instruction or REPEAT, repeat_instruction().examples if self.with_example else ())
+        if self.instruction is not None:
+            return Instruction(self.instruction)
+        if self.kind == "translation":
+            return Instruction(TRANSLATE.format(language=self.target))
+        if self.labels_of == "slue_voxceleb":
+            return Instruction(CLASSIFY_SENTIMENT)
+        return Instruction(CLASSIFY_INTENT.format(labels=", ".join(self.all_labels)))

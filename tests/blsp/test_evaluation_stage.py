@@ -1,0 +1,294 @@
+"""The evaluation stage on a few utterances, with the tiny model in the place of a loaded one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from blsp.batched_generation import generate_texts
+from blsp.config import build
+from blsp.conversation import Turn
+from blsp.data.manifest import Utterance, write_manifest
+from blsp.decoding import GenerationConfig
+from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
+from blsp.evaluation import hypotheses
+from blsp.evaluation.metrics import wer
+from blsp.evaluation.normalizers import normalizer
+from blsp.evaluation.scoring import score
+from blsp.evaluation.tasks import TaskConfig
+from blsp.instructions import REPEAT
+from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
+from blsp.modeling.model import BlspModel
+from blsp.stages.base import Silent
+from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
+from blsp.stages.model_config import ModelConfig
+from blsp.stages.registry import stage_named
+
+MakeSpeech = Callable[..., np.ndarray]
+SECONDS = (1.0, 0.4, 2.2, 0.7, 1.6, 0.9, 1.2)
+LABELS = ("SwitchLightOn", "SwitchLightOff")
+
+
+def make_manifest(folder: Path, make_speech: MakeSpeech) -> Path:
+    """Seven utterances in one recording."""
+    speech = [make_speech(seconds, seed=i) for i, seconds in enumerate(SECONDS)]
+    soundfile.write(folder / "speech.wav", np.concatenate(speech), 16_000, subtype="FLOAT")
+    starts = np.cumsum([0.0, *SECONDS])
+    write_manifest(
+        folder / "test.jsonl",
+        [
+            Utterance(
+                f"u{i}",
+                "speech.wav",
+                seconds,
+                start=float(starts[i]),
+                text=f"Hello number {i}.",
+                translation=f"Hallo Nummer {i}.",
+                label=LABELS[i % 2],
+            )
+            for i, seconds in enumerate(SECONDS)
+        ],
+    )
+    return folder / "test.jsonl"
+
+
+@pytest.fixture
+def ctc_model(tiny_model: BlspModel) -> BlspModel:
+    torch.manual_seed(3)
+    width = tiny_model.llm.config.hidden_size
+    adapter = Adapter(AdapterConfig(width, width, bottleneck_dim=8, readout="ctc_expected")).eval()
+    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+
+
+@pytest.fixture
+def config(tmp_path: Path, make_speech: MakeSpeech) -> EvaluationConfig:
+    (tmp_path / "run").mkdir()
+    tasks = (
+        TaskConfig(kind="asr", max_new_tokens=8),
+        TaskConfig(kind="translation", max_new_tokens=8),
+        TaskConfig(kind="classification", name="intent", labels=LABELS, by="both", max_new_tokens=8),
+    )
+    manifest = make_manifest(tmp_path, make_speech)
+    return EvaluationConfig(out=tmp_path / "run", manifest=manifest, tasks=tasks, batch_size=2)
+
+
+@pytest.fixture
+def use_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[BlspModel], None]:
+    def use(model: BlspModel) -> None:
+        monkeypatch.setattr(ModelConfig, "load", lambda self, *, speech=True, seed=0: model)
+
+    return use
+
+
+def lines_of(config: EvaluationConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (config.out / "hypotheses.jsonl").read_text().splitlines()]
+
+
+def test_hypotheses_are_those_of_each_utterance_alone(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, make_speech: MakeSpeech
+) -> None:
+    use_model(tiny_model)
+    result = EvaluationStage().run(config, Silent())
+    lines = lines_of(config)
+    assert [(line["task"], line["id"]) for line in lines] == [
+        (task, f"u{i}") for task in ("asr", "translation", "intent") for i in range(7)
+    ]
+    speech = [make_speech(seconds, seed=i) for i, seconds in enumerate(SECONDS)]
+    limit = GenerationConfig(max_new_tokens=8)
+    for task, found in zip(config.tasks, (lines[:7], lines[7:14], lines[14:])):
+        alone = [generate_texts(tiny_model, [[Turn("user", task.prompt().text, w)]], limit)[0] for w in speech]
+        assert [line["hypothesis"] for line in found] == [text.strip() for text in alone]
+    normalize = normalizer("whisper-english")
+    references = [f"Hello number {i}." for i in range(7)]
+    expected = wer(references=references, hypotheses=[x["hypothesis"] for x in lines[:7]], normalize=normalize)
+    assert result["asr_wer"] == result["tasks"]["asr"]["wer"] == expected
+    assert result["asr_normalizer"] == "whisper-english"
+    assert result["tasks"]["asr"]["words"] == 21
+    right = sum(line["likeliest"] == line["reference"] for line in lines[14:])
+    assert result["intent_accuracy_by_likelihood"] == 100 * right / 7
+    assert result["intent_accuracy"] == 100 * sum(x["named"] == x["reference"] for x in lines[14:]) / 7
+    assert result["tasks"]["intent"]["without_label"] == sum(x["named"] is None for x in lines[14:])
+    assert "tok:13a" in result["translation_signature"]
+    assert result["unreadable"] == 0
+
+
+def test_a_stopped_run_goes_on_to_the_same_result(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_model(tiny_model)
+    expected = EvaluationStage().run(config, Silent())
+    whole = (config.out / "hypotheses.jsonl").read_bytes()
+    (config.out / "hypotheses.jsonl").unlink()
+    asked = []
+    answer_batch = hypotheses.answer_batch
+
+    def stop_at_fifth(*args: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return answer_batch(*args)
+
+    monkeypatch.setattr(hypotheses, "answer_batch", stop_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        EvaluationStage().run(config, Silent())
+    part = config.out / "hypotheses-0.jsonl"
+    part.write_bytes(part.read_bytes()[:-40])
+    assert EvaluationStage().run(config, Silent()) == expected
+    assert (config.out / "hypotheses.jsonl").read_bytes() == whole
+    assert len(asked) == 5 + (3 * 4 - 3)  # four batches a task, of which three were there whole
+
+
+def test_reading_transcripts_needs_no_speech(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
+) -> None:
+    model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
+    use_model(model)
+    (config.out.parent / "speech.wav").unlink()
+    config = replace(config, tasks=(TaskConfig(kind="asr", reads="transcript", max_new_tokens=8),), max_utterances=3)
+    EvaluationStage().run(config, Silent())
+    lines = lines_of(config)
+    assert [line["id"] for line in lines] == ["u0", "u2", "u4"]
+    limit = GenerationConfig(max_new_tokens=8)
+    for line, i in zip(lines, (0, 2, 4)):
+        expected = generate_texts(model, [[Turn("user", f"{REPEAT} Hello number {i}.")]], limit)
+        assert line["hypothesis"] == expected[0].strip()
+
+
+def test_the_recogniser_is_scored_alone(
+    config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, make_speech: MakeSpeech
+) -> None:
+    use_model(ctc_model)
+    task = TaskConfig(kind="asr", ctc=True, in_stretches=True, max_new_tokens=8)
+    result = EvaluationStage().run(replace(config, tasks=(task,)), Silent())
+    recognised = [line["recognised"] for line in lines_of(config)]
+    assert result["asr_recogniser_wer"] == wer(
+        references=[f"Hello number {i}." for i in range(7)],
+        hypotheses=recognised,
+        normalize=normalizer("whisper-english"),
+    )
+    assert ctc_model.encoder is not None
+    assert ctc_model.adapter is not None
+    assert ctc_model.adapter.ctc is not None
+    features, lengths = hypotheses.extract_features([make_speech(2.2, seed=2)])
+    with torch.inference_mode():
+        embeds, lengths = ctc_model.adapter(*ctc_model.encoder(features, lengths))
+        logits = ctc_model.adapter.ctc.logits(embeds, ctc_model.llm.get_input_embeddings().weight)
+    assert recognised[2] == ctc_model.tokenizer.decode(ctc_greedy_tokens(logits, lengths)[0]).strip()
+    assert recognised[2]
+
+
+def test_a_recogniser_that_is_not_there_is_no_zero(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
+) -> None:
+    use_model(tiny_model)
+    with pytest.raises(UnsupportedError, match=r"^The task 'asr' asks for `ctc`, but the model's adapter has no CTC"):
+        EvaluationStage().run(replace(config, tasks=(TaskConfig(kind="asr", ctc=True),)), Silent())
+
+
+def test_a_recording_that_cannot_be_read_counts_as_nothing_heard(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
+) -> None:
+    use_model(tiny_model)
+    assert config.manifest is not None
+    lines = config.manifest.read_text().splitlines()
+    lines[3] = lines[3].replace("speech.wav", "lost.wav")
+    config.manifest.write_text("\n".join(lines) + "\n")
+    config = replace(config, tasks=config.tasks[::2])
+    result = EvaluationStage().run(config, Silent())
+    assert result["unreadable"] == 2
+    assert lines_of(config)[3] == {
+        "task": "asr",
+        "id": "u3",
+        "reference": "Hello number 3.",
+        "unreadable": True,
+        "hypothesis": "",
+    }
+    assert (lines_of(config)[10]["named"], lines_of(config)[10]["likeliest"]) == (None, None)
+    (config.out / "hypotheses.jsonl").unlink()
+    with pytest.raises(DataError, match=r"^More than 0 utterances cannot be read; .*test.jsonl, line 4"):
+        EvaluationStage().run(replace(config, max_errors=0), Silent())
+
+
+@pytest.mark.parametrize(
+    ("field", "task", "message"),
+    [
+        ("text", "asr", r"test.jsonl:3: 'u2' has no reference for the task 'asr'\.$"),
+        ("translation", "translation", r"test.jsonl:3: 'u2' has no reference for the task 'translation'\.$"),
+        ("label", "intent", r"test.jsonl:3: 'u2' has no reference for the task 'intent': its label is 'Dim'\.$"),
+    ],
+)
+def test_a_missing_reference_is_named_before_the_model_loads(
+    config: EvaluationConfig, field: str, task: str, message: str
+) -> None:
+    assert config.manifest is not None
+    values = [json.loads(line) for line in config.manifest.read_text().splitlines()]
+    if field == "label":
+        values[2]["label"] = "Dim"
+    else:
+        del values[2][field]
+    config.manifest.write_text("".join(json.dumps(value) + "\n" for value in values))
+    tasks = tuple(t for t in config.tasks if t.title == task)
+    with pytest.raises(DataError, match=message):
+        EvaluationStage().run(replace(config, tasks=tasks, model=ModelConfig(name="never/loaded")), Silent())
+
+
+def test_plan_counts_utterances_and_hours(config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = stage_named("evaluation")
+    later = TaskConfig(kind="asr", name="later", manifest=config.out / "made" / "later.jsonl")
+    config = replace(config, tasks=(*config.tasks, later), model=ModelConfig(name="runs/align/model"))
+    plan = stage.plan(config)
+    assert plan.facts["asr"] == REPEAT
+    assert plan.facts["intent: utterances"] == 7
+    assert plan.facts["asr: hours"] == round(sum(SECONDS) / 3600, 3)
+    assert plan.notes == [f"{later.manifest} is not there yet: its utterances are counted once it is."]
+    assert plan.problems == []
+    assert stage.inputs(config) == [config.manifest, later.manifest, Path("runs/align/model")]
+    assert list(config.out.iterdir()) == []
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert stage.plan(config).problems == ["BLEU scores need the package sacrebleu, which is not installed."]
+    with pytest.raises(BlspError, match="sacrebleu"):
+        stage.run(config, Silent())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tasks": []}, "`tasks` must have at least one task"),
+        ({"tasks": [{"kind": "asr"}, {"kind": "asr"}]}, r"distinct names, but has \['asr', 'asr'\]"),
+        ({"manifest": None}, "`manifest` must be given, for the stage or for the task 'asr'"),
+        ({"tasks": [{"kind": "speech"}]}, "'tasks.0.kind' must be one of asr, translation, classification"),
+        ({"tasks": [{"kind": "classification"}]}, "`labels` or `labels_of` must be given"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, but is 0"),
+    ],
+)
+def test_wrong_configs_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(EvaluationConfig, {"out": "runs/x", "manifest": "m.jsonl", **values}, where="it")
+
+
+def test_scores_by_hand() -> None:
+    asr = TaskConfig(kind="asr")
+    lines = [{"reference": "Hello, you!", "hypothesis": "hello"}, {"reference": "green", "hypothesis": "red blue"}]
+    assert score(asr, lines) == {
+        "wer": pytest.approx(100.0),
+        "substitutions": 1,
+        "deletions": 1,
+        "insertions": 1,
+        "words": 3,
+        "normalizer": "whisper-english",
+        "utterances": 2,
+    }
+    chinese = TaskConfig(kind="translation", target="Chinese")
+    bleu = score(chinese, [{"reference": "他今天很高兴", "hypothesis": "他今天很高兴"}])
+    assert bleu["bleu"] == pytest.approx(100.0)
+    assert "tok:zh" in str(bleu["signature"])
