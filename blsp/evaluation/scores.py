@@ -115,6 +115,8 @@ class Report:
 
     title: str
     """Heading."""
+    findings: tuple[str, ...] = ()
+    """What the numbers say, a sentence each, with the numbers in it."""
     scores: tuple[Score, ...] = ()
     """One per system, task and metric."""
     comparisons: tuple[Comparison, ...] = ()
