@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from blsp.audio import SAMPLING_RATE, stream_audio
+from blsp.data.recordings import AUDIO_SUFFIXES
 from blsp.errors import DataError
 
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a"}
 MAX_NOISE_SECONDS = 30
 
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from blsp.data.augmentation import AugmentationConfig
+import numpy as np
+
+from blsp.audio import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
+from blsp.data.encoding import FORMAT, encode, open_cache
+from blsp.errors import AudioError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from blsp.data.feature_cache import FeatureCache
-    from blsp.data.manifest import Manifest
+    from blsp.data.manifest import Manifest, Utterance
     from blsp.modeling.batch import HiddenStates
     from blsp.modeling.encoder import SpeechEncoder
+
+__all__ = ["SpeechBatch", "SpeechConfig", "SpeechLoader", "encode", "open_cache"]
+
+_NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,15 @@ class SpeechConfig:
     max_errors: int = 100
     """Unreadable utterances after which training stops; up to there they are left out."""
 
+    def __post_init__(self) -> None:
+        if self.cache_gigabytes <= 0:
+            raise ValueError(f"`cache_gigabytes` must be above 0, but is {self.cache_gigabytes} instead.")
+        if self.max_errors < 0:
+            raise ValueError(f"`max_errors` must be at least 0, but is {self.max_errors} instead.")
+
     def clean(self) -> SpeechConfig:
         """The same without augmentation, for validation."""
-        raise NotImplementedError
+        return replace(self, augmentation=AugmentationConfig())
 
 
 @dataclass(frozen=True)
@@ -69,12 +87,12 @@ class SpeechBatch:
 
     def to(self, device: torch.device | str) -> SpeechBatch:
         """The same batch with its tensors on `device`."""
-        raise NotImplementedError
-
-
-def open_cache(config: SpeechConfig, encoder: SpeechEncoder) -> FeatureCache | None:
-    """The cache of this encoder's states that the config names; share it among a process's loaders."""
-    raise NotImplementedError
+        names = ("features", "feature_lengths", "visible")
+        tensors = {name: getattr(self, name) for name in names}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in tensors.items() if x is not None}
+        if self.cached is not None:
+            moved["cached"] = type(self.cached)(self.cached.values.to(device), self.cached.lengths.to(device))
+        return replace(self, **moved)
 
 
 class SpeechLoader:
@@ -86,6 +104,9 @@ class SpeechLoader:
         encoder: Whose input is made; only its configuration is read.
         cache: Where its states are looked up, from `open_cache`.
         seed: Start of the augmentation.
+
+    Raises:
+        DataError: There is no recording in the folder of noises.
     """
 
     def __init__(
@@ -97,7 +118,14 @@ class SpeechLoader:
         cache: FeatureCache | None = None,
         seed: int = 0,
     ) -> None:
-        raise NotImplementedError
+        from blsp.data.manifest import ErrorCount
+
+        self._manifest, self._augmentation, self._cache = manifest, config.augmentation, cache
+        self._n_mels, self._padded, self._seed = encoder.n_mels, encoder.padded, seed
+        self._version = _version(config.augmentation, seed)
+        self._unreadable = ErrorCount(config.max_errors)
+        self._left_out: set[int] = set()
+        self._mutex = threading.Lock()
 
     def load(self, utterances: Sequence[int], epoch: int) -> SpeechBatch:
         """Read utterances by their numbers in the manifest; the same arguments give the same speech.
@@ -107,21 +135,136 @@ class SpeechLoader:
         Raises:
             DataError: More than `max_errors` utterances could not be read.
         """
-        raise NotImplementedError
+        read = {i: row for i, number in enumerate(utterances) if (row := self._read(number, epoch)) is not None}
+        rows = list(read.values())
+        cached = [i for i, row in enumerate(rows) if row.states is not None]
+        missing = [i for i, row in enumerate(rows) if row.states is None]
+        features, feature_lengths = self._features([rows[i].waveform for i in missing])
+        return SpeechBatch(
+            kept=tuple(read),
+            keys=tuple(row.key for row in rows) if self._cache is not None else (),
+            cached_rows=tuple(cached),
+            cached=_padded_states([rows[i].states for i in cached]),
+            feature_rows=tuple(missing),
+            features=features,
+            feature_lengths=feature_lengths,
+            visible=self._visible([row.n_frames for row in rows], [row.utterance.id for row in rows], epoch),
+            dropout=self._augmentation.dropout,
+        )
 
     @property
     def errors(self) -> list[str]:
         """Utterances that could not be read, a line each."""
-        raise NotImplementedError
+        return list(self._unreadable.errors)
+
+    def _read(self, number: int, epoch: int) -> _Row | None:
+        """States from the cache, or else the waveform, of one utterance; None if it cannot be read."""
+        if number in self._left_out:
+            return None
+        utterance = self._manifest[number]
+        variant = epoch % self._augmentation.variants if self._augmentation.changes_waveform else None
+        try:
+            key = self._key(utterance, variant) if self._cache is not None else b""
+            states = self._cache.get(key) if self._cache is not None else None
+            waveform = _NOTHING if states is not None else self._waveform(utterance, variant)
+        except (AudioError, OSError) as error:
+            with self._mutex:
+                if number not in self._left_out:
+                    self._left_out.add(number)
+                    self._unreadable.note(self._manifest.path, number + 1, str(error).rstrip("."))
+            return None
+        return _Row(utterance, key, waveform, states)
+
+    def _waveform(self, utterance: Utterance, variant: int | None) -> np.ndarray:
+        from blsp.data.manifest import load_waveform
+        from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES
+
+        waveform: np.ndarray = load_waveform(utterance, self._manifest.root)
+        if len(waveform) > WINDOW_SAMPLES:
+            seconds = len(waveform) / SAMPLING_RATE
+            raise AudioError(f"{utterance.id} is {seconds:.1f} s long, but the encoder takes {WHISPER_WINDOW_SECONDS}")
+        if variant is not None:
+            rng = _generator(self._seed, utterance.id, variant)
+            slower = augment_utterance(waveform, self._augmentation, rng)
+            if len(slower) > WINDOW_SAMPLES:
+                slower = augment_utterance(waveform, replace(self._augmentation, speed=()), rng)
+            waveform = slower
+        return np.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform))))
+
+    def _key(self, utterance: Utterance, variant: int | None) -> bytes:
+        """Name of an utterance's states: other audio, padding or augmentation has another one."""
+        path = self._manifest.root / utterance.audio
+        file, sign, _ = str(path).rpartition("#")
+        facts = (Path(file) if sign and file.endswith(".parquet") else path).stat()
+        parts: list[Any] = [self._cache.encoder if self._cache is not None else "", self._padded]
+        parts += [str(path.absolute()), facts.st_size, facts.st_mtime_ns, utterance.start, utterance.duration]
+        if variant is not None:
+            parts += [self._version, utterance.id, variant]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
+
+    def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        from blsp.features import extract_features
+
+        return extract_features(waveforms, self._n_mels, padded=self._padded) if waveforms else (None, None)
+
+    def _visible(self, n_frames: Sequence[int], ids: Sequence[str], epoch: int) -> Tensor | None:
+        """SpecAugment's masks, bool (U, L): by utterance and epoch, whatever else is in the batch."""
+        import torch
+
+        if not self._augmentation.time_masks or not ids:
+            return None
+        visible = np.ones((len(ids), max(n_frames)), bool)
+        for row, n, name in zip(visible, n_frames, ids):
+            rng = _generator(self._seed, name, f"masks of epoch {epoch}")
+            for _ in range(int(rng.integers(self._augmentation.time_masks + 1))):
+                width = int(rng.integers(1, self._augmentation.mask_frames + 1))
+                start = int(rng.integers(max(1, n - width)))
+                row[start : start + width] = False
+        return torch.from_numpy(visible)
 
 
-def encode(batch: SpeechBatch, encoder: SpeechEncoder, cache: FeatureCache | None = None) -> HiddenStates:
-    """Encoder states of a batch, values (U, L, D) and lengths (U,), with masks and dropout applied.
+def _padded_states(rows: Sequence[Tensor | None]) -> HiddenStates | None:
+    """Cached states in one tensor, float16 (C, L, D)."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    What is not cached is encoded, and put into the cache. Gradients flow into the encoder where it is trained;
-    then there must be no cache.
+    from blsp.modeling.batch import HiddenStates
 
-    Raises:
-        ValueError: The batch is empty, or the encoder is trained although there is a cache.
-    """
-    raise NotImplementedError
+    found = [row for row in rows if row is not None]
+    if not found:
+        return None
+    lengths = torch.tensor([len(row) for row in found], dtype=torch.int64)
+    return HiddenStates(pad_sequence(found, batch_first=True), lengths)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One utterance: states, float16 (frames, D), or a waveform, float32 (N,)."""
+
+    utterance: Utterance
+    key: bytes
+    waveform: np.ndarray
+    states: Tensor | None
+
+    @property
+    def n_frames(self) -> int:
+        """Encoder frames."""
+        return len(self.states) if self.states is not None else (len(self.waveform) // MEL_HOP_SAMPLES + 1) // 2
+
+
+def _version(config: AugmentationConfig, seed: int) -> str:
+    """All that the augmentation's result depends on, but for utterance and variant."""
+    if not config.changes_waveform:
+        return ""
+    names = ("speed", "noise_share", "snr_db", "reverberation", "telephone", "gain_db")
+    parts: list[Any] = [FORMAT, seed, *(getattr(config, name) for name in names)]
+    if config.noise is not None and config.noise_share:
+        facts = [(path, path.stat()) for path in noise_files(config.noise)]
+        parts += [[str(path.relative_to(config.noise)), s.st_size, s.st_mtime_ns] for path, s in facts]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _generator(*parts: object) -> np.random.Generator:
+    """Random numbers that are a function of some facts."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
