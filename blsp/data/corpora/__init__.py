@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from blsp.data.corpora.alpaca import Alpaca
-from blsp.data.corpora.base import Corpus, InstructionPair, SplitFacts
+from blsp.data.corpora.base import Corpus, InstructionPair, Part, SplitFacts
 from blsp.data.corpora.bstc import Bstc
 from blsp.data.corpora.common_voice import CommonVoice
 from blsp.data.corpora.covost2 import CoVoST2
@@ -20,7 +20,7 @@ from blsp.data.corpora.snips import Snips
 from blsp.data.corpora.tedlium import TedLium
 from blsp.errors import ConfigError
 
-__all__ = ["CORPORA", "Corpus", "InstructionPair", "SplitFacts", "corpus_named"]
+__all__ = ["CORPORA", "Corpus", "InstructionPair", "Part", "SplitFacts", "corpus_named"]
 
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus

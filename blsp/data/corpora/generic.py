@@ -26,6 +26,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "split": ("split",),
 }
 """What a field may be called where the options do not say it."""
+_QUICK_BYTES = 256 << 20
+"""Tables up to this size are counted in a plan."""
 _TABLES = ("manifest.jsonl", "metadata.jsonl", "manifest.tsv", "manifest.csv", "metadata.csv", "metadata.tsv")
 
 
@@ -55,6 +57,15 @@ class Generic(Corpus):
     def sources(self, part: Part) -> list[Path]:
         """See `Corpus`."""
         return [_table_of(part) or part.root]
+
+    def count(self, part: Part) -> int | None:
+        """Rows of a split in a table, without a look at the audio; None where that would take long."""
+        path = _table_of(part)
+        if path is None or not path.is_file() or path.stat().st_size > _QUICK_BYTES or path.suffix == ".parquet":
+            return None
+        names = _fields_of(part)["split"]
+        rows = _table_rows(path, ErrorCount(limit=_QUICK_BYTES))
+        return sum(part.split == "all" or _get(row, names) == part.split for _, row in rows)
 
     def _audio_files(self, part: Part) -> Iterator[Utterance]:
         """Audio files of a folder, with the texts beside them; a split is a folder of it."""

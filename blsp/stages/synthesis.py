@@ -1,0 +1,215 @@
+"""Stage `synthesis`: sentences -> speech in many voices, for tests and for what no corpus says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from blsp.data.manifest import ErrorCount, Utterance, write_manifest
+from blsp.errors import DataError, UnsupportedError
+from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.stages.manifest import sample
+
+FILE_NAME, HELD_OUT_NAME, AUDIO_NAME = "manifest.jsonl", "held_out.jsonl", "audio"
+_SECONDS_PER_SENTENCE = 0.2
+"""Rough time to speak one sentence on one core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig(StageConfig):
+    """What is spoken, and by whom."""
+
+    texts: tuple[Path, ...]
+    """Sentences: .txt with one a line, or .jsonl with `text` and perhaps `translation` and `label`. English."""
+    max_utterances: int | None = None
+    """Speak so many sentences, chosen at random by the seed; all by default."""
+    held_out: int = 0
+    """The last so many sentences go to a manifest of their own, for validation."""
+    voices: int | None = None
+    """How many different voices speak; by default every sentence has its own."""
+    voices_seed: int = 0
+    """Start of the random numbers that voices are drawn with."""
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("`texts` must name at least one file, but is empty.")
+        for path in self.texts:
+            if path.suffix not in (".txt", ".jsonl"):
+                raise ValueError(f"`texts` must be .txt or .jsonl files, but one is {path}.")
+        for name in ("max_utterances", "voices"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+        if self.held_out < 0:
+            raise ValueError(f"`held_out` must not be negative, but is {self.held_out}.")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What is to be spoken."""
+
+    text: str
+    translation: str | None = None
+    label: str | None = None
+
+
+class SynthesisStage(Stage[SynthesisConfig]):
+    """Speaks sentences."""
+
+    name: ClassVar[str] = "synthesis"
+    about: ClassVar[str] = "Speaks sentences in many synthetic voices (hibari-tts): a corpus of one's own."
+    needs: ClassVar[str] = "English sentences, one a line; the extra `train`"
+    makes: ClassVar[str] = f"{AUDIO_NAME}/*.flac, {FILE_NAME} and {HELD_OUT_NAME}"
+    config_class: ClassVar[type[StageConfig]] = SynthesisConfig
+
+    def inputs(self, config: SynthesisConfig) -> list[Path]:
+        """The texts."""
+        return list(config.texts)
+
+    def outputs(self, config: SynthesisConfig) -> list[Path]:
+        """The manifests; they name the recordings."""
+        return [config.out / FILE_NAME, *([config.out / HELD_OUT_NAME] if config.held_out else [])]
+
+    def plan(self, config: SynthesisConfig) -> Plan:
+        """How many sentences there are."""
+        problems = [] if importlib.util.find_spec("hibari") else ["The package hibari-tts is not installed."]
+        if not all(path.is_file() for path in config.texts):
+            return Plan(notes=["Sentences are counted once the texts are there."], problems=problems)
+        n_sentences = len(sentences(config))
+        facts = {"utterances": max(0, n_sentences - config.held_out), "held out": min(config.held_out, n_sentences)}
+        if config.held_out >= n_sentences:
+            problems.append(f"`held_out` is {config.held_out}, but there are {n_sentences} sentences.")
+        return Plan(facts, seconds=n_sentences * _SECONDS_PER_SENTENCE, problems=problems)
+
+    def run(self, config: SynthesisConfig, watcher: Watcher) -> dict[str, Any]:
+        """Speak what is not spoken yet; several processes share the sentences."""
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        todo = sentences(config)
+        if config.held_out >= len(todo):
+            raise DataError(f"`held_out` is {config.held_out}, but there are {len(todo)} sentences.")
+        _speak(config, todo, range(rank, len(todo), world), watcher)
+        if world > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+        if rank != 0:
+            return {}
+        return _write_manifests(config, todo)
+
+
+def sentences(config: SynthesisConfig) -> list[Sentence]:
+    """What is to be spoken, in order.
+
+    Raises:
+        DataError: A file cannot be read, or a line of it holds no sentence.
+    """
+    found = [sentence for path in config.texts for sentence in _read(path)]
+    if config.max_utterances is not None:
+        found = sample(found, config.max_utterances, config.seed)
+    if not found:
+        raise DataError(f"{', '.join(map(str, config.texts))}: there are no sentences.")
+    return found
+
+
+def _read(path: Path) -> Iterator[Sentence]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if path.suffix == ".txt":
+                    if line.strip():
+                        yield Sentence(" ".join(line.split()))
+                else:
+                    yield _sentence(line, f"{path}, line {number}")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _sentence(line: str, where: str) -> Sentence:
+    try:
+        values = json.loads(line)
+        text, translation, label = values["text"], values.get("translation"), values.get("label")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f'{where} must be {{"text": ...}}, but is {line.strip()!r}.') from error
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where} has no text to speak.")
+    return Sentence(" ".join(text.split()), translation, label)
+
+
+def _audio(config: SynthesisConfig, number: int) -> Path:
+    return config.out / AUDIO_NAME / f"{number:07d}.flac"
+
+
+def _voice_number(config: SynthesisConfig, number: int) -> int:
+    """Which voice speaks a sentence, a number drawn for it alone."""
+    import numpy as np
+
+    if config.voices is None:
+        return number
+    return int(np.random.default_rng([config.seed, config.voices_seed, number, 1]).integers(config.voices))
+
+
+def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watcher: Watcher) -> None:
+    """Make the recordings that are not there yet; each depends on its own number and the seeds only."""
+    import numpy as np
+
+    from blsp.audio import save_audio
+    from blsp.data.synthesis import Synthesizer, random_voice
+    from blsp.storage import storage_errors
+
+    with storage_errors(config.out):
+        (config.out / AUDIO_NAME).mkdir(parents=True, exist_ok=True)
+    missing = [number for number in numbers if not _audio(config, number).is_file()]
+    if not missing:
+        return
+    if importlib.util.find_spec("hibari") is None:
+        raise UnsupportedError("Speech synthesis needs hibari-tts.", hint="pip install 'voicechat[train]'")
+    synthesizer = Synthesizer()
+    n_before = len(numbers) - len(missing)
+    for n_done, number in enumerate(missing, start=n_before + 1):
+        voice = random_voice(np.random.default_rng([config.voices_seed, _voice_number(config, number)]))
+        noise = np.random.default_rng([config.seed, config.voices_seed, number])
+        waveform = synthesizer.speak(todo[number].text, voice, noise)
+        if len(waveform):
+            save_audio(_audio(config, number), waveform)
+        watcher.advance(n_done, len(numbers), "utterance", {})
+
+
+def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str, Any]:
+    """List what was spoken; sentences that no sound came of are counted."""
+    from blsp.data.recordings import duration_of
+
+    for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
+        half_written.unlink()
+    errors, utterances = ErrorCount(), []
+    n_trained = len(todo) - config.held_out
+    for number, sentence in enumerate(todo):
+        path = _audio(config, number)
+        if not path.is_file():
+            errors.note(config.out, None, f"nothing is spoken for {sentence.text!r}")
+            continue
+        utterances.append(
+            (
+                number < n_trained,
+                Utterance(
+                    id=f"{number:07d}",
+                    audio=path.relative_to(config.out).as_posix(),
+                    duration=duration_of(path),
+                    text=sentence.text,
+                    translation=sentence.translation,
+                    label=sentence.label,
+                    speaker=f"voice-{_voice_number(config, number):07d}",
+                    language="en",
+                ),
+            )
+        )
+    summary = write_manifest(config.out / FILE_NAME, (u for is_trained, u in utterances if is_trained))
+    result = {"utterances": summary.n_utterances, "hours": round(summary.hours, 3), "errors": len(errors)}
+    if config.held_out:
+        held_out = write_manifest(config.out / HELD_OUT_NAME, (u for is_trained, u in utterances if not is_trained))
+        result |= {"held out": held_out.n_utterances}
+    return result

@@ -1,0 +1,202 @@
+"""The stage `synthesis`: the same speech however often it is killed, and however many processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from blsp.config import build
+from blsp.data.manifest import load_waveform, read_manifest
+from blsp.data.synthesis import Voice
+from blsp.errors import ConfigError, DataError
+from blsp.stages.base import Silent
+from blsp.stages.synthesis import SynthesisConfig, SynthesisStage, sentences
+
+
+class Beeper:
+    """Speaks a text as noise as long as it, louder for a higher voice: quick, and fully determined."""
+
+    spoken: ClassVar[list[str]] = []
+
+    def speak(self, text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
+        self.spoken.append(text)
+        length = 1000 * len(text) if text != "..." else 0
+        return (0.1 * voice.pitch * rng.standard_normal(length)).clip(-1, 1).astype(np.float32)
+
+
+@pytest.fixture
+def beeper(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was spoken, by a stand-in for the network."""
+    monkeypatch.setattr("blsp.data.synthesis.Synthesizer", Beeper)
+    Beeper.spoken.clear()
+    return Beeper.spoken
+
+
+def texts(folder: Path, n_sentences: int) -> Path:
+    path = folder / "texts.txt"
+    path.write_text("".join(f"Sentence number {i}.\n" for i in range(n_sentences)))
+    return path
+
+
+def config(path: Path, out: Path, **values: Any) -> SynthesisConfig:
+    return build(SynthesisConfig, {"texts": [str(path)], "out": str(out), **values}, where="test")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+def test_sentences_become_speech(tmp_path: Path, beeper: list[str]) -> None:
+    stage, settings = SynthesisStage(), config(texts(tmp_path, 5), tmp_path / "out", held_out=2)
+    assert stage.run(settings, Silent()) == {"utterances": 3, "hours": 0.001, "errors": 0, "held out": 2}
+    trained = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    held_out = list(read_manifest(tmp_path / "out" / "held_out.jsonl"))
+    assert [u.text for u in (*trained, *held_out)] == beeper == [f"Sentence number {i}." for i in range(5)]
+    assert (held_out[0].id, held_out[0].audio, held_out[0].language) == ("0000003", "audio/0000003.flac", "en")
+    assert len({u.speaker for u in (*trained, *held_out)}) == 5
+    for utterance in (*trained, *held_out):
+        assert len(load_waveform(utterance, tmp_path / "out")) == 1000 * len(utterance.text)
+    assert stage.outputs(settings) == [tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "held_out.jsonl"]
+
+
+def test_what_is_spoken_is_not_spoken_again(tmp_path: Path, beeper: list[str]) -> None:
+    settings = config(texts(tmp_path, 6), tmp_path / "out", voices=2)
+    SynthesisStage().run(settings, Silent())
+    before = files(tmp_path / "out")
+    for name in ("audio/0000001.flac", "audio/0000004.flac", "manifest.jsonl"):
+        (tmp_path / "out" / name).unlink()
+    beeper.clear()
+    SynthesisStage().run(settings, Silent())
+    assert beeper == ["Sentence number 1.", "Sentence number 4."]
+    assert files(tmp_path / "out") == before
+    assert len({u.speaker for u in read_manifest(tmp_path / "out" / "manifest.jsonl")}) == 2
+
+
+def test_processes_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = texts(tmp_path, 5)
+    SynthesisStage().run(config(path, tmp_path / "alone"), Silent())
+    monkeypatch.setattr("accelerate.PartialState.wait_for_everyone", lambda self: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("1", "0"):  # the first one lists what all have spoken
+        monkeypatch.setenv("RANK", rank)
+        beeper.clear()
+        result = SynthesisStage().run(config(path, tmp_path / "shared"), Silent())
+        shares.append((len(beeper), bool(result)))
+    assert shares == [(2, False), (3, True)]
+    assert files(tmp_path / "shared") == files(tmp_path / "alone")
+
+
+def test_seeds_change_what_they_say(tmp_path: Path, beeper: list[str]) -> None:
+    path = texts(tmp_path, 2)
+    outs = [tmp_path / name for name in "abc"]
+    for out, values in zip(outs, ({}, {"seed": 1}, {"voices_seed": 1})):
+        SynthesisStage().run(config(path, out, **values), Silent())
+    contents = {files(out)["audio/0000000.flac"] for out in outs}
+    assert len(contents) == 3
+
+
+def test_translations_and_labels_come_along(tmp_path: Path, beeper: list[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"text": "Lights  on.", "label": "on"}, {"text": "Hello.", "translation": "Hallo."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    SynthesisStage().run(config(path, tmp_path / "out"), Silent())
+    found = [(u.text, u.translation, u.label) for u in read_manifest(tmp_path / "out" / "manifest.jsonl")]
+    assert found == [("Lights on.", None, "on"), ("Hello.", "Hallo.", None)]
+
+
+def test_what_cannot_be_spoken_is_counted(tmp_path: Path, beeper: list[str]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("One.\n\n...\nTwo.\n")
+    result = SynthesisStage().run(config(path, tmp_path / "out"), Silent())
+    assert (result["utterances"], result["errors"]) == (2, 1)
+
+
+def test_sentences_are_chosen_by_the_seed(tmp_path: Path) -> None:
+    path = texts(tmp_path, 100)
+    chosen = [[s.text for s in sentences(config(path, tmp_path, max_utterances=9, seed=seed))] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(chosen[0]) == 9
+
+
+def test_the_plan_counts(tmp_path: Path) -> None:
+    plan = SynthesisStage().plan(config(texts(tmp_path, 10), tmp_path / "out", held_out=3, max_utterances=8))
+    assert plan.facts == {"utterances": 5, "held out": 3}
+    assert not (tmp_path / "out").exists()
+    plan = SynthesisStage().plan(config(tmp_path / "none.txt", tmp_path / "out"))
+    assert plan.notes == ["Sentences are counted once the texts are there."]
+    plan = SynthesisStage().plan(config(texts(tmp_path, 3), tmp_path / "out", held_out=3))
+    assert plan.problems == ["`held_out` is 3, but there are 3 sentences."]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": 3}', "a.jsonl, line 2 has no text to speak."),
+        ('{"txt": "a"}', 'a.jsonl, line 2 must be {"text": ...}, but is \'{"txt": "a"}\'.'),
+        ("[", "a.jsonl, line 2 must be"),
+    ],
+)
+def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(DataError) as caught:
+        sentences(config(path, tmp_path))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"texts": []}, "`texts` must name at least one file"),
+        ({"texts": ["a.csv"]}, "`texts` must be .txt or .jsonl files, but one is a.csv."),
+        ({"voices": 0}, "`voices` must be at least 1, but is 0."),
+        ({"held_out": -1}, "`held_out` must not be negative, but is -1."),
+    ],
+)
+def test_configs_that_cannot_be_used(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(Path("a.txt"), Path("out"), **values)
+    assert message in str(caught.value)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from blsp.stages.base import Silent
+from blsp.stages.synthesis import SynthesisConfig, SynthesisStage
+
+config = SynthesisConfig(out=Path(sys.argv[2]), texts=(Path(sys.argv[1]),), held_out=1)
+print(SynthesisStage().run(config, Silent()))
+"""
+
+
+@pytest.mark.slow
+def test_killed_anywhere_it_goes_on_to_the_same_speech(tmp_path: Path) -> None:
+    """Real speech, killed three times at moments of its own choosing."""
+    pytest.importorskip("hibari")
+    path = texts(tmp_path, 8)
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", PROGRAM, str(path), str(out)], env={**os.environ})
+
+    assert start(tmp_path / "whole").wait(120) == 0
+    out = tmp_path / "killed"
+    for n_files in (1, 3, 6):
+        child = start(out)
+        while child.poll() is None and len(list(out.glob("audio/*.flac"))) < n_files:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait(30)
+        assert not (out / "manifest.jsonl").exists()
+    assert start(out).wait(120) == 0
+    assert files(out) == files(tmp_path / "whole")
