@@ -108,6 +108,15 @@ def test_random_access(tmp_path: Path) -> None:
         manifest[100]
 
 
+def test_durations_are_not_taken_from_texts(tmp_path: Path) -> None:
+    tricky = ['"duration": 7', "duration", '", "duration": 8, "x": "']
+    write_manifest(tmp_path / "m.jsonl", [Utterance(f"u{i}", "a", i + 1.5, text=t) for i, t in enumerate(tricky)])
+    assert Manifest(tmp_path / "m.jsonl").durations.tolist() == [1.5, 2.5, 3.5]
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a", "duration": "long"}\n')
+    with pytest.raises(DataError, match="line 1: 'duration' must be a number of seconds"):
+        _ = Manifest(tmp_path / "m.jsonl").durations
+
+
 def test_a_last_line_without_its_end_counts(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     write_manifest(path, many(3))

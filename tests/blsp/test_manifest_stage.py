@@ -183,6 +183,12 @@ def test_a_plan_counts_what_is_there(tmp_path: Path) -> None:
     assert plan.notes == ["generic train: 5 (counted)"]
 
 
+def test_what_another_stage_will_make_is_an_input(tmp_path: Path) -> None:
+    settings = config(corpus="generic", root=str(tmp_path / "speech"), out=str(tmp_path / "out"))
+    assert ManifestStage().inputs(settings) == [tmp_path / "speech" / "manifest.jsonl"]
+    assert ManifestStage().plan(settings).problems == []
+
+
 def test_a_plan_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "LibriSpeech" / "dev-clean").mkdir(parents=True)
     settings = config(corpus="librispeech", root=str(tmp_path), split="test-clean", out=str(tmp_path / "out"))

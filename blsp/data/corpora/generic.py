@@ -58,6 +58,12 @@ class Generic(Corpus):
         """See `Corpus`."""
         return [_table_of(part) or part.root]
 
+    def inputs(self, root: Path, split: str, **options: str) -> list[Path]:
+        """See `Corpus`. What is not there yet is taken for a folder that will have a table, as another stage makes."""
+        if root.exists() or root.suffix:
+            return super().inputs(root, split, **options)
+        return [root / options.get("table", _TABLES[0])]
+
     def count(self, part: Part) -> int | None:
         """Rows of a split in a table, without a look at the audio; None where that would take long."""
         path = _table_of(part)
