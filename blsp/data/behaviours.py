@@ -202,7 +202,8 @@ def write_behaviours(
         needed = {number for number in chunk if number not in store}
         done += len(chunk) - len(needed)
         for lines in _finished(drafts, needed, answerer):
-            written = sorted(needed & lines.keys())
+            if not (written := sorted(needed & lines.keys())):
+                continue
             store.write({number: asdict(lines[number]) for number in written})
             done += len(written)
             if watch is not None:

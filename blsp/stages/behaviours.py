@@ -20,13 +20,16 @@ from blsp.data.behaviours import (
 from blsp.data.line_store import Shard
 from blsp.instructions import Instruction, repeat_instruction
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
-from blsp.stages.model_inputs import model_folders
+from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     from blsp.data.answering import Answerer
 
 FILE_NAME = "behaviours.jsonl"
+ASSUMED_PROMPT_TOKENS = 64
+"""Of the prompt's format, the instruction and a transcript of 5 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class BehavioursConfig(StageConfig):
     """Texts, one sentence a line, from which true case is learned."""
     max_utterances: int | None = None
     """Utterances taken, evenly spread over the manifest; all by default."""
+    expected_samples: int | None = None
+    """Utterances to plan with where the manifest is still to be made."""
     batch_size: int = 32
     """Prompts in a batch; vLLM makes its own batches and is given 16 times as many at once."""
     max_new_tokens: int = 64
@@ -98,7 +103,7 @@ class BehavioursStage(Stage[BehavioursConfig]):
 
     def inputs(self, config: BehavioursConfig) -> list[Path]:
         """The manifest, and the model where it is a folder."""
-        return [config.manifest, *config.spelling, *model_folders(config.model, speech=False)]
+        return [config.manifest, *config.spelling, *model_inputs(config.model)]
 
     def outputs(self, config: BehavioursConfig) -> list[Path]:
         """The behaviours."""
@@ -111,18 +116,30 @@ class BehavioursStage(Stage[BehavioursConfig]):
         )
         problems = ["The package vllm is not installed."] if config.backend == "vllm" and not _has_vllm() else []
         facts: dict[str, str | int | float] = {"behaviours": ", ".join(config.behaviours), "backend": backend}
-        if not config.manifest.exists():
-            notes = (f"{config.manifest} is not there yet: lines are counted once it is.",)
-            return Plan(facts, notes=notes, problems=problems)
-        from blsp.data.manifest import Manifest
+        notes = []
+        n_utterances = config.expected_samples
+        if config.manifest.exists():
+            from blsp.data.manifest import Manifest
 
+            n_utterances = len(Manifest(config.manifest))
+        else:
+            taken = "lines are counted once it is" if n_utterances is None else "`expected_samples` is taken"
+            notes.append(f"{config.manifest} is not there yet: {taken}.")
+        if n_utterances is None:
+            return Plan(facts, notes=notes, problems=problems)
         plan = config.behaviour_plan()
-        n_utterances = len(Manifest(config.manifest))
         items = plan.items(n_utterances)
         asked = sum(int((items[:, 1] == i).sum()) for i, b in enumerate(plan.behaviours) if not b.copies)
         facts |= {"utterances": n_utterances, "lines": len(items), "prompts": asked}
         facts |= {"tokens at most": asked * config.max_new_tokens}
-        return Plan(facts, notes=("The time depends on how soon the LLM ends its answers.",), problems=problems)
+        cost = decoding_cost(
+            config.model,
+            asked,
+            prompt_tokens=ASSUMED_PROMPT_TOKENS,
+            new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+        )
+        return Plan(facts, cost.seconds, cost.memory_bytes, (*notes, *cost.notes), problems)
 
     def run(self, config: BehavioursConfig, watcher: Watcher) -> dict[str, Any]:
         """Write what is missing."""

@@ -17,7 +17,7 @@ from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.tasks import TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
-from blsp.stages.model_inputs import model_folders
+from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class EvaluationStage(Stage[EvaluationConfig]):
     def inputs(self, config: EvaluationConfig) -> list[Path]:
         """The test sets, and the model where it is a folder."""
         manifests = dict.fromkeys(config.manifest_of(task) for task in config.tasks)
-        return [*manifests, *model_folders(config.model)]
+        return [*manifests, *model_inputs(config.model)]
 
     def outputs(self, config: EvaluationConfig) -> list[Path]:
         """The hypotheses."""
@@ -84,17 +84,16 @@ class EvaluationStage(Stage[EvaluationConfig]):
     def plan(self, config: EvaluationConfig) -> Plan:
         """Utterances and hours of each task, counted where the test set is there."""
         facts: dict[str, str | int | float] = {}
-        notes, problems = [], []
+        problems = []
+        later = dict.fromkeys(path for task in config.tasks if not (path := config.manifest_of(task)).exists())
+        notes = [f"{len(later)} test sets are not there yet: {', '.join(map(str, later))}"] if later else []
         for task in config.tasks:
-            path = config.manifest_of(task)
             facts[task.title] = task.prompt().text
-            if not path.exists():
-                notes.append(f"{path} is not there yet: its utterances are counted once it is.")
-                continue
-            manifest = Manifest(path)
-            numbers = spread(len(manifest), config.max_utterances)
-            facts[f"{task.title}: utterances"] = len(numbers)
-            facts[f"{task.title}: hours"] = round(float(manifest.durations[numbers].sum()) / 3600, 3)
+            if config.manifest_of(task) not in later:
+                manifest = Manifest(config.manifest_of(task))
+                numbers = spread(len(manifest), config.max_utterances)
+                facts[f"{task.title}: utterances"] = len(numbers)
+                facts[f"{task.title}: hours"] = round(float(manifest.durations[numbers].sum()) / 3600, 3)
         if _lacks_sacrebleu(config):
             problems.append("BLEU scores need the package sacrebleu, which is not installed.")
         return Plan(facts, notes=notes, problems=problems)

@@ -68,10 +68,24 @@ def test_plan_counts_without_loading_or_writing(config: BehavioursConfig) -> Non
     assert stage.outputs(config) == [config.out / "behaviours.jsonl"]
 
 
+def test_plan_of_the_paper_counts_what_is_expected(tmp_path: Path) -> None:
+    """8.8 million continuations (section 4.1) without corpora, weights or network."""
+    paper = ModelConfig(name="paper", llm=str(tmp_path / "instruct" / "model"))
+    config = BehavioursConfig(
+        out=tmp_path / "run", manifest=tmp_path / "later.jsonl", model=paper, expected_samples=8_800_000
+    )
+    plan = BehavioursStage().plan(config)
+    assert {"lines": 8_800_000, "prompts": 8_800_000, "tokens at most": 563_200_000}.items() <= plan.facts.items()
+    assert plan.memory_bytes is not None
+    assert plan.seconds is not None
+    assert 13.4e9 < plan.memory_bytes < 20e9  # 6.7 billion weights of 16 bits, and the cache
+    assert plan.seconds == pytest.approx(2 * 6_738_415_616 * 8_800_000 * (64 + 64) / (0.25 * 400e12))
+
+
 def test_plan_waits_for_a_manifest_that_is_still_to_be_made(tmp_path: Path) -> None:
     config = BehavioursConfig(out=tmp_path / "run", manifest=tmp_path / "later.jsonl", backend="vllm")
     plan = BehavioursStage().plan(config)
-    assert plan.notes == (f"{tmp_path / 'later.jsonl'} is not there yet: lines are counted once it is.",)
+    assert plan.notes == [f"{tmp_path / 'later.jsonl'} is not there yet: lines are counted once it is."]
     assert plan.problems == ["The package vllm is not installed."]
     with pytest.raises(DataError, match=r"later.jsonl"):
         BehavioursStage().run(config, Silent())

@@ -25,6 +25,7 @@ from blsp.evaluation.metrics import wer
 from blsp.evaluation.normalizers import normalizer
 from blsp.evaluation.scoring import score
 from blsp.evaluation.tasks import TaskConfig
+from blsp.features import extract_features
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.model import BlspModel
@@ -178,7 +179,7 @@ def test_the_recogniser_is_scored_alone(
     assert ctc_model.encoder is not None
     assert ctc_model.adapter is not None
     assert ctc_model.adapter.ctc is not None
-    features, lengths = hypotheses.extract_features([make_speech(2.2, seed=2)])
+    features, lengths = extract_features([make_speech(2.2, seed=2)])
     with torch.inference_mode():
         embeds, lengths = ctc_model.adapter(*ctc_model.encoder(features, lengths))
         logits = ctc_model.adapter.ctc.logits(embeds, ctc_model.llm.get_input_embeddings().weight)
@@ -249,7 +250,7 @@ def test_plan_counts_utterances_and_hours(config: EvaluationConfig, monkeypatch:
     assert plan.facts["asr"] == REPEAT
     assert plan.facts["intent: utterances"] == 7
     assert plan.facts["asr: hours"] == round(sum(SECONDS) / 3600, 3)
-    assert plan.notes == [f"{later.manifest} is not there yet: its utterances are counted once it is."]
+    assert plan.notes == [f"1 test sets are not there yet: {later.manifest}"]
     assert plan.problems == []
     assert stage.inputs(config) == [config.manifest, later.manifest, Path("runs/align/model")]
     assert list(config.out.iterdir()) == []
