@@ -141,9 +141,34 @@ def losses(folder: Path) -> list[float]:
     return [entry["loss"] for entry in metrics(folder)]
 
 
+def spread_weights_over_cpus() -> None:
+    """Use FSDP, which accelerate offers for GPUs only: it is told that these processes have some."""
+    import os
+
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    from blsp.training import engine
+
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+    engine._stays_on_cpu = lambda _: False
+    ToyModule._no_split_modules = ["Linear"]  # type: ignore[attr-defined]
+    os.environ |= {
+        "ACCELERATE_TORCH_DEVICE": "cpu",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    }
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+    if options.pop("fsdp", False):
+        spread_weights_over_cpus()
     toy = ToyTask(**options.pop("task", {}))
     result = run(Path(sys.argv[1]), task=toy, **options)
     print(json.dumps(result))
