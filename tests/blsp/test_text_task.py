@@ -73,7 +73,7 @@ def test_all_parameters_are_trained_and_the_prompt_is_not_kept(model: BlspModel,
             parameter.mul_(0.5)
     fresh = BlspModel(None, None, copy.deepcopy(model.llm), model.tokenizer, model.template)
     batch = fresh.collate([PromptExample([Turn("user", p.instruction)], p.response) for p in PAIRS[:3]])
-    assert task.validate()["loss"] == pytest.approx(float(fresh(batch).loss), rel=1e-5)
+    assert task.validate()["loss"] == pytest.approx(fresh(batch).loss.item(), rel=1e-5)
     assert task.validate()["loss"] != pytest.approx(before, rel=1e-3)
 
 

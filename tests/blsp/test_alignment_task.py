@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_speech import TEXTS, write_answers, write_model, write_speech
+
+from blsp.audio import load_audio
+from blsp.batched_generation import generate_texts
+from blsp.config import build
+from blsp.conversation import Turn
+from blsp.data.manifest import Manifest
+from blsp.data.samples import SourceConfig, load_samples
+from blsp.data.speech_batch import SpeechConfig, SpeechLoader, open_cache
+from blsp.decoding import GenerationConfig
+from blsp.errors import ConfigError
+from blsp.instructions import CONTINUE, REPEAT, Instruction
+from blsp.modeling.adapter import Adapter, AdapterConfig
+from blsp.modeling.batch import PromptExample
+from blsp.modeling.model import BlspModel
+from blsp.pretrained import load_model
+from blsp.specs import ModelSpec, resolve
+from blsp.stages.alignment import AlignmentConfig, AlignmentStage
+from blsp.stages.base import Silent
+from blsp.stages.translation import TranslationConfig, TranslationStage
+from blsp.training.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
+from blsp.training.lora import LoraConfig
+from blsp.training.objective_config import ObjectiveConfig
+from blsp.training.objectives import ctc_loss, distillation_sum
+from blsp.training.product import Product
+from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
+
+REPETITION = (SourceConfig("repetition"),)
+SPEC = ModelSpec("tiny", "o/whisper", "o/llm", None)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> Manifest:
+    return Manifest(write_speech(tmp_path / "speech", make_speech))
+
+
+@pytest.fixture
+def model(tiny_model: BlspModel) -> BlspModel:
+    return copy.deepcopy(tiny_model)
+
+
+@pytest.fixture
+def reading_model(model: BlspModel) -> BlspModel:
+    """A model whose adapter has a CTC head that reads something."""
+    torch.manual_seed(5)
+    model.adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout="ctc_expected")).eval()
+    assert model.adapter.ctc is not None
+    with torch.no_grad():
+        model.adapter.ctc.blank.mul_(0.1)
+    return model
+
+
+def make_task(
+    model: BlspModel, manifest: Manifest, speech: SpeechConfig | None = None, **options: Any
+) -> AlignmentTask:
+    assert model.encoder is not None
+    speech = speech or SpeechConfig()
+    cache = open_cache(speech, model.encoder)
+    loader = SpeechLoader(manifest, speech, model.encoder, cache=cache)
+    samples = SpeechSamples(manifest, load_samples(manifest, REPETITION, 0), loader)
+    transcripts = Transcripts(model.tokenizer, str.lower)
+    spoken = transcript_tokens(manifest, transcripts)
+    vocabulary = competing_tokens(spoken, negatives=5, size=len(model.tokenizer), seed=0)
+    data = AlignmentData(samples, samples, cache, transcripts, vocabulary)
+    return AlignmentTask(model, Product(SPEC, manifest.root.parent), data, AlignmentOptions(batch_size=4, **options))
+
+
+def example(manifest: Manifest, i: int) -> PromptExample:
+    waveform = load_audio(manifest.root / f"{i}.flac")
+    return PromptExample([Turn("user", REPEAT, waveform)], TEXTS[i])
+
+
+def gradients(task: AlignmentTask) -> dict[str, torch.Tensor]:
+    task.module.zero_grad()
+    task.module(task.load(range(6), 0)).total.backward()
+    return {name: p.grad for name, p in task.module.named_parameters() if p.grad is not None}
+
+
+def test_the_loss_is_the_models_own_summed_over_the_answers(model: BlspModel, manifest: Manifest) -> None:
+    output = model(model.collate([example(manifest, i) for i in range(6)]))
+    task = make_task(model, manifest)
+    batch = task.load(range(6), 0)
+    assert batch.count == len(output.labels)
+    assert task.module(batch).total.item() == pytest.approx(output.loss.item() * batch.count, rel=1e-5)
+
+
+def test_the_adapter_and_nothing_else_is_trained(model: BlspModel, manifest: Manifest) -> None:
+    assert model.adapter is not None
+    found = gradients(make_task(model, manifest))
+    assert set(found) == {f"model.adapter.{name}" for name, _ in model.adapter.named_parameters()}
+    assert all(gradient.abs().max() > 0 for gradient in found.values())
+
+
+def test_cached_states_give_the_same_loss(model: BlspModel, manifest: Manifest, tmp_path: Path) -> None:
+    plain = make_task(model, manifest)
+    task = make_task(model, manifest, SpeechConfig(cache_folder=tmp_path / "cache"))
+    first, second = (task.module(task.load(range(6), 0)).total.item() for _ in range(2))
+    assert len(task.load(range(6), 0).speech.cached_rows) == 6
+    assert first == pytest.approx(plain.module(plain.load(range(6), 0)).total.item(), rel=1e-3)
+    assert second == pytest.approx(first, rel=1e-3)
+
+
+def test_distillation_is_the_distance_from_the_llm_that_reads(model: BlspModel, manifest: Manifest) -> None:
+    student = model(model.collate([example(manifest, i) for i in range(6)]))
+    turns = [Instruction(REPEAT).text_turns(text.lower()) for text in TEXTS]
+    teacher = model(model.collate([PromptExample(t, text) for t, text in zip(turns, TEXTS)]))
+    expected = distillation_sum(student.logits, teacher.logits, 2.0).item()
+    objective = ObjectiveConfig(cross_entropy=0.5, distillation=3.0, temperature=2.0)
+    task = make_task(model, manifest, objective=objective)
+    batch = task.load(range(6), 0)
+    found = task.module(batch)
+    assert found.parts["distillation"].item() == pytest.approx(expected, rel=1e-4)
+    assert found.parts["cross_entropy"].item() == pytest.approx(student.loss.item() * batch.count, rel=1e-4)
+    total = 0.5 * found.parts["cross_entropy"] + 3.0 * found.parts["distillation"]
+    assert found.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert {name.split(".")[1] for name in gradients(task)} == {"adapter"}
+
+
+def test_ctc_is_the_loss_of_reading_the_transcript(reading_model: BlspModel, manifest: Manifest) -> None:
+    task = make_task(reading_model, manifest, objective=ObjectiveConfig(ctc=2.0))
+    batch = task.load(range(6), 0)
+    found = task.module(batch)
+    adapter, encoder = reading_model.adapter, reading_model.encoder
+    assert adapter is not None
+    assert encoder is not None
+    assert batch.speech.features is not None
+    assert batch.speech.feature_lengths is not None
+    with torch.no_grad():
+        embeds, lengths = adapter(*encoder(batch.speech.features, batch.speech.feature_lengths))
+        targets = [list(row) for row in batch.transcripts]
+        vocabulary = task.module.vocabulary
+        embeds_of = reading_model.llm.get_input_embeddings().weight
+        expected = ctc_loss(adapter, embeds, lengths, targets, embeds_of, vocabulary)
+    assert found.parts["ctc"].item() == pytest.approx(expected.item() * sum(map(len, targets)), rel=1e-4)
+    assert found.total.item() == pytest.approx((found.parts["cross_entropy"] + 2 * found.parts["ctc"]).item(), rel=1e-5)
+
+
+def test_ctc_needs_a_head(model: BlspModel, manifest: Manifest) -> None:
+    with pytest.raises(ConfigError, match="the adapter has no CTC head"):
+        make_task(model, manifest, objective=ObjectiveConfig(ctc=1.0))
+
+
+def test_held_out_losses_do_not_depend_on_the_micro_batches(model: BlspModel, manifest: Manifest) -> None:
+    from blsp.data.batching import BatchingConfig
+
+    task = make_task(model, manifest)
+    batch = task.load(range(6), 0)
+    expected = task.module(batch).total.item() / batch.count
+    assert task.validate()["loss"] == pytest.approx(expected, rel=1e-5)
+    alone = make_task(model, manifest, batching=BatchingConfig(max_samples=1))
+    assert alone.validate()["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_cannot_be_read_is_left_out(model: BlspModel, manifest: Manifest) -> None:
+    (manifest.root / "1.flac").unlink()
+    (manifest.root / "4.flac").write_bytes(b"no audio")
+    task = make_task(model, manifest)
+    batch = task.load(range(6), 0)
+    whole = model(model.collate([example(manifest, i) for i in (0, 2, 3, 5)]))
+    assert batch.count == len(whole.labels)
+    assert task.module(batch).total.item() == pytest.approx(whole.loss.item() * batch.count, rel=1e-5)
+    nothing = task.load([1, 4], 0)
+    loss = task.module(nothing)
+    loss.total.backward()
+    assert (nothing.count, loss.total.item()) == (0, 0.0)
+    assert all(not p.grad.any() for p in task.module.parameters() if p.requires_grad and p.grad is not None)
+
+
+def test_shown_is_what_the_model_answers(model: BlspModel, manifest: Manifest) -> None:
+    task = make_task(model, manifest)
+    shown = task.show(2)
+    prompts = [example(manifest, i).turns for i in range(2)]
+    answers = generate_texts(model, prompts, GenerationConfig(max_new_tokens=64))
+    assert [entry["hypothesis"] for entry in shown] == answers
+    assert [entry["reference"] for entry in shown] == list(TEXTS[:2])
+
+
+def test_parts_beside_the_run_are_named_relatively(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "runs" / "tuned" / "model", tmp_path / "elsewhere"
+    inside.mkdir(parents=True)
+    outside.mkdir()
+    spec = ModelSpec("x", str(outside), str(inside), None)
+    product = Product(spec, tmp_path / "runs")
+    folder = tmp_path / "runs" / "aligned" / "model"
+    named = product.named_from(folder)
+    assert (named.llm, named.encoder) == ("../../tuned/model", str(outside))
+    assert Product(SPEC, tmp_path).named_from(folder) == SPEC
+
+
+def stage_values(tmp_path: Path, make_speech: Callable[..., np.ndarray], model: BlspModel) -> dict[str, Any]:
+    manifest = write_speech(tmp_path / "speech", make_speech)
+    write_answers(tmp_path / "answers.jsonl")
+    return {
+        "out": str(tmp_path / "run"),
+        "manifest": str(manifest),
+        "validation": str(manifest),
+        "model": write_model(tmp_path / "parts", model),
+        "training": {"batch_size": 3, "epochs": 10, "learning_rate": 3e-3, "workers": 1, "show_samples": 1},
+    }
+
+
+def losses(out: Path) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "learning_rate" in line]
+
+
+def test_the_stage_aligns_an_adapter(model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> None:
+    values = stage_values(tmp_path, make_speech, model)
+    values["speech"] = {"cache_folder": str(tmp_path / "cache"), "augmentation": {"time_masks": 1, "dropout": 0.05}}
+    values["sources"] = [
+        {"behaviour": "continuation", "share": 2, "path": str(tmp_path / "answers.jsonl")},
+        {"behaviour": "repetition"},
+    ]
+    config = build(AlignmentConfig, values, where="test")
+    plan = AlignmentStage().plan(config)
+    assert (plan.facts["samples"], plan.facts["of them repetition"], plan.facts["steps"]) == (6, 2, 20)
+    config.out.mkdir()
+    result = AlignmentStage().run(config, Silent())
+    assert (result["steps"], result["unreadable_utterances"]) == (20, 0)
+    found = losses(config.out)
+    assert found[-1] < found[0]
+    trained = load_model(resolve(str(config.out / "model")), device="cpu")
+    assert trained.adapter is not None
+    assert model.adapter is not None
+    assert not torch.equal(trained.adapter.norm.weight, model.adapter.norm.weight)
+    waveform = make_speech(1.0)
+    answer = generate_texts(trained, [[Turn("user", CONTINUE, waveform)]], GenerationConfig(max_new_tokens=5))
+    assert len(answer) == 1
+
+
+@pytest.mark.parametrize("stage", ["alignment", "translation"])
+def test_frozen_parts_may_be_bfloat16(
+    reading_model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray], stage: str
+) -> None:
+    values = stage_values(tmp_path, make_speech, reading_model)
+    values["model"]["dtype"] = "bfloat16"
+    values["training"] |= {"precision": "bfloat16", "max_steps": 2, "warmup_steps": 0}
+    if stage == "alignment":
+        objective = {"distillation": 1.0, "ctc": 1.0}
+        config = build(
+            AlignmentConfig, {**values, "sources": [{"behaviour": "asr"}], "objective": objective}, where="test"
+        )
+        config.out.mkdir()
+        result = AlignmentStage().run(config, Silent())
+    else:
+        translation = build(TranslationConfig, {**values, "lora": {"rank": 2}}, where="test")
+        translation.out.mkdir()
+        result = TranslationStage().run(translation, Silent())
+    assert np.isfinite(result["loss"])
+    assert result["skipped_steps"] == 0
+    trained = load_model(resolve(str(tmp_path / "run" / "model")), device="cpu")
+    assert trained.adapter is not None
+    assert {p.dtype for p in trained.adapter.parameters()} == {torch.float32}
+    assert reading_model.adapter is not None
+    weight = reading_model.adapter.bottleneck.fc1.weight
+    changes = (trained.adapter.bottleneck.fc1.weight - weight).abs()
+    assert 0 < changes.median() < 0.02  # finer than bfloat16 could tell
+
+
+def test_fine_tuning_for_translation_changes_every_part(
+    model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray]
+) -> None:
+    values = {**stage_values(tmp_path, make_speech, model), "lora": {"rank": 2, "alpha": 4}}
+    config = build(TranslationConfig, values, where="test")
+    config.out.mkdir()
+    result = TranslationStage().run(config, Silent())
+    plan = TranslationStage().plan(config)
+    assert result["trained_weights"] == plan.facts["trained parameters"]
+    folder = config.out / "model"
+    spec = resolve(str(folder))
+    assert (spec.encoder, spec.lora) == (str(folder / "encoder"), str(folder / "lora"))
+    trained = load_model(spec, device="cpu")
+    assert trained.encoder is not None
+    assert model.encoder is not None
+    assert not torch.equal(trained.encoder.whisper.conv1.weight, model.encoder.whisper.conv1.weight)
+    names = [name for name, p in trained.llm.named_parameters() if not torch.equal(p, model.llm.get_parameter(name))]
+    assert len(names) == 2 * 4
+    assert {name.rsplit(".", 2)[1] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    (validated,) = [line["loss"] for line in lines if line["kind"] == "validation"]
+    instruction = "Please translate the following English text into German text."
+    examples = [
+        PromptExample([Turn("user", instruction, load_audio(tmp_path / "speech" / f"{i}.flac"))], text[::-1])
+        for i, text in enumerate(TEXTS)
+    ]
+    assert trained(trained.collate(examples)).loss.item() == pytest.approx(validated, rel=1e-4)
+    again = build(TranslationConfig, {**values, "model": {"name": str(folder), "device": "cpu"}}, where="test")
+    with pytest.raises(ConfigError, match="changes its LLM already"):
+        TranslationStage().run(again, Silent())
+
+
+def test_all_that_is_fine_tuned_gets_gradient(model: BlspModel, manifest: Manifest) -> None:
+    task = make_task(model, manifest, trains_encoder=True, lora=LoraConfig(rank=2, alpha=4))
+    for name, parameter in model.llm.named_parameters():
+        if ".lora_B" in name:
+            parameter.data.normal_()
+    found = gradients(task)
+    trained = {name for name, p in task.module.named_parameters() if p.requires_grad}
+    assert set(found) == trained
+    assert any("whisper.conv1" in name for name in trained)
+    assert not any("embed_positions" in name for name in trained)
+    assert all(gradient.abs().max() > 0 for name, gradient in found.items() if "k_proj.bias" not in name)
