@@ -32,7 +32,8 @@ def shipped_configs() -> dict[str, Path]:
     folder = config_folder()
     if folder is None:
         return {}
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    paths = (path for path in sorted(folder.rglob("*.yaml")) if path.name[0] != "_")  # `_NAME` is a base of others
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
 
 def find_config(name: str) -> Path:

@@ -127,8 +127,9 @@ def plan_jobs(recipe: Recipe) -> list[tuple[Job, Plan]]:
 
 
 def _is_made(path: Path, made: set[Path]) -> bool:
-    """Whether an earlier job makes the file, or the folder it is in."""
-    return any(parent in made for parent in (path.absolute(), *path.absolute().parents))
+    """Whether an earlier job makes the file or folder, what it is in, or something in it."""
+    path = path.absolute()
+    return any(path == other or path in other.parents or other in path.parents for other in made)
 
 
 def run_jobs(

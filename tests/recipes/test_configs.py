@@ -1,0 +1,80 @@
+"""Every shipped config is read, checked and planned, as `voicechat train --dry-run` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blsp.stages.pipeline import Job, load_recipe, plan_jobs
+from voicechat.training import shipped_configs
+
+CONFIGS = shipped_configs()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # nothing may depend on the working directory
+    for name in ("VOICECHAT_DATA", "VOICECHAT_RUNS", "CORPORA", "TARGET", "LANGUAGE", "PAPER", "LLM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_valid_and_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(CONFIGS[name])
+    assert recipe.header["about"]
+    assert recipe.jobs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str, tmp_path: Path) -> None:
+    plans = plan_jobs(load_recipe(CONFIGS[name]))
+    for job, plan in plans:
+        for problem in plan.problems:  # data of others may be missing, nothing else
+            assert problem.endswith("is not there."), (job.name, problem)
+            assert "runs/" not in problem or len(plans) == 1 or "paper/" in problem, (job.name, problem)
+    assert list(tmp_path.iterdir()) == []
+
+
+def paper_plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
+    return {job.name: dict(plan.facts) for job, plan in plan_jobs(load_recipe(CONFIGS["paper/pipeline"]))}
+
+
+def jobs(name: str) -> dict[str, Job]:
+    return {job.name: job for job in load_recipe(CONFIGS[name]).jobs}
+
+
+def test_the_paper_is_planned_to_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = paper_plans(monkeypatch)
+    assert plans["speech"]["utterances"] == 281_241 + 8_282_988 + 232_975 == 8_797_204
+    assert plans["instruct"]["samples"] == 52_002
+    assert plans["instruct"]["steps"] == 3 * -(-52_002 // 128)
+    for run in ("blsp", "blsp_rp", "asr_pretraining", "ctc"):
+        assert plans[run]["samples"] == 8_797_204
+        assert plans[run]["samples per step"] == 768
+        assert plans[run]["steps"] == -(-8_797_204 // 768) == 11_455
+    assert plans["blsp_rp"]["of them repetition"] == 879_720
+    assert plans["blsp_rp"]["of them continuation"] == 7_917_484
+    assert plans["blsp"]["of them continuation"] == 8_797_204
+    assert plans["instruct"]["trained parameters"] == 6_738_415_616
+
+
+def test_the_paper_is_trained_with_its_settings() -> None:
+    found = jobs("paper/pipeline")
+    instruct, blsp = found["instruct"].config, found["blsp"].config
+    assert instruct.lora is None
+    assert (instruct.training.epochs, instruct.training.batch_size) == (3, 128)
+    assert blsp.model.spec().encoder == "openai/whisper-small"
+    assert (blsp.model.kernel_sizes, blsp.model.bottleneck_dim, blsp.model.readout) == ((5, 5, 5), 512, "frames")
+    assert (blsp.training.epochs, blsp.training.learning_rate, blsp.training.warmup_steps) == (1, 5e-5, 1000)
+    assert blsp.model.spec().template == "paper"
+    assert [task.name for task in found["evaluate_blsp"].config.tasks if task.kind == "translation"] == [
+        *(f"covost_{code}" for code in ("ca", "de", "id", "sl", "sv")),
+        *(f"mustc_{code}" for code in ("de", "es", "fr", "it", "nl", "pt", "ro", "ru")),
+        *("bstc", "mslt_de", "mslt_fr"),
+    ]
+    translation = jobs("paper/translation")
+    lora = translation["from_blsp"].config.lora
+    assert (lora.rank, lora.alpha, lora.modules) == (16, 16, ("q_proj", "k_proj", "v_proj", "o_proj"))
+    assert translation["from_nothing"].config.model.adapter == "new"
+    assert translation["from_asr"].config.train_encoder
