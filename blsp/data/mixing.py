@@ -39,7 +39,7 @@ def assign(
 
     Args:
         n_utterances: How many there are.
-        shares: Relative share of each source, to three digits.
+        shares: Relative share of each source, to six digits.
         seed: Start of the order.
         epoch: Number of the epoch.
         available: Whether a source has an answer for an utterance, bool (sources, n_utterances). Utterances of
@@ -62,14 +62,15 @@ def assign(
 def _fractions(shares: Sequence[float]) -> list[Fraction]:
     if not shares or min(shares) < 0 or sum(shares) <= 0:
         raise ValueError(f"`shares` must be at least 0 and not all 0, but are {list(shares)} instead.")
-    fractions = [Fraction(share).limit_denominator(1000) for share in shares]
+    fractions = [Fraction(share).limit_denominator(1_000_000) for share in shares]
     return [fraction / sum(fractions) for fraction in fractions]
 
 
 def _stride(period: int) -> int:
     """How far an epoch is from the one before, in parts of a round: all of them come, and neighbours lie apart."""
-    wanted = period * _GOLDEN
-    return min((i for i in range(1, period + 1) if math.gcd(i, period) == 1), key=lambda i: abs(i - wanted))
+    wanted = round(period * _GOLDEN)
+    near = (wanted + sign * distance for distance in range(period + 1) for sign in (1, -1))
+    return next(stride for stride in near if 1 <= stride <= period and math.gcd(stride, period) == 1)
 
 
 def _fall_back(chosen: npt.NDArray[np.int8], available: npt.NDArray[np.bool_], counts: Sequence[int]) -> None:
@@ -91,7 +92,9 @@ def _fall_back(chosen: npt.NDArray[np.int8], available: npt.NDArray[np.bool_], c
             if path is None:
                 chosen[waiting] = max(own, key=lambda source: counts[source])
                 break
-            movers = [np.flatnonzero((chosen == start) & (kinds >> end & 1 == 1)) for start, end in itertools.pairwise(path)]
+            movers = [
+                np.flatnonzero((chosen == start) & (kinds >> end & 1 == 1)) for start, end in itertools.pairwise(path)
+            ]
             n = min(len(waiting), int(room[path[-1]]), *map(len, movers))
             for found, end in zip(movers, path[1:]):
                 chosen[found[:n]] = end

@@ -39,10 +39,17 @@ def test_uneven_shares_leave_no_utterance_with_one_source_for_long() -> None:
         (7, [0.9, 0.1], [6, 1]),
         (3, [0, 1], [0, 3]),
         (0, [1, 2], [0, 0]),
+        (10_000, [1, 0.0001], [9999, 1]),
+        (1_000_000, [0.123457, 0.333331, 0.543212], [123_457, 333_331, 543_212]),
     ],
 )
 def test_counts_follow_the_largest_remainder(n: int, shares: list[float], counts: list[int]) -> None:
     assert exact_counts(n, shares) == counts
+
+
+def test_shares_of_many_digits_are_assigned_too() -> None:
+    sources = assign(1000, [0.123457, 0.333331, 0.543212], seed=0, epoch=5)
+    assert np.bincount(sources).tolist() == [124, 333, 543]
 
 
 def test_the_assignment_depends_on_seed_and_epoch_only() -> None:
