@@ -12,6 +12,7 @@ BlspError                     something went wrong; `hint` names the way out
 ├── ConfigError               a config that cannot be used
 ├── DataError                 training or evaluation data that is missing or damaged
 ├── TrainingDivergedError     training whose loss is beyond repair
+├── EndpointError             a language model behind an address that fails or answers nonsense
 └── ContextFullError          a single turn longer than the LLM's context
 """
 
@@ -73,6 +74,10 @@ class DataError(BlspError):
 
 class TrainingDivergedError(BlspError):
     """Training whose loss is beyond repair: too many steps in a row had to be skipped."""
+
+
+class EndpointError(BlspError):
+    """A language model behind an address that fails, or answers what cannot be read."""
 
 
 class ContextFullError(BlspError):
