@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -35,10 +35,15 @@ from blsp.training.processes import (
 )
 from blsp.training.run_log import RunLog
 from blsp.training.schedule import learning_rate
-from blsp.training.task import TrainingTask
+from blsp.training.task import LossSum, TrainingTask
 
 CHECKPOINTS, BEST, MODEL = "checkpoints", "best", "model"
 """Folders in the run folder: where training can go on, and what `task.save` wrote at the best and at the last step."""
+N = TypeVar("N")
+Sums = dict[str, tuple[N, int]]
+"""By name: something summed up, and over how many units."""
+_WHOLE_LOSS = ""
+"""Name of the loss itself among the sums of its parts."""
 
 
 def train(
@@ -84,8 +89,15 @@ class _Outcome:
     is_interrupted: bool
     """Whether any process was asked to stop."""
     is_out_of_time: bool
-    parts: dict[str, tuple[float, int]]
+    parts: Sums[float]
     """Sums and units of the parts of the loss, in this process only."""
+
+
+def _add_loss(sums: Sums[Tensor | float], loss: LossSum, count: int) -> None:
+    """Add a micro-batch's loss and its parts, on their device: the model does not wait until they are read."""
+    for name, part in {_WHOLE_LOSS: loss.total, **loss.parts}.items():
+        total, units = sums.get(name, (0.0, 0))
+        sums[name] = (total + part.detach(), units + count)
 
 
 class _Training:
@@ -157,7 +169,7 @@ class _Training:
         """Change the weights by the gradient of one global batch, if it is sound."""
         self.engine.set_learning_rate(learning_rate(self.config, step.number, self.plan.total))
         (units,) = sum_over_processes([sum(m.batch.count for m in step.micro_batches if m.counts)])
-        sums: dict[str, tuple[Tensor | float, int]] = {}
+        sums: Sums[Tensor | float] = {}
         for micro_batch in step.micro_batches:
             self.engine.seed(self.seed, step.number, micro_batch.number)
             # Gradients are averaged over the processes, so that a sum is a mean times their number.
@@ -165,19 +177,14 @@ class _Training:
             is_last = micro_batch is step.micro_batches[-1]
             loss = self.engine.add_gradient(micro_batch.batch, scale, is_last=is_last)
             if micro_batch.counts:
-                for name, part in {
-                    **loss.parts,
-                    "": loss.total,
-                }.items():  # summed on the device, which is not waited for
-                    total, count = sums.get(name, (0.0, 0))
-                    sums[name] = (total + part.detach(), count + micro_batch.batch.count)
+                _add_loss(sums, loss, micro_batch.batch.count)
         outcome = self._agree({name: (float(total), count) for name, (total, count) in sums.items()}, int(units))
         self._apply(step.number + 1, outcome)
         return outcome
 
-    def _agree(self, parts: dict[str, tuple[float, int]], units: int) -> _Outcome:
+    def _agree(self, parts: Sums[float], units: int) -> _Outcome:
         """Make of this process's sums what all processes decide by."""
-        total, _ = parts.pop("", (0.0, 0))
+        total, _ = parts.pop(_WHOLE_LOSS, (0.0, 0))
         norm = self.engine.clip_gradient()
         limit = self.config.max_minutes
         is_late = self.is_main and limit is not None and self._seconds() >= 60 * limit
@@ -216,7 +223,8 @@ class _Training:
         progress.waited += step.waited
         rates = window.rates()
         self.log.advance(progress.step, self.plan.total, {"loss": outcome.loss, **rates})
-        if self._is_due(self.config.log_every) or progress.step == self.plan.total:
+        is_last = progress.step == self.plan.total or outcome.is_out_of_time
+        if self._is_due(self.config.log_every) or is_last:
             self.log.note(
                 "training",
                 progress.step,
@@ -231,7 +239,7 @@ class _Training:
                     **rates,
                 },
             )
-            progress.loss = window.loss
+            progress.loss = window.loss if window.loss_units else None
             self.window = Window()
 
     def _report(self) -> None:
