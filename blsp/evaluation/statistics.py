@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from blsp.evaluation.metric_counts import Array, UtteranceStatistics
-from blsp.evaluation.scores import Comparison, Score
+from blsp.evaluation.scores import Comparison, Hypothesis, Score
 
 CONFIDENCE = 0.95
 _CELLS_AT_ONCE = 4_000_000
@@ -49,11 +49,7 @@ def bootstrap_interval(
     statistics: UtteranceStatistics, config: ResamplingConfig | None = None
 ) -> tuple[float, float] | None:
     """Ends of the 95 % interval of a score by the percentile bootstrap; None for fewer than two utterances."""
-    config = config or ResamplingConfig()
-    if statistics.n < 2:
-        return None
-    scores = [statistics.corpus_score(weights @ statistics.counts) for weights in _resamples(statistics.n, config)]
-    return _interval(np.concatenate(scores))
+    return None if statistics.n < 2 else _interval(_resampled_scores(statistics, config or ResamplingConfig()))
 
 
 def paired_test(a: UtteranceStatistics, b: UtteranceStatistics, config: ResamplingConfig | None = None) -> PairedTest:
@@ -102,6 +98,61 @@ def make_score(
     )
 
 
+def make_mean_score(
+    system: str,
+    task: str,
+    parts: Sequence[UtteranceStatistics],
+    config: ResamplingConfig | None = None,
+    **details: object,
+) -> Score:
+    """The mean of one metric over several test sets, each of the same weight, as of BLEU over directions.
+
+    Test sets are resampled apart from each other; `n` is their sum.
+
+    Raises:
+        ValueError: There is no test set, the metrics differ, or a score is undefined.
+    """
+    config = config or ResamplingConfig()
+    if len({part.metric for part in parts}) != 1:
+        raise ValueError(f"`parts` must be of one metric, but are of {[part.metric for part in parts]} instead.")
+    scores = [make_score(system, task, part, config, **details) for part in parts]
+    low, high = None, None
+    if all(part.n > 1 for part in parts):
+        apart = [replace(config, seed=config.seed + i) for i in range(len(parts))]
+        resampled = [_resampled_scores(part, own) for part, own in zip(parts, apart)]
+        low, high = _interval(np.mean(resampled, axis=0))
+    value = sum(score.value for score in scores) / len(scores)
+    return replace(scores[0], value=value, low=low, high=high, n=sum(part.n for part in parts))
+
+
+def worst_answers(
+    hypotheses: Sequence[Hypothesis], statistics: UtteranceStatistics, *, limit: int = 20
+) -> list[Hypothesis]:
+    """The answers with the worst scores of their own, worst first; what cannot be scored alone is left out.
+
+    Args:
+        hypotheses: Answers.
+        statistics: Counts of the same answers, in the same order.
+        limit: How many.
+
+    Returns:
+        Answers, with their own score in `extra` under the name of the metric.
+
+    Raises:
+        ValueError: The numbers of answers differ.
+    """
+    if len(hypotheses) != statistics.n:
+        raise ValueError(f"`statistics` must be of {len(hypotheses)} utterances, but are of {statistics.n} instead.")
+    scores = statistics.corpus_score(statistics.counts)
+    size = statistics.counts.sum(axis=1)  # of two that are as bad, the longer one says more
+    sign = 1 if statistics.higher_is_better else -1
+    order = sorted(np.flatnonzero(~np.isnan(scores)).tolist(), key=lambda i: (sign * scores[i], -size[i]))
+    return [
+        replace(hypotheses[i], extra={**hypotheses[i].extra, statistics.metric: float(scores[i])})
+        for i in order[:limit]
+    ]
+
+
 def compare_systems(
     task: str, systems: Mapping[str, UtteranceStatistics], config: ResamplingConfig | None = None
 ) -> list[Comparison]:
@@ -146,6 +197,11 @@ def _randomisation_p_value(a: UtteranceStatistics, b: UtteranceStatistics, confi
         as_large += int((~(differences < observed)).sum())  # also where there is no score
         tried += len(chosen)
     return as_large / tried if exact else (as_large + 1) / (tried + 1)
+
+
+def _resampled_scores(statistics: UtteranceStatistics, config: ResamplingConfig) -> Array:
+    """Score of each resample, float64 (R,)."""
+    return np.concatenate([statistics.corpus_score(w @ statistics.counts) for w in _resamples(statistics.n, config)])
 
 
 def _resamples(n: int, config: ResamplingConfig) -> Iterator[Array]:

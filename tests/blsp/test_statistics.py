@@ -19,13 +19,16 @@ from blsp.evaluation.metric_counts import (
     word_error_statistics,
 )
 from blsp.evaluation.metrics import sacrebleu
+from blsp.evaluation.scores import Hypothesis
 from blsp.evaluation.statistics import (
     ResamplingConfig,
     bootstrap_interval,
     compare_systems,
     holm,
+    make_mean_score,
     make_score,
     paired_test,
+    worst_answers,
 )
 
 
@@ -198,3 +201,33 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_mean_of_test_sets_weighs_them_alike() -> None:
+    many, few = accuracy_statistics([True, False] * 200), accuracy_statistics([True, True, True, False])
+    score = make_mean_score("s", "slu", [many, few], ResamplingConfig(n_resamples=20_000), data="all")
+    assert (score.value, score.n, score.details) == (62.5, 404, {"data": "all"})
+    deviation = ((100 * 0.5 / 400**0.5) ** 2 + (100 * (0.75 * 0.25 / 4) ** 0.5) ** 2) ** 0.5 / 2
+    assert score.low is not None
+    assert score.high is not None
+    assert score.high - score.low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    assert make_mean_score("s", "slu", [many, accuracy_statistics([True])]).low is None
+    with pytest.raises(ValueError, match=r"`parts` must be of one metric, but are of \['accuracy', 'm'\] instead"):
+        make_mean_score("s", "slu", [many, mean_statistics([1.0], metric="m")])
+
+
+def test_the_worst_answers_come_first_and_say_how_bad_they_are() -> None:
+    references = ["a b c", "a", "a b c d", "", "a b"]
+    texts = ["a b c", "x", "w x y z", "spoken", "a x"]
+    hypotheses = [Hypothesis("s", "t", str(i), r, h) for i, (r, h) in enumerate(zip(references, texts))]
+    counted = word_error_statistics(references=references, hypotheses=texts)
+    worst = worst_answers(hypotheses, counted, limit=3)
+    assert [(h.utterance_id, h.extra) for h in worst] == [
+        ("2", {"WER": 100.0}),
+        ("1", {"WER": 100.0}),
+        ("4", {"WER": 50.0}),
+    ]
+    right = accuracy_statistics([True, False, True, True, True])
+    assert worst_answers(hypotheses, right, limit=1)[0].utterance_id == "1"
+    with pytest.raises(ValueError, match=r"`statistics` must be of 4 utterances, but are of 5 instead"):
+        worst_answers(hypotheses[:4], counted)
