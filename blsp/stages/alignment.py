@@ -44,7 +44,8 @@ class AlignmentConfig(SpeechTrainingConfig):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the loss is a sum of."""
     case: Case = "keep"
-    """Spelling of transcripts in distillation and CTC: as in the manifest, lower case, or true case by `spelling`."""
+    """Spelling of transcripts in distillation and CTC: as in the manifest, lower case, lower case where they are all in
+    capitals (auto), or true case without punctuation by `spelling`."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
 
@@ -52,6 +53,8 @@ class AlignmentConfig(SpeechTrainingConfig):
         super().__post_init__()
         if not self.sources:
             raise ValueError("`sources` must name at least one behaviour, but is empty instead.")
+        if (self.case == "true") != bool(self.spelling):
+            raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
         if self.objective.ctc > 0 and self.model.adapter == "new" and self.model.readout == "frames":
             raise ValueError("`objective.ctc` needs an adapter with a CTC head, but `model.readout` is 'frames'.")
 

@@ -37,7 +37,8 @@ class CtcConfig(SpeechTrainingConfig):
     negatives: int = 1000
     """Tokens that are in no transcript, but compete in `token_embeddings`."""
     case: Case = "keep"
-    """Spelling of transcripts: as in the manifest, lower case, or true case by `spelling`."""
+    """Spelling of transcripts: as in the manifest, lower case, lower case where they are all in capitals (auto), or
+    true case without punctuation by `spelling`."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
     normalizer: str = "whisper-english"
@@ -47,6 +48,8 @@ class CtcConfig(SpeechTrainingConfig):
         super().__post_init__()
         if self.head == "token_embeddings" and self.model.adapter == "new" and self.model.readout == "frames":
             raise ValueError("`head: token_embeddings` needs an adapter that reads: set `model.readout: ctc_expected`.")
+        if (self.case == "true") != bool(self.spelling):
+            raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
         if self.negatives < 0:
             raise ValueError(f"`negatives` must be at least 0, but is {self.negatives} instead.")
 

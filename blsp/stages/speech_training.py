@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -182,7 +182,9 @@ def make_product(config: SpeechTrainingConfig, stage: str) -> Product:
         "samples_per_step": config.training.batch_size,
         "learning_rate": config.training.learning_rate,
     }
-    return Product(config.model.spec(), config.out.absolute().parent, facts)
+    spec = config.model.spec()
+    spec = replace(spec, about=f"Trained by the stage {stage}")
+    return Product(spec, config.out.absolute().parent, facts)
 
 
 @dataclass(frozen=True)
