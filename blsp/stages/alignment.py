@@ -106,9 +106,11 @@ def with_behaviours(plan: Plan, config: AlignmentConfig) -> Plan:
 
     sources = assign(samples, [source.share for source in config.sources], config.seed, 0)
     counts = np.bincount(sources, minlength=len(config.sources)).tolist()
-    facts = {f"of them {source.behaviour}": count for source, count in zip(config.sources, counts)}
-    head = {name: plan.facts[name] for name in ("samples",)}
-    return replace(plan, facts={**head, **facts, **{k: v for k, v in plan.facts.items() if k not in head}})
+    facts: dict[str, str | int | float] = {"samples": samples}
+    for source, count in zip(config.sources, counts):
+        name = f"of them {source.behaviour}"
+        facts[name] = int(facts.get(name, 0)) + count
+    return replace(plan, facts={**facts, **plan.facts})
 
 
 def run_alignment(
