@@ -272,4 +272,4 @@ def choose_trained(model: BlspModel, options: AlignmentOptions) -> None:
         encoder.float().whisper.requires_grad_(True)
         encoder.whisper.embed_positions.requires_grad_(False)  # sinusoids, which Whisper never trains
     if options.lora is not None:
-        add_lora(model.llm, options.lora)
+        add_lora(model.llm, options.lora, seed=options.seed)

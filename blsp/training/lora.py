@@ -27,19 +27,27 @@ class LoraConfig:
     """Last part of the names of the linear layers that are changed."""
 
 
-def add_lora(llm: nn.Module, config: LoraConfig) -> None:
+def add_lora(llm: nn.Module, config: LoraConfig, *, seed: int = 0) -> None:
     """Put trainable low-rank matrices, float32, into an LLM, in place; everything else in it is frozen.
+
+    Args:
+        llm: The LLM, which at first answers as before.
+        config: Which matrices, and how large.
+        seed: Start of the random numbers that half of them begin with.
 
     Raises:
         UnsupportedError: peft is not installed, or the LLM has no such layers.
     """
+    import torch
+
     try:
         from peft import inject_adapter_in_model
     except ImportError as error:
         raise UnsupportedError("LoRA needs the package peft.", hint="pip install 'voicechat[train]'") from error
     llm.requires_grad_(False)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            torch.manual_seed(seed)
             warnings.simplefilter("ignore")  # peft warns of tied embeddings, which are not touched
             inject_adapter_in_model(_peft_config(config), llm)
     except ValueError as error:

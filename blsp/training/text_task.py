@@ -123,7 +123,7 @@ class TextTask:
         if options.lora is None:
             model.llm.requires_grad_(True)
         else:
-            add_lora(model.llm, options.lora)
+            add_lora(model.llm, options.lora, seed=options.seed)
         self.module: nn.Module = TextModule(model, checkpoint_activations=options.checkpoint_activations)
         self._pairs, self._held_out = data.training, data.held_out
         self._samples = self._by_length(self._pairs)

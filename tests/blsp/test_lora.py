@@ -76,6 +76,19 @@ def test_changes_of_another_llm_are_refused(
         merge_lora(LlamaForCausalLM(config), tmp_path)
 
 
+def test_the_seed_decides_how_the_matrices_begin(tiny_llm: LlamaForCausalLM) -> None:
+    def first(seed: int) -> torch.Tensor:
+        llm = copy.deepcopy(tiny_llm)
+        add_lora(llm, CONFIG, seed=seed)
+        return next(p for name, p in llm.named_parameters() if ".lora_A" in name)
+
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    assert torch.equal(first(3), first(3))
+    assert not torch.equal(first(3), first(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_more_than_plain_lora_is_refused(tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
     save_lora(tmp_path, changed, CONFIG)
     facts = json.loads((tmp_path / CONFIG_NAME).read_text())
