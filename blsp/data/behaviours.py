@@ -104,6 +104,8 @@ def usable(line: BehaviourLine) -> bool:
 
 def _loops(words: Sequence[str]) -> bool:
     """Whether a stretch of words comes three times in a row somewhere, and fills nine words or more."""
+    if len(words) - len(set(words)) < _LOOP_MIN_WORDS - _LOOP_MIN_WORDS // 3:  # such a loop repeats six words or more
+        return False
     for period in range(1, min(_LOOP_MAX_WORDS, len(words) // 3) + 1):
         run = 0
         for word, later in zip(words, words[period:]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -32,16 +32,16 @@ class StepPlan:
     def __init__(self, task: TrainingTask, config: TrainingConfig) -> None:
         self._task = task
         self._starts = [0]  # number of each epoch's first step, and of the one after the last
-        self._latest: tuple[int, list[Step]] = (-1, [])
+        self._latest: tuple[int, Sequence[Step]] = (-1, [])
         limit = config.max_steps
         while len(self._starts) <= config.epochs and (limit is None or self._starts[-1] < limit):
             self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
         self.total = self._starts[-1] if limit is None else min(limit, self._starts[-1])
 
-    def _epoch(self, epoch: int) -> list[Step]:
+    def _epoch(self, epoch: int) -> Sequence[Step]:
         if self._latest[0] != epoch:
-            self._latest = (epoch, list(self._task.epoch(epoch)))
-        if not self._latest[1]:
+            self._latest = (epoch, self._task.epoch(epoch))
+        if len(self._latest[1]) == 0:
             raise DataError(f"There is nothing to train on: epoch {epoch + 1} has 0 samples.")
         return self._latest[1]
 

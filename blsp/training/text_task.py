@@ -20,6 +20,7 @@ from blsp.decoding import GenerationConfig
 from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, collate
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import TokenSegment
+from blsp.pretrained import quiet_transformers
 from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses
 from blsp.training.lora import LoraConfig, add_lora, merged_state
@@ -175,8 +176,9 @@ class TextTask:
         plain.load_state_dict(state, assign=True)
         plain.tie_weights()
         plain.generation_config = llm.generation_config
-        plain.save_pretrained(folder)
-        self._model.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            plain.save_pretrained(folder)
+            self._model.tokenizer.save_pretrained(folder)
         spec = replace(self._product.named_from(folder), llm="./", lora=None)
         write_checkpoint_spec(folder, spec, has_adapter=False)
 
