@@ -1,0 +1,56 @@
+"""The smoke pipeline as a user runs it: all stages of the paper, on the embedded model, on generated speech."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blsp.embedded import LLM, WHISPER, part_state
+from blsp.storage import damaged_files
+
+ROOT = Path(__file__).parents[2]
+STEPS = (
+    "speech instructions instruct behaviours held_out_behaviours ctc blsp blsp_rp asr_pretraining distillation "
+    "translation evaluation"
+).split()
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "voicechat", "train", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_stage_runs_and_is_skipped_the_second_time(tmp_path: Path) -> None:
+    if any(part_state(part) != "ready" for part in (WHISPER, LLM)):
+        pytest.skip("the embedded weights are not there: voicechat models download embedded")
+    for package in ("hibari", "peft", "sacrebleu"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    out = f"out={tmp_path}/smoke"
+    first = train("smoke/pipeline", out, "--json")
+    assert first.returncode == 0, first.stderr
+    results = json.loads(first.stdout)
+    assert list(results) == STEPS
+    assert results["speech"]["utterances"] == 32
+    assert results["behaviours"]["lines"] == 48
+    for step in ("ctc", "blsp", "blsp_rp", "asr_pretraining", "distillation"):
+        assert results[step]["steps"] == 3, step
+        assert results[step]["skipped_steps"] == 0, step
+        assert 0 < results[step]["validation"]["loss"] < 20, step
+        assert damaged_files(tmp_path / "smoke" / step / "checkpoints" / "step-00000003", hashes=True) == []
+    assert (tmp_path / "smoke/translation/model/lora").is_dir()
+    assert {"asr_wer", "translation_bleu", "classification_accuracy"} <= results["evaluation"].keys()
+    assert len((tmp_path / "smoke/evaluation/hypotheses.jsonl").read_text().splitlines()) == 12
+
+    again = train("smoke/pipeline", out, "--json")
+    assert json.loads(again.stdout) == results
+    assert [line.partition(": done before")[0] for line in again.stderr.splitlines()] == STEPS
