@@ -116,6 +116,11 @@ def _known_characters() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
+def format_number(value: float, decimals: int) -> str:
+    """A number with a true minus sign."""
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
 def series_style(number: int) -> tuple[str, str]:
     """Colour and marker of a series."""
     return SERIES_COLOURS[number % len(SERIES_COLOURS)], SERIES_MARKERS[number % len(SERIES_MARKERS)]

@@ -32,7 +32,7 @@ def tsne(groups: Sequence[Tensor], *, seed: int = 0, perplexity: float = PERPLEX
     Source: paper, figures 1 and 3; van der Maaten and Hinton 2008.
     """
     try:
-        from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+        from sklearn.manifold import TSNE
     except ImportError as error:
         raise UnsupportedError(
             "t-SNE needs scikit-learn, which is not installed.", hint="pip install 'voicechat[eval]'"

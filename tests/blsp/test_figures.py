@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from blsp.analysis.charts import Series, bar_chart, line_charts
 from blsp.analysis.data_size import Curve, CurvePoint
 from blsp.analysis.drawing import SERIES_COLOURS, Labels, printable, series_style
-from blsp.analysis.figures import PointMap, Series, bar_chart, line_charts, representation_maps, similarity_maps
+from blsp.analysis.figures import PointMap, representation_maps, similarity_maps
 from blsp.analysis.nearest_tokens import FrameMatch, TokenMatch, UtteranceMatch
 from blsp.analysis.similarity import similarity_between_instructions
 from blsp.analysis.token_picture import FRAMES_PER_LINE, token_picture
