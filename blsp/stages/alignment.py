@@ -96,16 +96,13 @@ def alignment_inputs(config: AlignmentConfig) -> list[Path]:
 
 
 def with_behaviours(plan: Plan, config: AlignmentConfig) -> Plan:
-    """The plan with how many utterances of the first epoch have each behaviour."""
+    """The plan with how many utterances of an epoch have each behaviour."""
     samples = plan.facts.get("samples")
     if not isinstance(samples, int):
         return plan
-    import numpy as np
+    from blsp.data.mixing import exact_counts
 
-    from blsp.data.samples import assign
-
-    sources = assign(samples, [source.share for source in config.sources], config.seed, 0)
-    counts = np.bincount(sources, minlength=len(config.sources)).tolist()
+    counts = exact_counts(samples, [source.share for source in config.sources])
     facts: dict[str, str | int | float] = {"samples": samples}
     for source, count in zip(config.sources, counts):
         name = f"of them {source.behaviour}"

@@ -68,6 +68,7 @@ def test_plan_counts_without_loading_or_writing(config: BehavioursConfig) -> Non
     assert stage.outputs(config) == [config.out / "behaviours.jsonl"]
 
 
+@pytest.mark.slow
 def test_plan_of_the_paper_counts_what_is_expected(tmp_path: Path) -> None:
     """8.8 million continuations (section 4.1) without corpora, weights or network."""
     paper = ModelConfig(name="paper", llm=str(tmp_path / "instruct" / "model"))

@@ -44,6 +44,7 @@ def test_lines_come_out_in_order_and_the_parts_go(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_part_cut_off_at_any_byte_is_completed(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     fill(LineStore(path, 6))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
 
+ASSETS = Path(__file__).parents[1] / "assets"
 WIDTH = 16
 
 
@@ -79,3 +81,18 @@ def test_what_cannot_be_matched_is_refused(tiny_model: BlspModel) -> None:
     text_model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
     with pytest.raises(UnsupportedError, match="no encoder or no adapter"):
         match_tokens(text_model, np.zeros(16_000, dtype=np.float32))
+
+
+@pytest.mark.slow
+def test_the_shipped_adapter_puts_words_where_they_are_said() -> None:
+    from blsp.audio import load_audio
+    from blsp.embedded import PARTS, part_state
+    from blsp.pretrained import load_model, resolve
+
+    if any(part_state(part) == "missing" for part in PARTS):
+        pytest.skip("the embedded weights are not on this machine: voicechat models download embedded")
+    model = load_model(resolve("embedded"), device="cpu")
+    found = match_tokens(model, load_audio(ASSETS / "capital_of_france.flac"))
+    assert found.read_text == "what is the capital of France"
+    capital = next(frame for frame in found.frames if frame.nearest[0].text == "capital")
+    assert 1.0 < capital.seconds < 1.6  # where it is spoken

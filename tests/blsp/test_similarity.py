@@ -91,6 +91,21 @@ def test_a_deaf_and_a_perfect_system_are_told_apart() -> None:
     assert float(ignoring.found_transcripts.values.max()) < 0.2
 
 
+def test_around_the_mean_a_direction_that_all_states_share_does_not_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = ("CW", "SA")
+    text = torch.randn(2, 40, 16, generator=generator)
+    text = text - text.mean(dim=(0, 1))
+    speech = text + 0.1 * torch.randn(2, 40, 16, generator=generator)
+    shared = 20 * torch.ones(16)
+    plain = measure_alignment(PromptReadings(names, speech, None), PromptReadings(names, text, None))
+    moved = PromptReadings(names, speech + shared, None), PromptReadings(names, text + shared, None)
+    assert float(measure_alignment(*moved).strangers.values.min()) > 0.99
+    centred = measure_alignment(*moved, centred=True)
+    for name in ("speech_instructions", "modalities", "strangers"):
+        np.testing.assert_allclose(getattr(centred, name).values, getattr(plain, name).values, atol=1e-4)
+
+
 def test_token_measures_come_with_distributions() -> None:
     p = torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]).log()
     reading = PromptReadings(("CW",), torch.randn(1, 2, 4), p)
@@ -111,5 +126,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         found_instructions(one, one)
     with pytest.raises(ValueError, match="at least one utterance"):
         estimate(torch.ones(2, 0))
+    with pytest.raises(ValueError, match=r"must be of shape \(1, 2, 2\)"):
+        measure_alignment(PromptReadings(("CW",), two, None), PromptReadings(("CW",), one, None))
     with pytest.raises(ValueError, match="must be read under"):
         measure_alignment(PromptReadings(("CW",), two, None), PromptReadings(("SA",), two, None))

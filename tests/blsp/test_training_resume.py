@@ -52,6 +52,7 @@ def kill_and_compare(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     return outcome
 
 
+@pytest.mark.slow
 def test_three_kills(tmp_path: Path) -> None:
     kill_and_compare(tmp_path, kills=3, seed=1)
 
