@@ -78,7 +78,7 @@ def measure_alignment(
         seed: Start of the bootstrap.
 
     Raises:
-        ValueError: The readings are of different utterances or instructions.
+        ValueError: The readings are of different utterances or instructions, or of fewer than 2 utterances.
     """
     if speech.names != text.names:
         raise ValueError(f"`text` must be read under {speech.names}, but is read under {text.names} instead.")

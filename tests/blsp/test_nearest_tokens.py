@@ -16,7 +16,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 WIDTH = 16
 
 
-def hearing(model: BlspModel, readout: str, wanted: list[int], make_speech: Callable[..., np.ndarray]) -> BlspModel:
+def hearing(model: BlspModel, readout: str, wanted: list[int]) -> BlspModel:
     """A model whose adapter gives each of the first frames the direction of a wanted token's embedding."""
     adapter = Adapter(AdapterConfig(WIDTH, WIDTH, bottleneck_dim=WIDTH // 2, readout=readout)).eval()  # type: ignore[arg-type]
     tokens = model.llm.get_input_embeddings().weight
@@ -33,7 +33,7 @@ def hearing(model: BlspModel, readout: str, wanted: list[int], make_speech: Call
 
 def test_each_frame_finds_its_token(tiny_model: BlspModel, make_speech: Callable[..., np.ndarray]) -> None:
     wanted = tiny_model.tokenizer("Please repeat the following words", add_special_tokens=False).input_ids
-    found = match_tokens(hearing(tiny_model, "frames", wanted, make_speech), make_speech(2.0), k=2)
+    found = match_tokens(hearing(tiny_model, "frames", wanted), make_speech(2.0), k=2)
     assert found.frame_seconds == 0.16
     assert len(found.frames) == 13  # ceil(100 / 8)
     assert [frame.seconds for frame in found.frames[:3]] == [0.0, 0.16, 0.32]
@@ -53,7 +53,7 @@ def test_a_ctc_head_reads_each_token_once(tiny_model: BlspModel, make_speech: Ca
     wanted = tokenizer("Please repeat the capital", add_special_tokens=False).input_ids
     doubled = [token_id for token_id in wanted for _ in (0, 1)]
     assert len(doubled) < 25
-    model = hearing(tiny_model, "ctc_expected", doubled, make_speech)
+    model = hearing(tiny_model, "ctc_expected", doubled)
     assert model.adapter is not None
     assert model.adapter.ctc is not None
     with torch.no_grad():
