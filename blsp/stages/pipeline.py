@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.config import Values, build, merge, override, read_config_file
-from blsp.errors import ConfigError
+from blsp.errors import ConfigError, DataError
 from blsp.stages.base import Plan, Silent, Stage, StageConfig, Watcher
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
@@ -169,6 +169,12 @@ def run_jobs(
 
 
 def _begin(job: Job, fingerprints: Fingerprints, watcher: Watcher, *, force: bool) -> State:
+    missing = next((path for path in job.stage.inputs(job.config) if not path.exists()), None)
+    if missing is not None:
+        raise DataError(
+            f"{job.name} reads {missing}, which is not there.",
+            hint="voicechat train --dry-run names the step that makes it, or what is missing.",
+        )
     state = run_state(job.stage, job.config, fingerprints)
     if state == "done" and not force:
         watcher.message(f"{job.name}: done before, in {job.config.out}")

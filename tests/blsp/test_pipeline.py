@@ -11,7 +11,7 @@ import pytest
 from number_stage import RUNS
 
 from blsp.config import write_yaml
-from blsp.errors import BlspError, ConfigError
+from blsp.errors import BlspError, ConfigError, DataError
 from blsp.stages import registry
 from blsp.stages.base import Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
@@ -112,6 +112,14 @@ def test_a_failed_step_leaves_the_ones_before_it_done(recipe_path: Path) -> None
         run(load_recipe(recipe_path, ["second.add=13"]))
     run(load_recipe(recipe_path, ["second.add=2"]))
     assert RUNS == ["second"]
+
+
+def test_a_step_whose_inputs_are_missing_does_not_begin(recipe_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        run(choose(load_recipe(recipe_path), ["second"]))
+    assert str(caught.value) == f"second reads {tmp_path}/runs/first/number.txt, which is not there."
+    assert caught.value.hint == "voicechat train --dry-run names the step that makes it, or what is missing."
+    assert not (tmp_path / "runs/second").exists()
 
 
 def test_force_runs_again_and_keeps_what_was_there(recipe_path: Path, tmp_path: Path) -> None:
