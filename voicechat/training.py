@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -148,14 +149,17 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
     Raises:
         BlspError: A job failed; those before it stay done.
     """
+    is_main = os.environ.get("RANK", "0") == "0"  # accelerate and torchrun start several, of which one speaks
     with ExitStack() as stack:
-        screen = stack.enter_context(RichWatcher()) if sys.stderr.isatty() else PlainWatcher()
+        screen = stack.enter_context(RichWatcher()) if is_main and sys.stderr.isatty() else PlainWatcher()
 
         def watch(job: Job, log: Path) -> Watcher:
             screen.begin(job.name)
             return _Logged(screen, log)
 
         results = run_jobs(recipe, watch, force=force)
+    if not is_main:
+        return
     if as_json:
         print(json.dumps(results, indent=2))
         return

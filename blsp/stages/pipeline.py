@@ -165,6 +165,10 @@ def run_jobs(
         _agree(state)  # nobody goes on before the result is written
         found = read_result(job.config.out)
         results[job.name] = {} if found is None else found["result"]
+    if _has_company():
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
     return results
 
 
@@ -189,14 +193,20 @@ def _begin(job: Job, fingerprints: Fingerprints, watcher: Watcher, *, force: boo
     return state
 
 
+def _has_company() -> bool:
+    """Whether this is one of several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _agree(state: State | None) -> State:
     """The first process' word, in all processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _has_company():
+        import torch
         from accelerate import PartialState
-        from accelerate.utils import broadcast_object_list
 
-        PartialState()
-        agreed: list[Any] = broadcast_object_list([state])
-        state = agreed[0]
+        from blsp.training.processes import from_main_process
+
+        PartialState(cpu=not torch.cuda.is_available())  # opens the process group, once
+        state = from_main_process(state)
     assert state is not None
     return state

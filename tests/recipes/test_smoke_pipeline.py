@@ -28,6 +28,27 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_several_processes_agree_and_one_speaks(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "voicechat",
+    ]
+    command += ["train", "smoke/pipeline", f"out={tmp_path}/smoke", "--only", "instructions"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for what in ("begins in", "done before, in"):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"instructions: instructions 32, errors 0 -> {tmp_path}/smoke/instructions\n"
+        assert done.stderr.count(f"instructions: {what}") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_stage_runs_and_is_skipped_the_second_time(tmp_path: Path) -> None:
     if any(part_state(part) != "ready" for part in (WHISPER, LLM)):
