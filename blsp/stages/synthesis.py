@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class SynthesisConfig(StageConfig):
     """Sentences: .txt with one a line, or .jsonl with `text` and perhaps `translation` and `label`. English."""
     max_utterances: int | None = None
     """Speak so many sentences, chosen at random by the seed; all by default."""
+    only: str | None = None
+    """Speak only sentences that match this regular expression as a whole: those whose reading aloud is beyond doubt."""
     held_out: int = 0
     """The last so many sentences go to a manifest of their own, for validation."""
     voices: int | None = None
@@ -45,6 +48,10 @@ class SynthesisConfig(StageConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+        try:
+            re.compile(self.only or "")
+        except re.error as error:
+            raise ValueError(f"`only` must be a regular expression, but is {self.only!r} instead: {error}.") from error
         if self.held_out < 0:
             raise ValueError(f"`held_out` must not be negative, but is {self.held_out}.")
 
@@ -109,6 +116,8 @@ def sentences(config: SynthesisConfig) -> list[Sentence]:
         DataError: A file cannot be read, or a line of it holds no sentence.
     """
     found = [sentence for path in config.texts for sentence in _read(path)]
+    if config.only is not None:
+        found = [sentence for sentence in found if re.fullmatch(config.only, sentence.text)]
     if config.max_utterances is not None:
         found = sample(found, config.max_utterances, config.seed)
     if not found:

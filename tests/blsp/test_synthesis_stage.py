@@ -128,6 +128,11 @@ def test_sentences_are_chosen_by_the_seed(tmp_path: Path) -> None:
     assert len(chosen[0]) == 9
 
 
+def test_only_sentences_of_a_pattern_are_spoken(tmp_path: Path) -> None:
+    chosen = sentences(config(texts(tmp_path, 30), tmp_path / "out", only=r"Sentence number \d\."))
+    assert [sentence.text for sentence in chosen] == [f"Sentence number {i}." for i in range(10)]
+
+
 def test_the_plan_counts(tmp_path: Path) -> None:
     plan = SynthesisStage().plan(config(texts(tmp_path, 10), tmp_path / "out", held_out=3, max_utterances=8))
     assert plan.facts == {"utterances": 5, "held out": 3}
@@ -159,6 +164,7 @@ def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> N
     [
         ({"texts": []}, "`texts` must name at least one file"),
         ({"texts": ["a.csv"]}, "`texts` must be .txt or .jsonl files, but one is a.csv."),
+        ({"only": "["}, "`only` must be a regular expression, but is '[' instead"),
         ({"voices": 0}, "`voices` must be at least 1, but is 0."),
         ({"held_out": -1}, "`held_out` must not be negative, but is -1."),
     ],
