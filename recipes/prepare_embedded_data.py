@@ -24,7 +24,8 @@ import torch
 from blsp.audio import MEL_HOP_SAMPLES, SAMPLING_RATE
 from blsp.data.augmentation import augment, change_speed
 from blsp.data.feature_cache import FeatureWriter
-from blsp.data.synthesis import FLITE_VOICES, Synthesizer, random_voice, speak_with_flite
+from blsp.data.speakers import FLITE_VOICES
+from blsp.data.synthesis import Synthesizer, random_voice, speak_with_flite
 from blsp.features import extract_features
 from blsp.modeling.encoder import SpeechEncoder
 from recipes.question_templates import requests

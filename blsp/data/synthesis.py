@@ -19,8 +19,6 @@ from blsp.audio import SAMPLING_RATE
 if TYPE_CHECKING:
     from hibari import Hibari
 
-FLITE_VOICES = ("slt", "rms", "awb")
-
 
 @dataclass(frozen=True)
 class Voice:
@@ -75,7 +73,7 @@ class Synthesizer:
         """
         pieces = [self._speak_phonemes(phonemes, voice, rng) for phonemes in self._tts.phonemize(text)]
         waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        return _resample(waveform, self._tts.sample_rate)
+        return to_speech_rate(waveform, self._tts.sample_rate)
 
     def _speak_phonemes(self, phonemes: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
         from hibari import dsp
@@ -109,7 +107,7 @@ def speak_with_flite(text: str, voice: str, tempo: float = 1.0) -> np.ndarray:
         command = ["flite", "-voice", voice, "--setf", stretch, "-t", text, "-o", str(path)]
         subprocess.run(command, check=True, capture_output=True)
         waveform, rate = soundfile.read(path, dtype="float32")
-    return _resample(waveform, rate)
+    return to_speech_rate(waveform, rate)
 
 
 def _warp(envelope: np.ndarray, voice: Voice) -> np.ndarray:
@@ -133,7 +131,8 @@ def _repitch(f0: np.ndarray, voice: Voice) -> np.ndarray:
     return np.where(voiced, np.clip(moved, 50, 500), 0).astype(np.float32)
 
 
-def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+def to_speech_rate(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """Resample to 16 kHz, and scale down what would clip; float32 (N,)."""
     import soxr
 
     if not len(waveform):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
-from blsp.errors import DataError, UnsupportedError
+from blsp.data.speakers import SpeakerConfig, Speakers, missing_engines
+from blsp.errors import DataError
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.manifest import sample
 
 FILE_NAME, HELD_OUT_NAME, AUDIO_NAME = "manifest.jsonl", "held_out.jsonl", "audio"
-_SECONDS_PER_SENTENCE = 0.2
-"""Rough time to speak one sentence on one core."""
+_SECONDS_PER_SENTENCE = {"hibari": 0.2, "kokoro": 4.0, "flite": 0.2}
+"""Rough time that an engine takes to speak one sentence on one core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,12 @@ class SynthesisConfig(StageConfig):
     """Speak only sentences that match this regular expression as a whole: those whose reading aloud is beyond doubt."""
     held_out: int = 0
     """The last so many sentences go to a manifest of their own, for validation."""
+    copies: int = 1
+    """How often each sentence is spoken, each time in a voice drawn anew."""
+    speakers: tuple[SpeakerConfig, ...] = (SpeakerConfig(),)
+    """Whose voices speak, by engine and share; by default hibari's random ones."""
     voices: int | None = None
-    """How many different voices speak; by default every sentence has its own."""
+    """How many different random voices speak; by default every sentence has its own."""
     voices_seed: int = 0
     """Start of the random numbers that voices are drawn with."""
 
@@ -44,7 +48,9 @@ class SynthesisConfig(StageConfig):
         for path in self.texts:
             if path.suffix not in (".txt", ".jsonl"):
                 raise ValueError(f"`texts` must be .txt or .jsonl files, but one is {path}.")
-        for name in ("max_utterances", "voices"):
+        if not self.speakers:
+            raise ValueError("`speakers` must name at least one engine, but is empty.")
+        for name in ("max_utterances", "voices", "copies"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {value}.")
@@ -54,6 +60,8 @@ class SynthesisConfig(StageConfig):
             raise ValueError(f"`only` must be a regular expression, but is {self.only!r} instead: {error}.") from error
         if self.held_out < 0:
             raise ValueError(f"`held_out` must not be negative, but is {self.held_out}.")
+        if self.held_out % self.copies:
+            raise ValueError(f"`held_out` must be a multiple of `copies` ({self.copies}), but is {self.held_out}.")
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class SynthesisStage(Stage[SynthesisConfig]):
     """Speaks sentences."""
 
     name: ClassVar[str] = "synthesis"
-    about: ClassVar[str] = "Speaks sentences in many synthetic voices (hibari-tts): a corpus of one's own."
+    about: ClassVar[str] = "Speaks sentences in many synthetic voices (hibari, Kokoro, flite): a corpus of one's own."
     needs: ClassVar[str] = "English sentences, one a line; the extra `train`"
     makes: ClassVar[str] = f"{AUDIO_NAME}/*.flac, {FILE_NAME} and {HELD_OUT_NAME}"
     config_class: ClassVar[type[StageConfig]] = SynthesisConfig
@@ -84,14 +92,14 @@ class SynthesisStage(Stage[SynthesisConfig]):
 
     def plan(self, config: SynthesisConfig) -> Plan:
         """How many sentences there are."""
-        problems = [] if importlib.util.find_spec("hibari") else ["The package hibari-tts is not installed."]
+        problems = missing_engines(config.speakers)
         if not all(path.is_file() for path in config.texts):
             return Plan(notes=["Sentences are counted once the texts are there."], problems=problems)
         n_sentences = len(sentences(config))
         facts = {"utterances": max(0, n_sentences - config.held_out), "held out": min(config.held_out, n_sentences)}
         if config.held_out >= n_sentences:
             problems.append(f"`held_out` is {config.held_out}, but there are {n_sentences} sentences.")
-        return Plan(facts, seconds=n_sentences * _SECONDS_PER_SENTENCE, problems=problems)
+        return Plan(facts, seconds=n_sentences * _seconds_per_sentence(config), problems=problems)
 
     def run(self, config: SynthesisConfig, watcher: Watcher) -> dict[str, Any]:
         """Speak what is not spoken yet; several processes share the sentences."""
@@ -110,7 +118,7 @@ class SynthesisStage(Stage[SynthesisConfig]):
 
 
 def sentences(config: SynthesisConfig) -> list[Sentence]:
-    """What is to be spoken, in order.
+    """What is to be spoken, in order; the copies of a sentence follow each other.
 
     Raises:
         DataError: A file cannot be read, or a line of it holds no sentence.
@@ -122,7 +130,12 @@ def sentences(config: SynthesisConfig) -> list[Sentence]:
         found = sample(found, config.max_utterances, config.seed)
     if not found:
         raise DataError(f"{', '.join(map(str, config.texts))}: there are no sentences.")
-    return found
+    return [sentence for sentence in found for _ in range(config.copies)]
+
+
+def _seconds_per_sentence(config: SynthesisConfig) -> float:
+    total = sum(speaker.share for speaker in config.speakers)
+    return sum(_SECONDS_PER_SENTENCE[speaker.engine] * speaker.share for speaker in config.speakers) / total
 
 
 def _read(path: Path) -> Iterator[Sentence]:
@@ -153,36 +166,22 @@ def _audio(config: SynthesisConfig, number: int) -> Path:
     return config.out / AUDIO_NAME / f"{number:07d}.flac"
 
 
-def _voice_number(config: SynthesisConfig, number: int) -> int:
-    """Which voice speaks a sentence, a number drawn for it alone."""
-    import numpy as np
-
-    if config.voices is None:
-        return number
-    return int(np.random.default_rng([config.seed, config.voices_seed, number, 1]).integers(config.voices))
+def _speakers(config: SynthesisConfig) -> Speakers:
+    return Speakers(config.speakers, config.seed, config.voices_seed, config.voices)
 
 
 def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watcher: Watcher) -> None:
     """Make the recordings that are not there yet; each depends on its own number and the seeds only."""
-    import numpy as np
-
     from blsp.audio import save_audio
-    from blsp.data.synthesis import Synthesizer, random_voice
     from blsp.storage import storage_errors
 
     with storage_errors(config.out):
         (config.out / AUDIO_NAME).mkdir(parents=True, exist_ok=True)
     missing = [number for number in numbers if not _audio(config, number).is_file()]
-    if not missing:
-        return
-    if importlib.util.find_spec("hibari") is None:
-        raise UnsupportedError("Speech synthesis needs hibari-tts.", hint="pip install 'voicechat[train]'")
-    synthesizer = Synthesizer()
+    speakers = _speakers(config)
     n_before = len(numbers) - len(missing)
     for n_done, number in enumerate(missing, start=n_before + 1):
-        voice = random_voice(np.random.default_rng([config.voices_seed, _voice_number(config, number)]))
-        noise = np.random.default_rng([config.seed, config.voices_seed, number])
-        waveform = synthesizer.speak(todo[number].text, voice, noise)
+        waveform = speakers.speak(number, todo[number].text)
         if len(waveform):
             save_audio(_audio(config, number), waveform)
         watcher.advance(n_done, len(numbers), "utterance", {})
@@ -194,7 +193,7 @@ def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str,
 
     for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
         half_written.unlink()
-    errors, utterances = ErrorCount(), []
+    errors, utterances, speakers = ErrorCount(), [], _speakers(config)
     n_trained = len(todo) - config.held_out
     for number, sentence in enumerate(todo):
         path = _audio(config, number)
@@ -211,7 +210,7 @@ def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str,
                     text=sentence.text,
                     translation=sentence.translation,
                     label=sentence.label,
-                    speaker=f"voice-{_voice_number(config, number):07d}",
+                    speaker=speakers.name(number),
                     language="en",
                 ),
             )
