@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
+
 Readout = Literal["frames", "ctc_frames", "ctc_expected"]
 
 
@@ -27,20 +29,37 @@ class AdapterConfig:
     readout: Readout = "frames"
     """What the LLM reads: every frame (the paper); or only those that the CTC head reads as new tokens, as they
     are or as the token embedding that the head expects."""
+    blocks: tuple[int, ...] = ()
+    """Transformer blocks after each convolution, as many numbers as convolutions; empty: none, as in the paper."""
+    letters: bool = False
+    """Whether letters are read after the first convolution, and the later layers told which (decision 0007)."""
+
+
+@dataclass(frozen=True)
+class LetterScores:
+    """What the adapter reads letter by letter, at half the encoder's rate."""
+
+    logits: Tensor
+    """Scores of the blank (index 0) and of `blsp.modeling.letters.LETTERS`, float (B, H, 1 + letters)."""
+    lengths: Tensor
+    """Valid positions in each row, int64 (B,)."""
 
 
 class Adapter(nn.Module):
-    """Convolutional subsampler, bottleneck with residual, LayerNorm.
+    """Convolutional subsampler, bottleneck with residual, LayerNorm; on request with attention and letters inside.
 
     Shapes:
-        B batch, L encoder frames (50 Hz), S speech embeddings (6.25 Hz), D encoder width, E LLM width.
+        B batch, L encoder frames (50 Hz), S speech embeddings (6.25 Hz with the paper's three convolutions),
+        D encoder width, E LLM width.
     Source: paper sections 3 and 4.1.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
-        self.subsampler = ConvSubsampler(config.encoder_dim, config.llm_dim, config.kernel_sizes)
+        self.subsampler = ConvSubsampler(
+            config.encoder_dim, config.llm_dim, config.kernel_sizes, config.blocks, letters=config.letters
+        )
         self.bottleneck = Bottleneck(config.llm_dim, config.bottleneck_dim)
         self.norm = nn.LayerNorm(config.llm_dim)
         self.ctc = CtcHead(config.llm_dim) if config.readout != "frames" else None
@@ -50,7 +69,7 @@ class Adapter(nn.Module):
         return self.subsampler.output_lengths(lengths)
 
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Shorten and project encoder states, one embedding a frame of 160 ms.
+        """Shorten and project encoder states.
 
         Args:
             hidden_states: Encoder output, float (B, L, D).
@@ -59,9 +78,16 @@ class Adapter(nn.Module):
         Returns:
             speech_embeds, float (B, S, E), zero past each row's length; and their lengths, int64 (B,).
         """
-        x, lengths = self.subsampler(hidden_states, lengths)
+        embeds, lengths, _ = self.forward_with_letters(hidden_states, lengths)
+        return embeds, lengths
+
+    def forward_with_letters(
+        self, hidden_states: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, LetterScores | None]:
+        """The same as forward(), and the letters that were read on the way; None for an adapter without."""
+        x, lengths, letters = self.subsampler(hidden_states, lengths)
         x = self.norm(self.bottleneck(x))
-        return x * _valid(lengths, x.size(1))[:, :, None], lengths
+        return x * valid_positions(lengths, x.size(1))[:, :, None], lengths, letters
 
     def read_out(self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor]:
         """Turn forward()'s result into what the LLM reads, by `config.readout`.
@@ -80,22 +106,36 @@ class Adapter(nn.Module):
 
 
 class ConvSubsampler(nn.Module):
-    """Stack of stride-2 convolutions with gated linear units.
+    """Stack of stride-2 convolutions with gated linear units, each perhaps with Transformer blocks after it.
 
     Shapes:
         B batch, L encoder frames (50 Hz), S speech embeddings (50 / 2**n Hz), D encoder width, E LLM width.
     Source: arXiv 1911.08460; kernel sizes and widths as in cwang621/blsp.
     """
 
-    def __init__(self, encoder_dim: int, llm_dim: int, kernel_sizes: tuple[int, ...] = (5, 5, 5)) -> None:
+    def __init__(
+        self,
+        encoder_dim: int,
+        llm_dim: int,
+        kernel_sizes: tuple[int, ...] = (5, 5, 5),
+        blocks: tuple[int, ...] = (),
+        *,
+        letters: bool = False,
+    ) -> None:
         super().__init__()
         if any(k % 2 == 0 for k in kernel_sizes):
             raise ValueError(f"`kernel_sizes` must all be odd, but is {kernel_sizes} instead.")
+        if blocks and len(blocks) != len(kernel_sizes):
+            raise ValueError(f"`blocks` must have a number for each of {kernel_sizes}, but is {blocks} instead.")
         widths = [encoder_dim] * len(kernel_sizes) + [llm_dim]
         self.convs = nn.ModuleList(
             nn.Conv1d(w_in, 2 * w_out, k, stride=2, padding=k // 2)
             for w_in, w_out, k in zip(widths, widths[1:], kernel_sizes)
         )
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ContextBlock(width) for _ in range(n)) for width, n in zip(widths[1:], blocks)
+        )
+        self.letters = LetterReader(widths[1]) if letters else None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row, int64 (B,)."""
@@ -103,15 +143,23 @@ class ConvSubsampler(nn.Module):
             lengths = _halve(lengths)
         return lengths
 
-    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Shorten encoder states eightfold; same shapes as `Adapter.forward`."""
+    def forward(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, LetterScores | None]:
+        """Shorten encoder states 2**n-fold; same shapes as `Adapter.forward_with_letters`."""
+        scores = None
         x = hidden_states.transpose(1, 2)  # (B, L, D) -> (B, D, L)
-        for conv in self.convs:
-            x = x * _valid(lengths, x.size(2))[:, None]  # keep padding out of the last valid window
-            x = F.glu(conv(x), dim=1)  # (B, D, L) -> (B, D or E, ceil(L / 2))
+        for i, conv in enumerate(self.convs):
+            x = x * valid_positions(lengths, x.size(2))[:, None]  # keep padding out of the last valid window
+            x = F.glu(conv(x), dim=1).transpose(1, 2)  # (B, D, L) -> (B, ceil(L / 2), D or E)
             lengths = _halve(lengths)
-        x = x * _valid(lengths, x.size(2))[:, None]
-        return x.transpose(1, 2), lengths  # (B, S, E), (B,)
+            valid = valid_positions(lengths, x.size(1))
+            for block in self.blocks[i] if len(self.blocks) else ():
+                x = block(x, valid)
+            if i == 0 and self.letters is not None:
+                x, logits = self.letters(x)
+                scores = LetterScores(logits, lengths)
+            x = x.transpose(1, 2)
+        x = x * valid_positions(lengths, x.size(2))[:, None]
+        return x.transpose(1, 2), lengths, scores  # (B, S, E), (B,)
 
 
 class Bottleneck(nn.Module):
@@ -184,13 +232,13 @@ class CtcHead(nn.Module):
         if expected:
             probabilities = (self.sharpness * _take(logits[:, :, 1:], order)).softmax(dim=2)
             kept = probabilities @ token_embeds.to(probabilities.dtype)
-        return kept * _valid(kept_lengths, kept.size(1))[:, :, None], kept_lengths
+        return kept * valid_positions(kept_lengths, kept.size(1))[:, :, None], kept_lengths
 
 
 def new_tokens(labels: Tensor, lengths: Tensor) -> Tensor:
     """Where greedy CTC labels (0 is blank), int64 (B, S), start a new token; bool (B, S)."""
     previous = F.pad(labels, (1, 0))[:, :-1]
-    return (labels != 0) & (labels != previous) & _valid(lengths, labels.size(1))
+    return (labels != 0) & (labels != previous) & valid_positions(lengths, labels.size(1))
 
 
 def ctc_greedy_tokens(logits: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -208,8 +256,3 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 def _halve(lengths: Tensor) -> Tensor:
     """Lengths after one stride-2 convolution with "same" padding: ceil(n / 2)."""
     return (lengths + 1) // 2
-
-
-def _valid(lengths: Tensor, size: int) -> Tensor:
-    """Mask of valid positions, bool (B, size)."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]

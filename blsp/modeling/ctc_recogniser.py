@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.errors import CheckpointError
 from blsp.features import extract_features
-from blsp.modeling.adapter import Adapter, ctc_greedy_tokens
+from blsp.modeling.adapter import Adapter, LetterScores, ctc_greedy_tokens
 from blsp.modeling.encoder import SpeechEncoder
 
 PROJECTOR_NAME = "ctc_projector.safetensors"
@@ -104,14 +104,21 @@ class CtcRecogniser(nn.Module):
         Returns:
             float (B, S, 1 + W), and its lengths, int64 (B,).
         """
+        logits, lengths, _ = self.logits_with_letters(hidden_states, lengths, vocabulary)
+        return logits, lengths
+
+    def logits_with_letters(
+        self, hidden_states: Tensor, lengths: Tensor, vocabulary: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, LetterScores | None]:
+        """As `logits`, and what the adapter reads letter by letter; None for one that does not."""
         dtype = next(self.adapter.parameters()).dtype
-        embeds, lengths = self.adapter(hidden_states.to(dtype), lengths)
+        embeds, lengths, letters = self.adapter.forward_with_letters(hidden_states.to(dtype), lengths)
         if self.projector is not None:
-            return self.projector(embeds), lengths
+            return self.projector(embeds), lengths, letters
         assert self.adapter.ctc is not None
         assert self.token_embeds is not None
         known = self.token_embeds if vocabulary is None else self.token_embeds[vocabulary]
-        return self.adapter.ctc.logits(embeds, known), lengths
+        return self.adapter.ctc.logits(embeds, known), lengths, letters
 
     @torch.no_grad()
     def read(self, hidden_states: Tensor, lengths: Tensor) -> list[list[int]]:

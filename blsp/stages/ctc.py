@@ -36,11 +36,16 @@ class CtcConfig(SpeechTrainingConfig):
     the LLM's own token embeddings (a warm start for alignment; needs `model.readout` ctc_frames or ctc_expected)."""
     negatives: int = 1000
     """Tokens that are in no transcript, but compete in `token_embeddings`."""
+    sampled: int | None = None
+    """Score in each step only so many tokens besides those of its transcripts, which stand for all others
+    (`token_embeddings` only); null: all."""
     case: Case = "keep"
     """Spelling of transcripts: as in the manifest, lower case, lower case where they are all in capitals (auto), or
     true case without punctuation by `spelling`."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
+    letter_weight: float = 0.0
+    """Weight of the CTC loss of the letters, beside that of the tokens (needs `model.letters`); 0: not taught."""
     normalizer: str = "whisper-english"
     """What transcripts and readings are put through before words are compared in validation."""
 
@@ -50,6 +55,14 @@ class CtcConfig(SpeechTrainingConfig):
             raise ValueError("`head: token_embeddings` needs an adapter that reads: set `model.readout: ctc_expected`.")
         if (self.case == "true") != bool(self.spelling):
             raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
+        if self.sampled is not None and (self.sampled < 1 or self.head == "linear"):
+            raise ValueError(
+                f"`sampled` must be null, or at least 1 for `head: token_embeddings`, but is {self.sampled}."
+            )
+        if self.letter_weight < 0:
+            raise ValueError(f"`letter_weight` must be at least 0, but is {self.letter_weight} instead.")
+        if self.letter_weight and self.model.adapter == "new" and not self.model.letters:
+            raise ValueError("`letter_weight` needs an adapter that reads letters: set `model.letters: true`.")
         if self.negatives < 0:
             raise ValueError(f"`negatives` must be at least 0, but is {self.negatives} instead.")
 
@@ -113,6 +126,11 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
             f"`head: token_embeddings` needs an adapter with a CTC head, which {config.model.adapter} has not.",
             hint="Start from a new one: model.adapter=new model.readout=ctc_expected",
         )
+    if config.letter_weight and not adapter.config.letters:
+        raise ConfigError(
+            f"`letter_weight: {config.letter_weight}` needs an adapter that reads letters, which this one does not.",
+            hint="Start from a new one: model.adapter=new model.letters=true",
+        )
     transcripts = Transcripts(model.tokenizer, speller(config.case, config.spelling))
     spoken = transcript_tokens(speech.training, transcripts)
     embeds = model.llm.get_input_embeddings().weight.detach().clone()
@@ -130,6 +148,13 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     held_out = None
     if speech.held_out is not None and speech.held_out_loader is not None:
         held_out = ReadingSamples.of(speech.held_out, speech.held_out_loader, transcripts, vocabulary)
-    options = CtcOptions(config.training.batch_size, config.batching, config.normalizer, config.seed)
+    options = CtcOptions(
+        config.training.batch_size,
+        config.batching,
+        config.normalizer,
+        config.seed,
+        letter_weight=config.letter_weight,
+        sampled=config.sampled,
+    )
     data = CtcData(training, held_out, vocabulary, model.tokenizer, speech.cache)
     return CtcTask(recogniser, make_product(config, CtcStage.name), data, options), len(vocabulary)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from blsp.modeling.adapter import Adapter
+    from blsp.modeling.adapter import Adapter, AdapterConfig
     from blsp.modeling.model import BlspModel
     from blsp.specs import ModelSpec
 
@@ -37,6 +37,10 @@ class ModelConfig:
     """Inner width of a new adapter's bottleneck."""
     readout: Literal["frames", "ctc_frames", "ctc_expected"] = "frames"
     """What the LLM reads of a new adapter: every frame (the paper), or what its CTC head reads."""
+    blocks: tuple[int, ...] = ()
+    """Transformer blocks of a new adapter after each convolution; empty: none, as in the paper."""
+    letters: bool = False
+    """Whether a new adapter reads letters after its first convolution and tells the later layers."""
 
     def spec(self) -> ModelSpec:
         """What the model is put together from; reads a checkpoint's `blsp.json`, loads no weights.
@@ -79,15 +83,22 @@ class ModelConfig:
         """A random adapter of the configured shape, float32."""
         import torch
 
-        from blsp.modeling.adapter import Adapter, AdapterConfig
+        from blsp.modeling.adapter import Adapter
 
-        config = AdapterConfig(
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Adapter(self.adapter_shape(encoder_dim, llm_dim))
+
+    def adapter_shape(self, encoder_dim: int, llm_dim: int) -> AdapterConfig:
+        """Shape of a new adapter between an encoder and an LLM of these widths."""
+        from blsp.modeling.adapter import AdapterConfig
+
+        return AdapterConfig(
             encoder_dim,
             llm_dim,
             kernel_sizes=tuple(self.kernel_sizes),
             bottleneck_dim=self.bottleneck_dim,
             readout=self.readout,
+            blocks=tuple(self.blocks),
+            letters=self.letters,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return Adapter(config)

@@ -130,12 +130,10 @@ def _llm_size(name: str, folder: Path | None) -> LlmSize | None:
 def _adapter_parameters(config: ModelConfig, folder: Path | None, encoder_dim: int, llm_dim: int) -> int:
     """Of the adapter in a folder; where there is none yet, of one of the configured shape."""
     from blsp.checkpoint import read_adapter_config
-    from blsp.modeling.adapter import Adapter, AdapterConfig
+    from blsp.modeling.adapter import Adapter
 
     known = None if folder is None else read_adapter_config(folder)
-    shape = known or AdapterConfig(
-        encoder_dim, llm_dim, tuple(config.kernel_sizes), config.bottleneck_dim, config.readout
-    )
+    shape = known or config.adapter_shape(encoder_dim, llm_dim)
     return count_parameters(Adapter, shape)
 
 

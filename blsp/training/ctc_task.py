@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -25,13 +26,14 @@ from blsp.data.speech_batch import SpeechBatch, SpeechLoader, encode
 from blsp.evaluation.metrics import WordErrors, corpus_word_errors
 from blsp.evaluation.normalizers import normalizer
 from blsp.modeling.ctc_recogniser import CtcRecogniser
+from blsp.modeling.letters import letter_labels
 from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses, nothing_learnt
-from blsp.training.objectives import ctc_loss_sum
+from blsp.training.objectives import ctc_label_loss_sum, ctc_loss_sum
 from blsp.training.processes import deal, gather_from_processes
 from blsp.training.product import Product
 from blsp.training.task import LossSum, MicroBatch, Step
-from blsp.training.vocabulary import Transcripts
+from blsp.training.vocabulary import Transcripts, sample_vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class ReadingBatch:
 
     speech: SpeechBatch
     transcripts: tuple[tuple[int, ...], ...]
+    letters: tuple[tuple[int, ...], ...]
+    """Labels of the transcripts' letters."""
 
     @property
     def count(self) -> int:
@@ -58,23 +62,43 @@ class CtcModule(nn.Module):
         recogniser: Which of its parameters are trained is the caller's choice.
         cache: Where the encoder's states are kept.
         vocabulary: Token ids that compete, sorted, int64 (W,); those of the projector, where there is one.
+        letter_weight: What the loss of the letters is multiplied by.
+        sampled: Tokens of the vocabulary scored in a training step besides those of its transcripts; None: all.
     """
 
     vocabulary: Tensor
 
-    def __init__(self, recogniser: CtcRecogniser, cache: FeatureCache | None, vocabulary: Tensor) -> None:
+    def __init__(
+        self,
+        recogniser: CtcRecogniser,
+        cache: FeatureCache | None,
+        vocabulary: Tensor,
+        *,
+        letter_weight: float = 0.0,
+        sampled: int | None = None,
+    ) -> None:
         super().__init__()
         self.recogniser = recogniser
-        self._cache = cache
+        self._cache, self._letter_weight, self._sampled = cache, letter_weight, sampled
         self.register_buffer("vocabulary", vocabulary, persistent=False)
 
     def forward(self, batch: ReadingBatch) -> LossSum:
-        """CTC loss summed over the utterances."""
+        """CTC loss summed over the utterances, of the tokens and, where they are taught, of the letters."""
         if not batch.transcripts:
             return nothing_learnt(self)
         states = encode(batch.speech, self.recogniser.encoder, self._cache)
-        logits, lengths = self.recogniser.logits(states.values, states.lengths, self.vocabulary)
-        return LossSum(ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary), {})
+        vocabulary, shifts = self.vocabulary, None
+        if self.training and self._sampled is not None:
+            vocabulary, shifts = sample_vocabulary(vocabulary, batch.transcripts, self._sampled)
+        logits, lengths, letters = self.recogniser.logits_with_letters(states.values, states.lengths, vocabulary)
+        if shifts is not None:
+            logits = logits.float() + F.pad(shifts, (1, 0))  # the blank, in front, is always scored
+        tokens = ctc_loss_sum(logits, lengths, batch.transcripts, vocabulary)
+        if not self._letter_weight:
+            return LossSum(tokens, {})
+        assert letters is not None
+        read = ctc_label_loss_sum(letters.logits, letters.lengths, batch.letters)
+        return LossSum(tokens + self._letter_weight * read, {"tokens": tokens.detach(), "letters": read.detach()})
 
     def read(self, batch: ReadingBatch) -> list[list[int]]:
         """Token ids that are read in each utterance."""
@@ -111,7 +135,9 @@ class ReadingSamples:
     def load(self, numbers: Sequence[int], epoch: int) -> ReadingBatch:
         """Read some utterances; those that cannot be read are left out."""
         speech = self.loader.load(numbers, epoch)
-        return ReadingBatch(speech, tuple(self._ids(int(numbers[i])) for i in speech.kept))
+        read = [int(numbers[i]) for i in speech.kept]
+        letters = tuple(tuple(letter_labels(self.transcripts.text(self.manifest[i].text))) for i in read)
+        return ReadingBatch(speech, tuple(map(self._ids, read)), letters)
 
     def _ids(self, number: int) -> tuple[int, ...]:
         ids = self.transcripts.ids(self.manifest[number].text)
@@ -144,6 +170,10 @@ class CtcOptions:
     """What references and hypotheses are put through before words are compared."""
     seed: int = 0
     """Start of the order of the data."""
+    letter_weight: float = 0.0
+    """What the loss of the letters is multiplied by, both losses being sums; 0: letters are not taught."""
+    sampled: int | None = None
+    """Tokens scored in a training step besides those of its transcripts; None: the whole vocabulary."""
 
 
 class CtcTask:
@@ -159,7 +189,13 @@ class CtcTask:
     def __init__(self, recogniser: CtcRecogniser, product: Product, data: CtcData, options: CtcOptions) -> None:
         self._recogniser, self._product, self._data, self._options = recogniser, product, data, options
         _choose_trained(recogniser)
-        self._module = CtcModule(recogniser, data.cache, data.vocabulary)
+        self._module = CtcModule(
+            recogniser,
+            data.cache,
+            data.vocabulary,
+            letter_weight=options.letter_weight,
+            sampled=options.sampled,
+        )
         self.module: nn.Module = self._module
 
     def epoch(self, epoch: int) -> Sequence[Step]:

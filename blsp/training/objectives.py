@@ -57,11 +57,21 @@ def ctc_loss_sum(logits: Tensor, lengths: Tensor, targets: Sequence[Sequence[int
     """
     flat = torch.tensor([token for row in targets for token in row], dtype=torch.int64)
     labels = torch.searchsorted(vocabulary, flat.to(vocabulary.device)) + 1  # 0 is the blank
+    return _ctc(logits, lengths, labels, [len(row) for row in targets])
+
+
+def ctc_label_loss_sum(logits: Tensor, lengths: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
+    """The same for targets that are labels already, from 1 on: logits (B, S, 1 + C)."""
+    flat = torch.tensor([label for row in labels for label in row], dtype=torch.int64, device=logits.device)
+    return _ctc(logits, lengths, flat, [len(row) for row in labels])
+
+
+def _ctc(logits: Tensor, lengths: Tensor, labels: Tensor, label_lengths: list[int]) -> Tensor:
     return F.ctc_loss(
         logits.float().log_softmax(dim=2).transpose(0, 1),
         labels,
         lengths,
-        torch.tensor([len(row) for row in targets], dtype=torch.int64),
+        torch.tensor(label_lengths, dtype=torch.int64),
         blank=0,
         reduction="sum",
         zero_infinity=True,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,3 +61,36 @@ def competing_tokens(spoken: set[int], *, negatives: int, size: int, seed: int) 
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(size, (negatives,), generator=generator).tolist()
     return torch.tensor(sorted(spoken.union(drawn)), dtype=torch.int64)
+
+
+def sample_vocabulary(
+    vocabulary: Tensor, transcripts: Sequence[Sequence[int]], sampled: int
+) -> tuple[Tensor, Tensor | None]:
+    """The tokens of some transcripts, and a sample of the others that stands for all of them.
+
+    Scoring every token for every frame takes longer than the adapter itself. A sampled token's score is raised by
+    the logarithm of how many it stands for, so that the sum of exponentials is the whole vocabulary's on average.
+
+    Args:
+        vocabulary: Sorted token ids, int64 (W,), those of the transcripts among them.
+        transcripts: Token ids.
+        sampled: Tokens drawn from the rest, with torch's global random numbers.
+
+    Returns:
+        Sorted token ids, int64 (W',), and what to add to their scores, float32 (W',); the vocabulary as it is and
+        None where the rest is no larger than the sample.
+
+    Source: sampled softmax, Jean et al. 2015 (arXiv 1412.2007).
+    """
+    spoken = torch.tensor([token for row in transcripts for token in row], dtype=torch.int64, device=vocabulary.device)
+    is_spoken = torch.isin(vocabulary, spoken)
+    n_rest = len(vocabulary) - int(is_spoken.sum())
+    if n_rest <= sampled:
+        return vocabulary, None
+    rest = vocabulary[~is_spoken]
+    drawn = rest[torch.randperm(n_rest)[:sampled].to(rest.device)]
+    chosen = torch.cat([vocabulary[is_spoken], drawn])
+    shifts = torch.zeros(len(chosen), device=vocabulary.device)
+    shifts[-sampled:] = math.log(n_rest / sampled)
+    order = chosen.argsort()
+    return chosen[order], shifts[order]

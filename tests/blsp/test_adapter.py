@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
+from blsp.modeling.context import _rotate
+from blsp.modeling.letters import LETTERS, letter_labels, letters_of
 
 
 def make_adapter(readout: Readout = "frames") -> Adapter:
@@ -34,6 +36,71 @@ def test_the_paper_s_size() -> None:
     convolutions = 2 * (768 * 5 * 2 * 768 + 2 * 768) + (768 * 5 * 2 * 4096 + 2 * 4096)
     bottleneck = 4096 * 512 + 512 + 512 * 4096 + 4096
     assert sum(p.numel() for p in adapter.parameters()) == convolutions + bottleneck + 2 * 4096
+
+
+def make_context_adapter() -> Adapter:
+    torch.manual_seed(0)
+    return Adapter(
+        AdapterConfig(8, 6, kernel_sizes=(3, 3), bottleneck_dim=4, readout="ctc_expected", blocks=(1, 2), letters=True)
+    )
+
+
+def test_with_context_a_row_does_not_depend_on_its_neighbours_either() -> None:
+    adapter, states = make_context_adapter(), torch.randn(1, 41, 8)
+    alone, lengths, letters = adapter.forward_with_letters(states, torch.tensor([41]))
+    row = torch.cat([states, 100 * torch.randn(1, 30, 8)], dim=1)
+    together, both, more = adapter.forward_with_letters(torch.cat([torch.randn(1, 71, 8), row]), torch.tensor([71, 41]))
+    assert (lengths.tolist(), both.tolist()) == ([11], [18, 11])
+    torch.testing.assert_close(together[1, :11], alone[0], rtol=0, atol=1e-5)
+    assert not together[1, 11:].any()
+    assert letters is not None
+    assert more is not None
+    assert (letters.lengths.tolist(), more.lengths.tolist()) == ([21], [36, 21])
+    assert letters.logits.shape == (1, 21, 1 + len(LETTERS))
+    torch.testing.assert_close(more.logits[1, :21], letters.logits[0], rtol=0, atol=1e-5)
+
+
+def test_with_context_every_embedding_hears_the_whole_utterance() -> None:
+    adapter, states = make_context_adapter(), torch.randn(1, 80, 8)
+    before, _ = adapter(states, torch.tensor([80]))
+    states[0, -1] += 1
+    after, _ = adapter(states, torch.tensor([80]))
+    assert not torch.equal(before[0, 0], after[0, 0])
+    plain = make_adapter()
+    states = torch.randn(1, 80, 8)
+    before, _ = plain(states, torch.tensor([80]))
+    states[0, -1] += 1
+    after, _ = plain(states, torch.tensor([80]))
+    assert torch.equal(before[0, 0], after[0, 0])
+
+
+def test_letters_change_what_the_later_layers_hear() -> None:
+    adapter, states = make_context_adapter(), torch.randn(1, 16, 8)
+    before, _ = adapter(states, torch.tensor([16]))
+    assert adapter.subsampler.letters is not None
+    with torch.no_grad():
+        adapter.subsampler.letters.scores.bias[3] += 10
+    after, _ = adapter(states, torch.tensor([16]))
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_rotary_positions_depend_on_the_distance_alone() -> None:
+    query, key = torch.randn(8), torch.randn(8)
+    turned_query, turned_key = (_rotate(x.expand(1, 1, 9, 8))[0, 0] for x in (query, key))
+    torch.testing.assert_close(turned_query[0], query)
+    torch.testing.assert_close(turned_query[2] @ turned_key[5], turned_query[5] @ turned_key[8])
+    assert not torch.allclose(turned_query[2] @ turned_key[5], turned_query[2] @ turned_key[6])
+
+
+def test_letter_labels_by_hand() -> None:
+    assert letter_labels("  It\u2019s  A-b! ") == [11, 22, 2, 21, 1, 3, 4]
+    assert letters_of(letter_labels("It's a, 3 b")) == "it's a  b"
+    assert letter_labels("...") == []
+
+
+def test_blocks_must_be_as_many_as_convolutions() -> None:
+    with pytest.raises(ValueError, match=r"^`blocks` must have a number for each of \(5, 5\), but is \(1,\) instead.$"):
+        ConvSubsampler(8, 6, (5, 5), (1,))
 
 
 def test_even_kernels_are_refused() -> None:

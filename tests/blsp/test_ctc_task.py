@@ -24,7 +24,7 @@ from blsp.specs import resolve
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.base import Silent
 from blsp.stages.ctc import CtcConfig, CtcStage
-from blsp.training.vocabulary import Transcripts, competing_tokens
+from blsp.training.vocabulary import Transcripts, competing_tokens, sample_vocabulary
 
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -168,3 +168,53 @@ def test_competing_tokens_hold_all_that_is_spoken() -> None:
     assert {3, 9} < set(found)
     assert found == sorted(set(found))
     assert found == competing_tokens({9, 3}, negatives=10, size=50, seed=0).tolist()
+
+
+def test_a_sample_stands_for_the_whole_vocabulary() -> None:
+    """The expected sum of exponentials of the sampled scores is that of all scores."""
+    torch.manual_seed(0)
+    vocabulary, scores = torch.arange(100, 160), torch.randn(60)
+    sums = []
+    for _ in range(400):
+        chosen, shifts = sample_vocabulary(vocabulary, [(103, 150), (103,)], 10)
+        assert len(chosen) == 12
+        assert {103, 150} <= set(chosen.tolist())
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        assert shifts is not None
+        spoken = torch.isin(chosen, torch.tensor([103, 150]))
+        assert not shifts[spoken].any()
+        sums.append((scores[chosen - 100] + shifts).exp().sum())
+    torch.testing.assert_close(torch.stack(sums).mean(), scores.exp().sum(), rtol=0.03, atol=0)
+    whole, none = sample_vocabulary(vocabulary, [(103,)], 59)
+    assert whole is vocabulary
+    assert none is None
+
+
+def test_letters_are_taught_beside_tokens(tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech) -> None:
+    values = stage_values(tmp_path, make_speech, tiny_model)
+    values["model"] |= {"readout": "ctc_expected", "kernel_sizes": [3, 3], "blocks": [0, 1], "letters": True}
+    values["training"] |= {"epochs": 12, "log_every": 1}
+    result = run({**values, "head": "token_embeddings", "letter_weight": 0.2, "sampled": 10})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "learning_rate" in line]
+    assert steps[-1]["parts"]["letters"] < 0.8 * steps[0]["parts"]["letters"]
+    for step in steps:
+        assert step["loss"] == pytest.approx(step["parts"]["tokens"] + 0.2 * step["parts"]["letters"], rel=1e-4)
+    assert result["validation"]["letters"] < steps[0]["parts"]["letters"]
+    model = load_model(resolve(str(tmp_path / "run" / "model")), device="cpu")
+    assert model.adapter is not None
+    assert model.adapter.config.letters
+    assert model.adapter.config.blocks == (0, 1)
+
+
+def test_letters_need_an_adapter_that_reads_them(
+    tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech
+) -> None:
+    values = stage_values(tmp_path, make_speech, tiny_model)
+    with pytest.raises(ConfigError, match=r"set `model.letters: true`"):
+        build(CtcConfig, {**values, "letter_weight": 0.1}, where="test")
+    values["model"]["adapter"] = str(tmp_path / "parts" / "adapter")
+    with pytest.raises(ConfigError, match="needs an adapter that reads letters"):
+        run({**values, "letter_weight": 0.1})
+    with pytest.raises(ConfigError, match="`sampled` must be null"):
+        build(CtcConfig, {**values, "sampled": 5}, where="test")

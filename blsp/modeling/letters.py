@@ -1,0 +1,20 @@
+"""Letters as a training target: small units that few examples teach, on the way to the LLM's many tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
+"""What is read, in the order of the scores; everything else in a transcript is left out."""
+_NUMBERS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
+
+
+def letter_labels(text: str) -> list[int]:
+    """CTC labels of a text's letters, 0 being the blank: case and what is no letter are left out."""
+    found = (_NUMBERS.get(letter) for letter in " ".join(text.lower().replace("\u2019", "'").split()))
+    return [number for number in found if number is not None]
+
+
+def letters_of(labels: Iterable[int]) -> str:
+    """The text of labels, without blanks and repeats removed by the caller."""
+    return "".join(LETTERS[label - 1] for label in labels if label)
