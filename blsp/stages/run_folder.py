@@ -12,12 +12,13 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from blsp import __version__
-from blsp.config import to_values, write_yaml
+from blsp.config import build, read_config_file, to_values, write_yaml
+from blsp.errors import ConfigError
 from blsp.stages.base import Stage, StageConfig
 from blsp.storage import read_json, sha256_of, storage_errors, write_json_atomically
 
@@ -79,15 +80,25 @@ def run_state(stage: Stage[Any], config: StageConfig, fingerprints: Fingerprints
     started = _read(config.out / STARTED_NAME)
     if started is None:
         return "changed" if config.out.is_dir() and any(config.out.iterdir()) else "new"
-    same = started["config_sha256"] == config_digest(config) and started["inputs"] == _inputs(
-        stage, config, fingerprints
-    )
-    if not same:
+    if not _is_same_config(started, config) or started["inputs"] != _inputs(stage, config, fingerprints):
         return "changed"
     result = _read(config.out / RESULT_NAME)
     if result is None:
         return "started"
     return "done" if result["outputs"] == _outputs(stage, config, fingerprints) else "started"
+
+
+def _is_same_config(started: Mapping[str, Any], config: StageConfig) -> bool:
+    """Whether a folder was begun with a config, perhaps by a version without some options that are at defaults."""
+    digest = config_digest(config)
+    if started["config_sha256"] == digest:
+        return True
+    try:
+        values = read_config_file(config.out / CONFIG_NAME, expand=False)
+        before = build(type(config), {k: v for k, v in values.items() if k != "stage"}, where=CONFIG_NAME)
+    except ConfigError:
+        return False
+    return config_digest(before) == digest
 
 
 def _inputs(stage: Stage[Any], config: StageConfig, fingerprints: Fingerprints) -> dict[str, str | None]:

@@ -26,7 +26,8 @@ class SynthesisConfig(StageConfig):
     """What is spoken, and by whom."""
 
     texts: tuple[Path, ...]
-    """Sentences: .txt with one a line, or .jsonl with `text` and perhaps `translation` and `label`. English."""
+    """Sentences: .txt with one a line, or .jsonl with `text` and perhaps `spoken` (how it is read aloud, where that is
+    not as it is written), `translation` and `label`. English."""
     max_utterances: int | None = None
     """Speak so many sentences, chosen at random by the seed; all by default."""
     only: str | None = None
@@ -71,6 +72,8 @@ class Sentence:
     text: str
     translation: str | None = None
     label: str | None = None
+    spoken: str | None = None
+    """How it is read aloud, where that is not as it is written."""
 
 
 class SynthesisStage(Stage[SynthesisConfig]):
@@ -154,12 +157,12 @@ def _read(path: Path) -> Iterator[Sentence]:
 def _sentence(line: str, where: str) -> Sentence:
     try:
         values = json.loads(line)
-        text, translation, label = values["text"], values.get("translation"), values.get("label")
+        text, others = values["text"], {name: values.get(name) for name in ("translation", "label", "spoken")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{where} must be {{"text": ...}}, but is {line.strip()!r}.') from error
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where} has no text to speak.")
-    return Sentence(" ".join(text.split()), translation, label)
+    return Sentence(" ".join(text.split()), **others)
 
 
 def _audio(config: SynthesisConfig, number: int) -> Path:
@@ -181,7 +184,7 @@ def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watche
     speakers = _speakers(config)
     n_before = len(numbers) - len(missing)
     for n_done, number in enumerate(missing, start=n_before + 1):
-        waveform = speakers.speak(number, todo[number].text)
+        waveform = speakers.speak(number, todo[number].spoken or todo[number].text)
         if len(waveform):
             save_audio(_audio(config, number), waveform)
         watcher.advance(n_done, len(numbers), "utterance", {})

@@ -80,6 +80,24 @@ def test_what_is_done_and_unchanged_is_skipped(recipe_path: Path) -> None:
     assert [line.partition(",")[0] for line in lines] == ["first: done before", "second: done before"]
 
 
+def test_an_option_that_a_later_version_has_changes_nothing_at_its_default(recipe_path: Path, tmp_path: Path) -> None:
+    def run_as_an_older_version() -> None:
+        folder = tmp_path / "runs/first"
+        lines = [line for line in (folder / "config.yaml").read_text().splitlines() if not line.startswith("seed:")]
+        (folder / "config.yaml").write_text("\n".join(lines))
+        for name in ("run.json", "result.json"):
+            facts = read_json(folder / name)
+            (folder / name).write_text(json.dumps({**facts, "config_sha256": "of a config without a seed"}))
+
+    run(load_recipe(recipe_path))
+    run_as_an_older_version()
+    run(load_recipe(recipe_path))
+    assert RUNS == []
+    run_as_an_older_version()
+    run(load_recipe(recipe_path, ["first.seed=7"]))
+    assert RUNS == ["first"]
+
+
 def test_a_changed_step_and_what_reads_it_run_again(recipe_path: Path, tmp_path: Path) -> None:
     run(load_recipe(recipe_path))
     results, lines = run(load_recipe(recipe_path, ["first.add=5"]))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 
 from blsp.config import build
+from blsp.data.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
 from blsp.data.manifest import load_waveform, read_manifest
+from blsp.data.speakers import SpeakerConfig
 from blsp.data.synthesis import Voice
-from blsp.errors import ConfigError, DataError
+from blsp.errors import ConfigError, DataError, UnsupportedError
 from blsp.stages.base import Silent
 from blsp.stages.synthesis import SynthesisConfig, SynthesisStage, sentences
 
@@ -114,6 +117,61 @@ def test_translations_and_labels_come_along(tmp_path: Path, beeper: list[str]) -
     assert found == [("Lights on.", None, "on"), ("Hello.", "Hallo.", None)]
 
 
+def test_what_is_spoken_may_differ_from_what_is_written(tmp_path: Path, beeper: list[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "Anna, A N N A.", "spoken": "Anna, eh N N eh."}\n')
+    SynthesisStage().run(config(path, tmp_path / "out"), Silent())
+    assert beeper == ["Anna, eh N N eh."]
+    assert [u.text for u in read_manifest(tmp_path / "out" / "manifest.jsonl")] == ["Anna, A N N A."]
+
+
+def test_copies_differ_in_voice_and_stay_together(tmp_path: Path, beeper: list[str]) -> None:
+    settings = config(texts(tmp_path, 3), tmp_path / "out", copies=2, held_out=2)
+    SynthesisStage().run(settings, Silent())
+    trained, held_out = (list(read_manifest(path)) for path in SynthesisStage().outputs(settings))
+    assert [u.text[-2] for u in (*trained, *held_out)] == list("001122")
+    assert len({u.speaker for u in (*trained, *held_out)}) == 6
+
+
+def test_engines_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[tuple[str, str, float]] = []
+
+    class Kokoro:
+        def speak(self, text: str, voice: str, speed: float) -> np.ndarray:
+            named.append((text, voice, speed))
+            return np.full(4000, 0.1, np.float32)
+
+    monkeypatch.setattr("blsp.data.kokoro.KokoroSynthesizer", Kokoro)
+    path, mix = texts(tmp_path, 60), [{"share": 1}, {"engine": "kokoro", "share": 3, "tempo": [0.9, 1.0]}]
+    for name in ("out", "again"):
+        SynthesisStage().run(config(path, tmp_path / name, speakers=mix), Silent())
+    assert files(tmp_path / "out") == files(tmp_path / "again")
+    utterances = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    spoken = [(u.text, u.speaker) for u in utterances if u.speaker and u.speaker.startswith("kokoro-")]
+    assert spoken == [(text, f"kokoro-{voice}") for text, voice, _ in named[: len(named) // 2]]
+    assert 36 <= len(spoken) <= 54
+    assert {u.speaker for u in utterances if (u.text, u.speaker) not in spoken} <= {f"voice-{i:07d}" for i in range(60)}
+    assert {voice for _, voice, _ in named} <= set(TRAINING_VOICES)
+    assert all(0.9 <= speed <= 1.0 for _, _, speed in named)
+
+
+def test_voices_of_training_and_tests_are_apart() -> None:
+    assert (len(TRAINING_VOICES), len(HELD_OUT_VOICES)) == (20, 8)
+    assert not set(TRAINING_VOICES) & set(HELD_OUT_VOICES)
+    assert Counter(voice[:2] for voice in HELD_OUT_VOICES) == {"af": 2, "am": 2, "bf": 2, "bm": 2}
+    groups = [SpeakerConfig(engine="kokoro", voices=voices).named_voices for voices in ((), ("held_out", "af_sky"))]
+    assert groups == [TRAINING_VOICES, (*HELD_OUT_VOICES, "af_sky")]
+
+
+def test_what_is_not_installed_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = config(texts(tmp_path, 3), tmp_path / "out", speakers=[{"engine": "flite"}])
+    problem = "The program flite is not installed (sudo apt-get install flite)."
+    assert list(SynthesisStage().plan(settings).problems) == [problem]
+    with pytest.raises(UnsupportedError, match="flite is not installed"):
+        SynthesisStage().run(settings, Silent())
+
+
 def test_what_cannot_be_spoken_is_counted(tmp_path: Path, beeper: list[str]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("One.\n\n...\nTwo.\n")
@@ -165,6 +223,16 @@ def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> N
         ({"texts": []}, "`texts` must name at least one file"),
         ({"texts": ["a.csv"]}, "`texts` must be .txt or .jsonl files, but one is a.csv."),
         ({"only": "["}, "`only` must be a regular expression, but is '[' instead"),
+        ({"copies": 2, "held_out": 3}, "`held_out` must be a multiple of `copies` (2), but is 3."),
+        ({"speakers": []}, "`speakers` must name at least one engine"),
+        ({"speakers": [{"share": 0}]}, "`share` must be above 0, but is 0"),
+        ({"speakers": [{"voices": ["slt"]}]}, "`voices` must be empty for hibari"),
+        ({"speakers": [{"engine": "flite", "voices": ["kal"]}]}, "must be among slt, rms, awb, but one is kal."),
+        (
+            {"speakers": [{"engine": "kokoro", "voices": ["slt"]}]},
+            "`voices` of kokoro must be among training, held_out",
+        ),
+        ({"speakers": [{"tempo": [1.2, 1.0]}]}, "`tempo` must be a range"),
         ({"voices": 0}, "`voices` must be at least 1, but is 0."),
         ({"held_out": -1}, "`held_out` must not be negative, but is -1."),
     ],
