@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ class _Commands(TyperGroup):
     """Puts the error boundary around whichever command runs."""
 
     def invoke(self, ctx: Any) -> Any:
+        gc.enable()
         with report_errors(debug=bool(ctx.params.get("debug"))):
             return super().invoke(ctx)
 

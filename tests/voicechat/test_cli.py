@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from voicechat.cli import app
 from voicechat.errors import AudioDeviceError, UsageError, VoiceChatError
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "transformers", "numpy", "huggingface_hub", "librosa", "soundfile", "sounddevice", "rich.progress"}
+HEAVY = {"torch", "transformers", "numpy", "huggingface_hub", "librosa", "soundfile", "sounddevice"}
+HEAVY |= {"yaml", "rich.progress", "rich.live", "asyncio", "json", "blsp.config", "blsp.specs"}
 
 
 def _run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -64,15 +66,25 @@ def test_help_loads_nothing_heavy() -> None:
     assert "transcribe" in result.stdout
 
 
-def test_help_answers_in_a_third_of_a_second() -> None:
-    def cpu_seconds() -> float:
-        before = os.times()
-        assert _run("--help").returncode == 0
-        after = os.times()
-        return after.children_user + after.children_system - before.children_user - before.children_system
+def test_help_costs_little_more_than_what_draws_it(tmp_path: Path) -> None:
+    """A third of a second is what it may take; most of it is Typer and Rich, however slow or busy the machine is."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}  # bytecode is kept, as it is for a user
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
-    cpu_seconds()  # writes the bytecode
-    assert min(cpu_seconds() for _ in range(3)) < 0.3
+    def cpu_seconds(*command: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    drawing, whole = ["-c", "import typer.rich_utils"], ["-m", "voicechat", "--help"]
+    cpu_seconds(*whole)  # writes the bytecode
+    least = [float("inf")] * 2
+    for _ in range(10):  # a neighbour can slow any run down, but speeds none up
+        least = [min(known, cpu_seconds(*command)) for known, command in zip(least, (drawing, whole))]
+        if least[1] < 1.5 * least[0]:
+            return
+    pytest.fail(f"--help takes {least[1]:.3f} s of computing, and importing what draws it {least[0]:.3f} s")
 
 
 def test_every_command_of_the_product_is_there() -> None:
@@ -144,6 +156,12 @@ def test_debug_shows_the_traceback(command: list[BaseException], way: list[str])
     result = CliRunner().invoke(app, way, env={"VOICECHAT_DEBUG": "" if "--debug" in way else "1"})
     assert result.exception is error
     assert result.stderr == ""
+
+
+def test_a_command_collects_garbage() -> None:
+    code = "import gc, voicechat.__main__ as m; gc.callbacks.append(lambda *_: print('collected')); m.main()"
+    found = [_run(*arguments, code=code).stdout for arguments in (["--help"], ["models", "path", "embedded"])]
+    assert ["collected" in output for output in found] == [False, True]
 
 
 def test_ctrl_c_is_130(command: list[BaseException]) -> None:

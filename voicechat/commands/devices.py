@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -21,6 +20,8 @@ def devices(is_json: Annotated[bool, typer.Option("--json", help="Write one JSON
 
     found = list_devices()
     if is_json:
+        import json
+
         print(json.dumps([asdict(device) for device in found], ensure_ascii=False, indent=2))
         return
     if not found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,6 +54,7 @@ def doctor(
 
 def _print_json(checks: Iterable[Check]) -> list[Check]:
     import dataclasses
+    import json
 
     shown = list(checks)
     rows = [dataclasses.asdict(check) for check in shown]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +41,8 @@ def list_models(as_json: JsonOption = False) -> None:
 
     rows = [_row(spec, local_parts(spec)) for spec in PRESETS.values()]
     if as_json:
+        import json
+
         print(json.dumps(rows, indent=2))
     elif sys.stdout.isatty():
         _print_table(rows)
