@@ -226,12 +226,14 @@ def _places(config: ManifestConfig) -> Iterator[tuple[Corpus, Path, str, Mapping
 
 
 def _joined(config: ManifestConfig, errors: ErrorCount, watcher: Watcher) -> Iterator[Utterance]:
-    """Utterances of all parts; their ids name the part where there are several."""
-    is_one = sum(len(source.splits) for source in config.sources) == 1
+    """Utterances of all parts; their ids name the part where there are several, and its folder where that is needed."""
+    parts = {(source.corpus, split, source.root) for source in config.sources for split in source.splits}
+    folders = Counter((corpus, split) for corpus, split, _ in parts)
     for corpus, root, split, options in _places(config):
         watcher.message(f"Reading {corpus.name}, {split}, in {root}")
+        names = [corpus.name, split, *([root.name] if folders[corpus.name, split] > 1 else [])]
         for utterance in corpus.read(root, split, errors, **options):
-            yield utterance if is_one else replace(utterance, id=f"{corpus.name}/{split}/{utterance.id}")
+            yield utterance if len(parts) == 1 else replace(utterance, id="/".join([*names, utterance.id]))
 
 
 def _filtered(config: ManifestConfig, utterances: Iterator[Utterance], dropped: Counter[str]) -> Iterator[Utterance]:

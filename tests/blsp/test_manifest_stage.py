@@ -64,6 +64,18 @@ def test_a_corpus_becomes_a_manifest(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.jsonl"]
 
 
+def test_ids_stay_distinct_where_corpora_number_alike(tmp_path: Path) -> None:
+    for name in ("prose", "requests"):
+        corpus(tmp_path / name, 2)
+        lines = [{"id": f"{i:07d}", "audio": f"{i}.flac", "text": f"{name} {i}"} for i in range(2)]
+        (tmp_path / name / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    corpora = [{"corpus": "generic", "root": str(tmp_path / name)} for name in ("prose", "requests")]
+    settings = config(corpus=corpora, out=str(tmp_path / "out"))
+    ManifestStage().run(settings, Silent())
+    found = [utterance.id for utterance in Manifest(settings.out / "manifest.jsonl")]
+    assert found == [f"generic/all/{name}/{i:07d}" for name in ("prose", "requests") for i in range(2)]
+
+
 def test_several_corpora_are_joined(tmp_path: Path) -> None:
     corpus(tmp_path / "a", 2)
     corpus(tmp_path / "b", 1, split="dev")
