@@ -30,14 +30,21 @@ class Instruction:
 
     text: str
     examples: tuple[Turn, ...] = ()
+    system: str | None = None
+    """Who the assistant is; None for what the prompt format says by itself."""
+
+    @property
+    def before(self) -> list[Turn]:
+        """What stands before the user's turn: system text and examples."""
+        return [*([] if self.system is None else [Turn("system", self.system)]), *self.examples]
 
     def turns(self, speech: npt.NDArray[np.float32]) -> list[Turn]:
         """The whole prompt about one utterance, float32 (N,) at 16 kHz."""
-        return [*self.examples, Turn("user", self.text, speech)]
+        return [*self.before, Turn("user", self.text, speech)]
 
     def text_turns(self, transcript: str) -> list[Turn]:
         """The same prompt with the transcript in the place of the utterance."""
-        return [*self.examples, Turn("user", f"{self.text} {transcript.strip()}".strip())]
+        return [*self.before, Turn("user", f"{self.text} {transcript.strip()}".strip())]
 
 
 @functools.cache

@@ -50,6 +50,18 @@ def select_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 matrices (AVX512_BF16 or AMX) that torch uses.
+
+    Where it has not, bfloat16 is a hundred times slower than float32.
+    """
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    asks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return capability.startswith("AVX512") and any(ask is not None and ask() for ask in asks)
+
+
 def check_quantization(quantize: str | None, device: torch.device) -> None:
     """Refuse what bitsandbytes cannot do here.
 

@@ -6,40 +6,27 @@ Source: paper section 3, step 1; table 1.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from blsp.conversation import Turn
+from blsp.data.answer_filter import AnswerFilter, Fault, sentences
 from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.wordings import REPETITION
 from blsp.errors import DataError
-from blsp.instructions import CONTINUE, REPEAT, TRANSLATE, Instruction
+from blsp.instructions import Instruction
 
 if TYPE_CHECKING:
-    from blsp.data.answering import Answerer
+    from blsp.data.answering import Answer, Answerer
     from blsp.data.manifest import Manifest
 
-CONTINUATION, REPETITION = "continuation", "repetition"
-BEHAVIOURS: dict[str, str] = {
-    CONTINUATION: CONTINUE,
-    REPETITION: REPEAT,
-    "chat": "",
-    "summary": "Please summarize the following text in one short sentence.",
-    "sentiment": "Please classify the emotional tone of the text as either positive, negative, or neutral.",
-    "translation": TRANSLATE.format(language="German"),
-    "paraphrase": "Please say the following in other words.",
-    "question": "Please ask a question about the following text, then answer it.",
-}
-"""Behaviours and the instructions that prompt them. Continuation and repetition are the paper's (table 1), sentiment
-and translation its tasks (table 11); in `chat` the transcript itself is what the LLM answers."""
 Case = Literal["keep", "lower", "true", "auto"]
 BATCHES_IN_CHUNK = 16
-_LOOP_MAX_WORDS = 12
-_LOOP_MIN_WORDS = 9
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,13 @@ class BehaviourLine:
     response: str
     """What it wrote; empty where there was no transcript, or one too long for its context."""
     finished: bool
-    """Whether it came to its own end, rather than to the limit of tokens."""
+    """Whether it came to its own end, rather than to a limit of tokens or sentences."""
+    system: str | None = None
+    """Who the LLM was told to be; None for what its prompt format says by itself, and then not in the file."""
+
+    def fields(self) -> dict[str, str | bool]:
+        """What the file holds of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -63,23 +56,14 @@ class Behaviour:
     """A behaviour to write."""
 
     name: str
-    instruction: Instruction
+    instructions: tuple[Instruction, ...]
+    """What the LLM is told, in one or more wordings that are used equally often."""
     share: float = 1.0
     """Share of the utterances for which it is written."""
     copies: bool = False
     """The response is the transcript itself: no LLM is asked (paper section 3, repetition)."""
-
-
-@functools.cache
-def asr_instructions() -> tuple[str, ...]:
-    """A hundred ways to ask for a transcript, for ASR pretraining.
-
-    The paper had GPT-4 write its hundred, and did not publish them; these are our own.
-
-    Source: paper appendix A.
-    """
-    text = files("blsp").joinpath("assets/text/asr_instructions.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
+    max_sentences: int | None = None
+    """The response is cut after so many sentences."""
 
 
 def read_behaviours(path: Path) -> Iterator[BehaviourLine]:
@@ -89,33 +73,23 @@ def read_behaviours(path: Path) -> Iterator[BehaviourLine]:
         DataError: The file cannot be read, or a line is none of a behaviour.
     """
     kinds = {"id": str, "behaviour": str, "instruction": str, "response": str, "finished": bool}
+    optional = {"system": str}
     for number, fields in read_lines(path, hint="Write it with a config whose stage is `behaviours`."):
-        for name, kind in kinds.items():
+        present = kinds | {name: kind for name, kind in optional.items() if fields.get(name) is not None}
+        for name, kind in present.items():
             if not isinstance(fields.get(name), kind):
                 raise DataError(f"{path}:{number}: {name!r} must be a {kind.__name__}, but is {fields.get(name)!r}.")
-        yield BehaviourLine(**{name: fields[name] for name in kinds})
+        yield BehaviourLine(**{name: fields[name] for name in present})
 
 
-def usable(line: BehaviourLine) -> bool:
-    """Whether there is something to learn from a line: words, and not the same ones over and over."""
-    words = line.response.lower().split()
-    return any(c.isalnum() for c in line.response) and not _loops(words)
+def fault(line: BehaviourLine, answers: AnswerFilter) -> Fault | None:
+    """Why a line is not learnt from; None if it is. Of repetitions only empty ones are left out."""
+    if line.behaviour == REPETITION:
+        answers = AnswerFilter(refusals=False, loops=False)
+    return answers.fault(line.response, finished=line.finished)
 
 
-def _loops(words: Sequence[str]) -> bool:
-    """Whether a stretch of words comes three times in a row somewhere, and fills nine words or more."""
-    if len(words) - len(set(words)) < _LOOP_MIN_WORDS - _LOOP_MIN_WORDS // 3:  # such a loop repeats six words or more
-        return False
-    for period in range(1, min(_LOOP_MAX_WORDS, len(words) // 3) + 1):
-        run = 0
-        for word, later in zip(words, words[period:]):
-            run = run + 1 if word == later else 0
-            if run + period >= max(3 * period, _LOOP_MIN_WORDS):
-                return True
-    return False
-
-
-def _shown(transcript: str, case: Case, spelling: tuple[Path, ...]) -> str:
+def shown(transcript: str, case: Case, spelling: tuple[Path, ...]) -> str:
     """A transcript as the LLM is to see it; `auto` makes one all in capitals lower-case."""
     text = transcript.strip()
     if case == "lower" or (case == "auto" and text.isupper()):
@@ -141,24 +115,40 @@ class BehaviourPlan:
     """Texts from which true case is learned."""
     max_utterances: int | None = None
     """Utterances taken, evenly spread over the manifest; all by default."""
+    only: str | None = None
+    """Take only utterances in whose transcript this regular expression is found, whatever the case."""
     seed: int = 0
     """Start of the random numbers that share out utterances."""
 
-    def items(self, n_utterances: int) -> np.ndarray:
-        """Numbers of utterances and behaviours, int64 (n, 2), in the order of the manifest.
+    def items(self, utterances: int | np.ndarray) -> np.ndarray:
+        """Numbers of utterances, behaviours and wordings, int64 (n, 3), in the order of the manifest.
 
         Shares are exact to the line. Behaviours whose shares add up to no more than 1 get different utterances.
+
+        Args:
+            utterances: How many there are, or the numbers of those that may be taken, int64 (m,).
         """
-        chosen = spread(n_utterances, self.max_utterances)
+        numbers = np.arange(utterances) if isinstance(utterances, int) else utterances
+        chosen = numbers[spread(len(numbers), self.max_utterances)]
         shuffled = np.random.default_rng(self.seed).permutation(chosen)
         parts, bound = [], 0.0
         for number, behaviour in enumerate(self.behaviours):
             start, bound = round(bound * len(chosen)), bound + behaviour.share
-            utterances = shuffled[np.arange(start, round(bound * len(chosen))) % max(1, len(chosen))]
-            parts.append(np.stack([utterances, np.full(len(utterances), number)], axis=1))
+            own = shuffled[np.arange(start, round(bound * len(chosen))) % max(1, len(chosen))]
+            wordings = np.arange(len(own)) % len(behaviour.instructions)
+            parts.append(np.stack([own, np.full(len(own), number), wordings], axis=1))
         items = np.concatenate(parts)
         ordered: np.ndarray = items[np.lexsort((items[:, 1], items[:, 0]))]
         return ordered
+
+
+def matching(manifest: Manifest, pattern: str | None) -> np.ndarray:
+    """Numbers of the utterances in whose transcript a regular expression is found, int64 (n,)."""
+    if pattern is None:
+        return np.arange(len(manifest), dtype=np.int64)
+    wanted = re.compile(pattern, re.IGNORECASE)
+    found = (number for number, utterance in enumerate(manifest) if wanted.search(utterance.text))
+    return np.fromiter(found, dtype=np.int64)
 
 
 def spread(n: int, limit: int | None) -> np.ndarray:
@@ -193,7 +183,7 @@ def write_behaviours(
         StorageError: The disk is full, or the folder cannot be written.
         DataError: The manifest cannot be read.
     """
-    items = plan.items(len(manifest))
+    items = plan.items(matching(manifest, plan.only))
     store = LineStore(path, len(items), Shard.of_process())
     answerer = functools.cache(answerer)
     chunks = list(store.chunks(BATCHES_IN_CHUNK * batch_size))
@@ -206,7 +196,7 @@ def write_behaviours(
         for lines in _finished(drafts, needed, answerer):
             if not (written := sorted(needed & lines.keys())):
                 continue
-            store.write({number: asdict(lines[number]) for number in written})
+            store.write({number: lines[number].fields() for number in written})
             done += len(written)
             if watch is not None:
                 watch(done, total)
@@ -219,14 +209,26 @@ class _Draft:
 
     line: BehaviourLine
     turns: Sequence[Turn] | None
+    max_sentences: int | None = None
+
+    def answered(self, answer: Answer) -> BehaviourLine:
+        """The line with what the LLM wrote, as much of it as is wanted."""
+        text, finished = answer.text.strip(), answer.finished
+        if self.max_sentences is not None and len(found := sentences(text)) > self.max_sentences:
+            text, finished = " ".join(found[: self.max_sentences]), False
+        return replace(self.line, response=text, finished=finished)
 
 
-def _draft(manifest: Manifest, plan: BehaviourPlan, utterance_number: int, behaviour_number: int) -> _Draft:
+def _draft(
+    manifest: Manifest, plan: BehaviourPlan, utterance_number: int, behaviour_number: int, wording: int
+) -> _Draft:
     utterance, behaviour = manifest[utterance_number], plan.behaviours[behaviour_number]
-    text = _shown(utterance.text, plan.case, plan.spelling)
+    instruction = behaviour.instructions[wording]
+    text = shown(utterance.text, plan.case, plan.spelling)
     asks = bool(text) and not behaviour.copies
-    line = BehaviourLine(utterance.id, behaviour.name, behaviour.instruction.text, "" if asks else text, bool(text))
-    return _Draft(line, behaviour.instruction.text_turns(text) if asks else None)
+    response, finished = ("" if asks else text), bool(text)
+    line = BehaviourLine(utterance.id, behaviour.name, instruction.text, response, finished, instruction.system)
+    return _Draft(line, instruction.text_turns(text) if asks else None, behaviour.max_sentences)
 
 
 def _finished(
@@ -243,7 +245,4 @@ def _finished(
     yield {number: replace(drafts[number].line, finished=False) for number in ids.keys() - set(fitting)}
     needed_places = {place for place, number in enumerate(fitting) if number in needed}
     for answers in llm.answer([ids[number] for number in fitting], needed_places):
-        yield {
-            fitting[place]: replace(drafts[fitting[place]].line, response=answer.text.strip(), finished=answer.finished)
-            for place, answer in answers.items()
-        }
+        yield {fitting[place]: drafts[fitting[place]].answered(answer) for place, answer in answers.items()}

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from blsp.data.answer_lines import UtteranceKeys
 from blsp.data.batching import EpochSamples
+from blsp.data.conversation_source import ConversationSource
 from blsp.data.mixing import assign
-from blsp.data.sources import AnswerSource, Case, Sample, Source, SourceConfig, TranscriptSource, speller
+from blsp.data.sample import Sample
+from blsp.data.sources import AnswerSource, Case, Source, SourceConfig, TranscriptSource, speller
+from blsp.data.wordings import CONVERSATION
 from blsp.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +60,12 @@ class SampleSet(Sequence[Sample]):
         utterances = np.flatnonzero(sources >= 0)
         groups = sources[utterances].astype(np.int32)
         numbers = groups.astype(np.int64) * len(self.manifest) + utterances
-        return EpochSamples(numbers, self._seconds[utterances], groups)
+        seconds = self._seconds[utterances]
+        for group, source in enumerate(self._sources):
+            if not isinstance(source.earlier_seconds, float):
+                own = groups == group
+                seconds[own] += source.earlier_seconds[utterances[own]]
+        return EpochSamples(numbers, seconds, groups)
 
     def counts(self, epoch: int = 0) -> dict[str, int]:
         """Samples of each behaviour in an epoch."""
@@ -93,22 +102,27 @@ def load_samples(manifest: Manifest, sources: Sequence[SourceConfig], seed: int)
     """
     if not sources:
         raise ValueError("`sources` must hold at least one, but is empty.")
-    n = len(manifest)
-    found = [
-        TranscriptSource(manifest, config, seed) if config.path is None else AnswerSource(manifest, config, config.path)
-        for config in sources
-    ]
-    ids, seconds = np.empty(n, np.int64), np.empty(n, np.float32)
+    found = [_open(manifest, config, seed) for config in sources]
+    keys = UtteranceKeys(
+        len(manifest), {source.keys.by for source in found if not isinstance(source, TranscriptSource)}
+    )
     for number, utterance in enumerate(manifest):  # once: with millions of lines it takes minutes
-        ids[number], seconds[number] = hash(utterance.id), utterance.duration
+        keys.note(number, utterance, manifest.root)
         for source in found:
             if isinstance(source, TranscriptSource):
                 source.note(number, utterance)
     for source in found:
-        if isinstance(source, AnswerSource):
-            source.find(ids)
-    for source in found:
+        if not isinstance(source, TranscriptSource):
+            source.find(keys)
         if not source.available.any():
             where = source.config.path or manifest.path
             raise DataError(f"{where} has no usable answer of {source.config.behaviour!r} for {manifest.path}.")
-    return SampleSet(manifest, found, seconds, seed)
+    return SampleSet(manifest, found, keys.seconds, seed)
+
+
+def _open(manifest: Manifest, config: SourceConfig, seed: int) -> TranscriptSource | AnswerSource | ConversationSource:
+    if config.path is None:
+        return TranscriptSource(manifest, config, seed)
+    if config.behaviour == CONVERSATION:
+        return ConversationSource(manifest, config, config.path)
+    return AnswerSource(manifest, config, config.path)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import mmap
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from blsp.data.behaviours import BehaviourLine, asr_instructions, read_behaviours, usable
+from blsp.data.answer_filter import AnswerFilter
+from blsp.data.answer_lines import AnswerLines, KeysOfLines, UtteranceKeys
+from blsp.data.behaviours import BehaviourLine, fault, read_behaviours
+from blsp.data.sample import Sample
+from blsp.data.wordings import CONVERSATION, asr_instructions
 from blsp.errors import DataError
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest, Utterance
-
 
 Case = Literal["keep", "lower", "auto", "true"]
 FROM_MANIFEST = ("repetition", "asr", "translation")
@@ -27,31 +28,25 @@ FROM_MANIFEST = ("repetition", "asr", "translation")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One training pair, without its audio."""
-
-    utterance: int
-    """Number of its utterance in the manifest."""
-    behaviour: str
-    """What the answer is: `continuation`, `repetition`, `asr`, `chat`, `translation` ..."""
-    instruction: Instruction
-    """What stands before the speech."""
-    response: str
-    """The answer to learn."""
-
-
-@dataclass(frozen=True)
 class SourceConfig:
     """One behaviour of the mix, and where its answers come from."""
 
     behaviour: str
-    """Name: `continuation`, `repetition`, `asr`, `translation`, or any other that `path` holds."""
+    """Name: `continuation`, `repetition`, `asr`, `translation`, `conversation`, or any other that `path` holds."""
     share: float = 1.0
     """Share of the utterances that have it in an epoch, relative to the other sources: 9 and 1 for BLSP+RP."""
     path: Path | None = None
-    """Answers, a behaviours.jsonl; null: the transcript (`repetition`, `asr`) or the manifest's `translation`."""
-    unfinished: bool = True
-    """Learn also from answers in `path` that were cut off at the limit of tokens."""
+    """Answers, a behaviours.jsonl (conversations.jsonl for `conversation`); null: the transcript (`repetition`, `asr`)
+    or the manifest's `translation`."""
+    manifest: Path | None = None
+    """Manifest that `path` was written for, where it is not the one that is trained on."""
+    matched_by: Literal["recording", "transcript"] = "recording"
+    """What utterances of that manifest and of the one that is trained on have in common: with `transcript`, an answer
+    is learnt from everybody who says so."""
+    filter: AnswerFilter = field(default_factory=AnswerFilter)
+    """Which answers in `path` are left out."""
+    learns_earlier: bool = False
+    """Learn all answers of a conversation that speech came before, not the last one alone."""
     instruction: str | None = None
     """What stands before the speech; null: as in `path`, or the usual one of the behaviour."""
     with_example: bool = False
@@ -71,6 +66,10 @@ class SourceConfig:
             raise ValueError(f"`share` must be above 0, but is {self.share} instead.")
         if self.with_example and self.behaviour != "repetition":
             raise ValueError(f"`with_example` must be false for {self.behaviour!r}: the example is a repetition.")
+        if self.path is None and self.manifest is not None:
+            raise ValueError(f"`manifest` must be null without `path`, but is {self.manifest}.")
+        if self.learns_earlier and self.behaviour != CONVERSATION:
+            raise ValueError(f"`learns_earlier` must be false for {self.behaviour!r}: it is one exchange.")
         if (self.case == "true") != bool(self.spelling):
             raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
 
@@ -83,12 +82,18 @@ class Source(Protocol):
     available: npt.NDArray[np.bool_]
     """Whether there is an answer for an utterance, bool (utterances,)."""
 
+    @property
+    def earlier_seconds(self) -> npt.NDArray[np.float32] | float:
+        """Speech that comes before the utterance in its prompt, float32 (utterances,), or 0 where there is none."""
+
     def read(self, number: int) -> Sample:
         """The sample of an utterance."""
 
 
 class TranscriptSource:
     """Answers that are transcripts or translations of the manifest."""
+
+    earlier_seconds = 0.0
 
     def __init__(self, manifest: Manifest, config: SourceConfig, seed: int) -> None:
         self.config = config
@@ -118,49 +123,44 @@ class TranscriptSource:
 
 
 class AnswerSource:
-    """Answers in a behaviours.jsonl, found by the utterances' ids."""
+    """Answers in a behaviours.jsonl, found by the utterances' ids or recordings."""
+
+    earlier_seconds = 0.0
 
     def __init__(self, manifest: Manifest, config: SourceConfig, path: Path) -> None:
         self.config = config
-        self._manifest, self._path = manifest, path
-        ids, lines = array("q"), array("q")
+        self._manifest = manifest
+        self.keys = KeysOfLines(config.manifest, config.matched_by)
+        self._lines = AnswerLines(path)
+        keys, numbers = array("q"), array("q")
         for number, line in enumerate(read_behaviours(path)):
-            if line.behaviour == config.behaviour and (config.unfinished or line.finished) and usable(line):
-                ids.append(hash(line.id))
-                lines.append(number)
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(lines) else b""
-        self._ids, self._starts = np.asarray(ids), _line_starts(self._bytes)[np.asarray(lines)]
-        self.find(np.zeros(0, np.int64))
+            if line.behaviour == config.behaviour and fault(line, config.filter) is None:
+                keys.append(self.keys.of(line.id))
+                numbers.append(number)
+        self._lines.index(np.asarray(keys, np.int64), np.asarray(numbers, np.int64))
+        self.available = np.zeros(0, np.bool_)
 
-    def find(self, ids: npt.NDArray[np.int64]) -> None:
-        """Find the lines of all utterances by the hashes of their ids, int64 (utterances,)."""
-        self._start = np.full(len(ids), -1)
-        if len(self._ids):
-            order = np.argsort(self._ids, kind="stable")
-            at = np.minimum(np.searchsorted(self._ids[order], ids), len(order) - 1)
-            self._start = np.where(self._ids[order][at] == ids, self._starts[order][at], -1)
-        self.available = self._start >= 0
+    def find(self, utterances: UtteranceKeys) -> None:
+        """Find the lines of all utterances."""
+        self.available = self._lines.find(utterances.of(self.keys))
 
     def read(self, number: int) -> Sample:
         """The sample of an utterance."""
-        start = int(self._start[number])
-        if start < 0:
+        values = self._lines.read(number)
+        if values is None:
             raise _no_answer(self._manifest, number, self.config)
-        end = self._bytes.find(b"\n", start)
         try:
-            line = BehaviourLine(**json.loads(self._bytes[start : end if end >= 0 else None]))
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{self._path} was changed while it was used.", hint="Start again.") from error
-        utterance = self._manifest[number]
-        if line.id != utterance.id:
-            raise DataError(f"{self._path} has {line.id} where {utterance.id} of {self._manifest.path} was.")
-        return Sample(number, self.config.behaviour, self._instruction(line), line.response)
+            line = BehaviourLine(**values)
+        except TypeError as error:
+            raise self._lines.changed() from error
+        self.keys.check(line.id, self._manifest, number, self._lines.path)
+        return Sample(number, self.config.behaviour, self._instruction(line), line.response, line.finished)
 
     def _instruction(self, line: BehaviourLine) -> Instruction:
         if self.config.with_example:
             return repeat_instruction()
-        return Instruction(line.instruction if self.config.instruction is None else self.config.instruction)
+        text = line.instruction if self.config.instruction is None else self.config.instruction
+        return Instruction(text, system=line.system)
 
 
 def speller(case: Case, spelling: Sequence[Path] = ()) -> Callable[[str], str]:
@@ -196,14 +196,6 @@ def _instructions(config: SourceConfig) -> tuple[Instruction, ...]:
     if config.behaviour == "translation":
         return (Instruction(TRANSLATE.format(language=config.language)),)
     return (repeat_instruction() if config.with_example else Instruction(REPEAT),)
-
-
-def _line_starts(data: mmap.mmap | bytes) -> npt.NDArray[np.int64]:
-    """Where lines start, int64 (lines + 1,); block by block, as a whole file of flags would not fit in memory."""
-    codes = np.frombuffer(data, np.uint8)
-    blocks = range(0, len(codes), 1 << 24)
-    ends = [np.flatnonzero(codes[start : start + (1 << 24)] == ord("\n")) + start + 1 for start in blocks]
-    return np.concatenate([np.zeros(1, np.int64), *ends]).astype(np.int64)
 
 
 def _no_answer(manifest: Manifest, number: int, config: SourceConfig) -> DataError:

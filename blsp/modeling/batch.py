@@ -26,6 +26,10 @@ class PromptExample:
     """The conversation up to the user's turn that is answered."""
     response: str
     """The answer."""
+    finished: bool = True
+    """Whether the answer's end is learnt too: not where it was cut off."""
+    learnt_from: int | None = None
+    """Turn from which earlier answers are learnt too, without their ends; None: the answer alone."""
     hidden_states: Sequence[Tensor] = ()
     """Encoder states for each speech turn, float (L, D), where they were computed before."""
     speech_embeds: Sequence[Tensor] = ()
@@ -54,10 +58,16 @@ Speech = tuple[npt.NDArray[np.float32], ...] | HiddenStates | SpeechEmbeds
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One row: the prompt, and the token ids to learn, up to and including a stop token."""
+    """One row: the prompt, and the token ids to learn, up to and including a stop token unless it was cut off."""
 
     segments: tuple[Segment, ...]
     response_ids: tuple[int, ...] = ()
+
+    @property
+    def learnt_ids(self) -> list[int]:
+        """All token ids to learn: those of earlier answers that are marked so, and the response."""
+        earlier = [i for s in self.segments if isinstance(s, TokenSegment) and s.learnt for i in s.ids]
+        return [*earlier, *self.response_ids]
 
 
 @dataclass(frozen=True)
@@ -121,7 +131,9 @@ def collate(template: PromptTemplate, examples: Sequence[PromptExample]) -> Prom
 def _row(template: PromptTemplate, example: PromptExample) -> PromptRow:
     if not example.turns or example.turns[-1].role != "user":
         raise ValueError(f"`turns` must end with the user's, but is {[t.role for t in example.turns]} instead.")
-    return PromptRow(tuple(render(template, example.turns)), template.answer(example.response) + template.answer_end)
+    end = template.answer_end if example.finished else ()
+    segments = render(template, example.turns, learnt_from=example.learnt_from)
+    return PromptRow(tuple(segments), template.answer(example.response) + end)
 
 
 def lay_out(
@@ -156,16 +168,17 @@ def lay_out(
     pieces = iter(speech)
     embeds, labels, used = [], [], 0
     for row in rows:
-        parts = []
-        for segment in (*row.segments, TokenSegment(row.response_ids)):
+        parts, own_labels = [], list[int]()
+        for segment in (*row.segments, TokenSegment(row.response_ids, learnt=True)):
             if isinstance(segment, SpeechSegment):
                 parts.append(next(pieces).to(tokens.dtype))
+                own_labels += [IGNORED_LABEL] * len(parts[-1])
             else:
                 parts.append(tokens[used : used + len(segment.ids)])
+                own_labels += segment.ids if segment.learnt else [IGNORED_LABEL] * len(segment.ids)
                 used += len(segment.ids)
         embeds.append(torch.cat(parts))
-        prompt_length = len(embeds[-1]) - len(row.response_ids)
-        labels.append(torch.tensor([IGNORED_LABEL] * prompt_length + list(row.response_ids), dtype=torch.int64))
+        labels.append(torch.tensor(own_labels, dtype=torch.int64))
     mask = pad_sequence(
         [torch.ones(len(x), dtype=torch.bool) for x in embeds], batch_first=True, padding_side=padding_side
     )
@@ -178,18 +191,19 @@ def lay_out(
 
 def shared_prefix(rows: Sequence[PromptRow]) -> tuple[int, ...]:
     """Token ids that all rows begin with, before any speech; a constant prompt need be read only once."""
-    leading = []
+    leading, longest = [], []
     for row in rows:
         ids: list[int] = []
-        for segment in row.segments:
-            if isinstance(segment, SpeechSegment):
+        for segment in (*row.segments, TokenSegment(row.response_ids, learnt=True)):
+            if isinstance(segment, SpeechSegment) or segment.learnt:
                 break
             ids += segment.ids
+        # What is learnt is predicted from the position before it, which must not be in the prefix.
+        longest.append(len(ids) if isinstance(segment, SpeechSegment) else len(ids) - 1)
         leading.append(tuple(ids))
     shortest = min(leading, key=len)
     length = next((i for i in range(len(shortest)) if len({ids[i] for ids in leading}) > 1), len(shortest))
-    # An answer's first token is predicted from the prompt's last position, which must not be in the prefix.
-    return shortest[: min(length, min(len(_row_ids(row)) - len(row.response_ids) for row in rows) - 1)]
+    return shortest[: min(length, *longest)]
 
 
 def _row_ids(row: PromptRow) -> list[int]:

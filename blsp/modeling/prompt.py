@@ -27,6 +27,8 @@ class TokenSegment:
     """A stretch of text as the LLM's token ids."""
 
     ids: tuple[int, ...]
+    learnt: bool = False
+    """Whether it is an earlier answer that the LLM is to learn too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,10 +206,15 @@ class PlainText:
         return tuple(ids)
 
 
-def render(template: PromptTemplate, turns: Sequence[Turn]) -> list[Segment]:
+def render(template: PromptTemplate, turns: Sequence[Turn], *, learnt_from: int | None = None) -> list[Segment]:
     """The prompt for `turns`; if they end with the user, up to where the LLM answers.
 
     What is missing between two turns of one side is rendered as empty.
+
+    Args:
+        template: The LLM's prompt format.
+        turns: The conversation.
+        learnt_from: Answers from this turn on are marked as learnt; None marks none.
 
     Raises:
         ValueError: A system turn is not the first.
@@ -215,19 +222,22 @@ def render(template: PromptTemplate, turns: Sequence[Turn]) -> list[Segment]:
     has_system = bool(turns) and turns[0].role == "system"
     segments: list[Segment] = [TokenSegment(template.opening(turns[0].text if has_system else None))]
     answering = False
-    for turn in turns[1:] if has_system else turns:
-        segments += turn_segments(template, turn, answering=answering)
+    for number, turn in enumerate(turns):
+        if number == 0 and has_system:
+            continue
+        learnt = learnt_from is not None and number >= learnt_from
+        segments += turn_segments(template, turn, answering=answering, learnt=learnt)
         answering = turn.role == "user"
     return segments
 
 
-def turn_segments(template: PromptTemplate, turn: Turn, *, answering: bool) -> list[Segment]:
+def turn_segments(template: PromptTemplate, turn: Turn, *, answering: bool, learnt: bool = False) -> list[Segment]:
     """One turn of the user or the assistant; `answering` says that a user's turn waits for its answer."""
     closing = TokenSegment(template.answer_closing)
     if turn.role == "user":
         return [*([closing] if answering else []), *template.user(turn)]
     if turn.role == "assistant":
-        answer: list[Segment] = [TokenSegment(template.answer(turn.text)), closing]
+        answer: list[Segment] = [TokenSegment(template.answer(turn.text), learnt), closing]
         return answer if answering else [*template.user(Turn("user")), *answer]
     raise ValueError(f"`turns` must have a system turn only in front, but has one later: {turn.text!r}.")
 

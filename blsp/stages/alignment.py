@@ -91,7 +91,7 @@ def alignment_inputs(config: AlignmentConfig) -> list[Path]:
     """Files and folders that a training on answers depends on."""
     paths = [config.manifest, *([config.validation] if config.validation is not None else [])]
     for source in (*config.sources, *config.validation_sources):
-        paths += [*([source.path] if source.path is not None else []), *source.spelling]
+        paths += [path for path in (source.path, source.manifest) if path is not None] + [*source.spelling]
     return list(dict.fromkeys([*paths, *config.spelling, *model_inputs(config.model)]))
 
 

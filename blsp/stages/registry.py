@@ -14,6 +14,7 @@ STAGES = {
     "synthesis": "blsp.stages.synthesis:SynthesisStage",
     "instruction_tuning": "blsp.stages.instruction_tuning:InstructionTuningStage",
     "behaviours": "blsp.stages.behaviours:BehavioursStage",
+    "conversations": "blsp.stages.conversations:ConversationsStage",
     "ctc": "blsp.stages.ctc:CtcStage",
     "alignment": "blsp.stages.alignment:AlignmentStage",
     "translation": "blsp.stages.translation:TranslationStage",

@@ -5,7 +5,7 @@ BLSP, BLSP+RP, ASR pretraining and fine-tuning for translation differ only in th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from blsp.batched_generation import generate_batch
 from blsp.checkpoint import save_adapter
+from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig, plan_epoch
 from blsp.data.feature_cache import FeatureCache
 from blsp.data.manifest import Manifest
-from blsp.data.samples import Sample, SampleSet
+from blsp.data.sample import Sample
+from blsp.data.samples import SampleSet
 from blsp.data.speech_batch import SpeechBatch, SpeechLoader, encode
 from blsp.decoding import GenerationConfig
 from blsp.errors import ConfigError
@@ -53,16 +55,18 @@ class AnswerBatch:
 
     speech: SpeechBatch
     rows: tuple[PromptRow, ...]
-    """Prompt with a gap for the speech, and answer, of each utterance."""
+    """Prompts with a gap for each utterance, and answers; most have one utterance, conversations several."""
     text_rows: tuple[PromptRow, ...] = ()
     """The same with the transcript in the gap, where the LLM's own reading is distilled."""
     transcripts: tuple[tuple[int, ...], ...] = ()
-    """Token ids of the transcripts, where they are read by CTC."""
+    """Token ids of the transcripts, utterance by utterance, where they are read by CTC."""
+    numbers: tuple[int, ...] = ()
+    """Which of the samples the rows are."""
 
     @property
     def count(self) -> int:
         """Answer tokens."""
-        return sum(len(row.response_ids) for row in self.rows)
+        return sum(len(row.learnt_ids) for row in self.rows)
 
     def to(self, device: Any) -> AnswerBatch:
         """The same batch with its speech on `device`; token ids are laid out where the LLM is."""
@@ -210,7 +214,7 @@ class AlignmentTask:
         assert model.encoder is not None
         states = encode(batch.speech.to(model.device), model.encoder, self._data.cache)
         answers = generate_batch(model, PromptBatch(batch.rows, states), GenerationConfig(max_new_tokens=SHOWN_TOKENS))
-        samples = [held_out.samples[numbers[i]] for i in batch.speech.kept]
+        samples = [held_out.samples[number] for number in batch.numbers]
         return [
             {"behaviour": sample.behaviour, "reference": sample.response, "hypothesis": answer}
             for sample, answer in zip(samples, answers)
@@ -231,22 +235,41 @@ class AlignmentTask:
         write_checkpoint_spec(folder, spec)
 
     def _load(self, source: SpeechSamples, numbers: Sequence[int], epoch: int) -> AnswerBatch:
-        samples: list[Sample] = [source.samples[number] for number in numbers]
-        speech = source.loader.load([sample.utterance for sample in samples], epoch)
-        samples = [samples[i] for i in speech.kept]
-        examples = [PromptExample(sample.instruction.turns(CACHED_SPEECH), sample.response) for sample in samples]
+        read = {number: source.samples[number] for number in numbers}
+        speech, samples = _load_speech(source.loader, read, epoch)
+        rows = self._render([_example(s, s.turns([CACHED_SPEECH] * len(s.utterances))) for s in samples.values()])
         text_rows: tuple[PromptRow, ...] = ()
         transcripts: tuple[tuple[int, ...], ...] = ()
         objective, spelling = self._options.objective, self._data.transcripts
         if spelling is not None and (objective.distillation > 0 or objective.ctc > 0):
-            texts = [source.manifest[sample.utterance].text for sample in samples]
-            transcripts = tuple(spelling.ids(text) for text in texts)
-            turns = [sample.instruction.text_turns(spelling.text(text)) for sample, text in zip(samples, texts)]
-            text_rows = self._render([PromptExample(t, sample.response) for t, sample in zip(turns, samples)])
-        return AnswerBatch(speech, self._render(examples), text_rows, transcripts)
+            texts = [[source.manifest[u].text for u in sample.utterances] for sample in samples.values()]
+            transcripts = tuple(spelling.ids(text) for row in texts for text in row)
+            turns = [s.text_turns([spelling.text(t) for t in row]) for s, row in zip(samples.values(), texts)]
+            text_rows = self._render([_example(s, t) for s, t in zip(samples.values(), turns)])
+        return AnswerBatch(speech, rows, text_rows, transcripts, tuple(samples))
 
     def _render(self, examples: Sequence[PromptExample]) -> tuple[PromptRow, ...]:
         return collate(self._model.template, examples).rows
+
+
+def _load_speech(
+    loader: SpeechLoader, samples: Mapping[int, Sample], epoch: int
+) -> tuple[SpeechBatch, dict[int, Sample]]:
+    """The speech of samples, by their numbers, and those of which all utterances could be read."""
+    speech = loader.load([u for sample in samples.values() for u in sample.utterances], epoch)
+    kept, start, whole = set(speech.kept), 0, dict[int, Sample]()
+    for number, sample in samples.items():
+        end = start + len(sample.utterances)
+        if kept.issuperset(range(start, end)):
+            whole[number] = sample
+        start = end
+    if len(kept) > sum(len(sample.utterances) for sample in whole.values()):  # some belong to no whole conversation
+        speech = loader.load([u for sample in whole.values() for u in sample.utterances], epoch)
+    return speech, whole
+
+
+def _example(sample: Sample, turns: Sequence[Turn]) -> PromptExample:
+    return PromptExample(turns, sample.response, finished=sample.finished, learnt_from=sample.learnt_from)
 
 
 def choose_trained(model: BlspModel, options: AlignmentOptions) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,17 @@ def reading_model(model: BlspModel) -> BlspModel:
 
 
 def make_task(
-    model: BlspModel, manifest: Manifest, speech: SpeechConfig | None = None, **options: Any
+    model: BlspModel,
+    manifest: Manifest,
+    speech: SpeechConfig | None = None,
+    sources: Sequence[SourceConfig] = REPETITION,
+    **options: Any,
 ) -> AlignmentTask:
     assert model.encoder is not None
     speech = speech or SpeechConfig()
     cache = open_cache(speech, model.encoder)
     loader = SpeechLoader(manifest, speech, model.encoder, cache=cache)
-    samples = SpeechSamples(manifest, load_samples(manifest, REPETITION, 0), loader)
+    samples = SpeechSamples(manifest, load_samples(manifest, sources, 0), loader)
     transcripts = Transcripts(model.tokenizer, str.lower)
     spoken = transcript_tokens(manifest, transcripts)
     vocabulary = competing_tokens(spoken, negatives=5, size=len(model.tokenizer), seed=0)
@@ -175,6 +179,69 @@ def test_what_cannot_be_read_is_left_out(model: BlspModel, manifest: Manifest) -
     loss.total.backward()
     assert (nothing.count, loss.total.item()) == (0, 0.0)
     assert all(not p.grad.any() for p in task.module.parameters() if p.requires_grad and p.grad is not None)
+
+
+def conversations(tmp_path: Path) -> SourceConfig:
+    """Two conversations: utterances 2 and 3; a typed turn, then 0 and 5."""
+
+    def turn(i: int, answer: str, *, spoken: bool = True) -> dict[str, Any]:
+        return {"utterance": f"u{i}", "spoken": spoken, "text": "hi", "answer": answer, "finished": True}
+
+    lines = [[turn(2, "Two."), turn(3, "Three.")], [turn(1, "Hi.", spoken=False), turn(0, "A."), turn(5, "B.")]]
+    path = tmp_path / "conversations.jsonl"
+    path.write_text("".join(json.dumps({"id": t[-1]["utterance"], "turns": t}) + "\n" for t in lines))
+    return SourceConfig("conversation", 1, path, learns_earlier=True)
+
+
+def test_conversations_are_learnt_with_all_that_was_said(
+    reading_model: BlspModel, manifest: Manifest, tmp_path: Path
+) -> None:
+    sources = (conversations(tmp_path), SourceConfig("repetition", 2))
+    objective = ObjectiveConfig(distillation=1.0, ctc=1.0)
+    task = make_task(reading_model, manifest, sources=sources, objective=objective)
+    numbers = [3, 5, 6]  # the conversations, and a repetition of the first utterance
+    batch = task.load(numbers, 0)
+    found = task.module(batch)
+
+    def turns(user: Callable[[int], Turn]) -> list[list[Turn]]:
+        no, yes = Turn("assistant", "A."), Turn("assistant", "Hi.")
+        return [
+            [user(2), Turn("assistant", "Two."), user(3)],
+            [Turn("user", "hi"), yes, user(0), no, user(5)],
+            [user(0)],
+        ]
+
+    def examples(prompts: Sequence[list[Turn]]) -> list[PromptExample]:
+        learnt = zip(prompts, ("Three.", "B.", TEXTS[0]), (0, 2, None))
+        return [PromptExample(prompt, answer, True, first) for prompt, answer, first in learnt]
+
+    spoken = turns(lambda i: Turn("user", speech=load_audio(manifest.root / f"{i}.flac")))
+    spoken[2] = [Turn("user", REPEAT, spoken[2][0].speech)]
+    typed = turns(lambda i: Turn("user", TEXTS[i].lower()))
+    typed[2] = [Turn("user", f"{REPEAT} {TEXTS[0].lower()}")]
+    student, teacher = (reading_model(reading_model.collate(examples(prompts))) for prompts in (spoken, typed))
+    assert batch.count == len(student.labels)
+    assert found.parts["cross_entropy"].item() == pytest.approx(student.loss.item() * batch.count, rel=1e-4)
+    expected = distillation_sum(student.logits, teacher.logits).item()
+    assert found.parts["distillation"].item() == pytest.approx(expected, rel=1e-4)
+    heard = [2, 3, 0, 5, 0]
+    alone = make_task(reading_model, manifest, objective=objective)
+    ctc = sum(alone.module(alone.load([i], 0)).parts["ctc"].item() for i in heard)
+    assert found.parts["ctc"].item() == pytest.approx(ctc, rel=1e-4)
+    found.total.backward()
+    assert [entry["reference"] for entry in task.show(6)][3:6:2] == ["Three.", "B."]
+
+
+def test_a_conversation_of_which_something_cannot_be_read_is_left_out(
+    model: BlspModel, manifest: Manifest, tmp_path: Path
+) -> None:
+    (manifest.root / "2.flac").unlink()
+    task = make_task(model, manifest, sources=(conversations(tmp_path),))
+    batch, alone = task.load([3, 5], 0), task.load([5], 0)
+    assert batch.numbers == (5,)
+    assert len(batch.speech) == 2
+    assert task.module(batch).total.item() == pytest.approx(task.module(alone).total.item(), rel=1e-5)
+    assert task.load([3], 0).rows == ()
 
 
 def test_shown_is_what_the_model_answers(model: BlspModel, manifest: Manifest) -> None:

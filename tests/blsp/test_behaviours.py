@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 
 from blsp.batched_generation import generate_texts
+from blsp.data.answer_filter import AnswerFilter
 from blsp.data.answering import Answer, AnswerFormat, TransformersAnswerer, batches_by_length
 from blsp.data.behaviours import (
-    BEHAVIOURS,
     Behaviour,
     BehaviourLine,
     BehaviourPlan,
-    asr_instructions,
+    fault,
+    matching,
     read_behaviours,
     spread,
-    usable,
     write_behaviours,
 )
 from blsp.data.manifest import Manifest, Utterance, write_manifest
+from blsp.data.wordings import asr_instructions, behaviour_wordings
 from blsp.decoding import GenerationConfig
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
@@ -46,7 +47,7 @@ def make_manifest(folder: Path, texts: Sequence[str]) -> Manifest:
 
 
 def plan_of(*names: str, **settings: object) -> BehaviourPlan:
-    behaviours = tuple(Behaviour(name, Instruction(BEHAVIOURS[name])) for name in names)
+    behaviours = tuple(Behaviour(name, (Instruction(behaviour_wordings()[name][0]),)) for name in names)
     return BehaviourPlan(behaviours, **settings)  # type: ignore[arg-type]
 
 
@@ -67,7 +68,12 @@ def test_a_hundred_distinct_asr_instructions() -> None:
 
 
 def test_instructions_of_the_paper() -> None:
-    assert (BEHAVIOURS["continuation"], BEHAVIOURS["repetition"], BEHAVIOURS["chat"]) == (CONTINUE, REPEAT, "")
+    wordings = behaviour_wordings()
+    assert (wordings["continuation"], wordings["repetition"], wordings["chat"]) == ((CONTINUE,), (REPEAT,), ("",))
+    assert wordings["sentiment"][0].startswith("Please classify the emotional tone of the text as either positive,")
+    for name in ("short_answer", "summary", "sentiment", "intent", "keywords"):
+        assert len(set(wordings[name])) >= 6, name
+        assert all(text == text.strip() and text[-1] in ".?" for text in wordings[name])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -86,7 +92,7 @@ def test_answers_are_those_of_each_transcript_alone(stopping_model: BlspModel, t
     assert [(line.id, line.behaviour) for line in lines] == [
         (f"u{i}", name) for i in range(20) for name in ("continuation", "chat")
     ]
-    prompts = [b.instruction.text_turns(text) for text in texts for b in plan.behaviours]
+    prompts = [b.instructions[0].text_turns(text) for text in texts for b in plan.behaviours]
     config = GenerationConfig(max_new_tokens=20)
     assert [line.response for line in lines] == [
         generate_texts(stopping_model, [turns], config)[0].strip() for turns in prompts
@@ -119,7 +125,7 @@ def test_repetition_may_be_the_transcript_or_the_llms(stopping_model: BlspModel,
     def no_llm() -> TransformersAnswerer:
         raise AssertionError("the transcript needs no LLM")
 
-    copies = BehaviourPlan([Behaviour("repetition", Instruction(REPEAT), copies=True)])
+    copies = BehaviourPlan([Behaviour("repetition", (Instruction(REPEAT),), copies=True)])
     write_behaviours(tmp_path / "copies.jsonl", manifest, copies, no_llm)
     lines = list(read_behaviours(tmp_path / "copies.jsonl"))
     assert [(line.response, line.finished) for line in lines] == [
@@ -127,7 +133,7 @@ def test_repetition_may_be_the_transcript_or_the_llms(stopping_model: BlspModel,
         ("Hello THERE", True),
         ("", False),
     ]
-    said = BehaviourPlan([Behaviour("repetition", repeat_instruction())], case="keep")
+    said = BehaviourPlan([Behaviour("repetition", (repeat_instruction(),))], case="keep")
     answerer = TransformersAnswerer(stopping_model, max_new_tokens=8)
     write_behaviours(tmp_path / "said.jsonl", manifest, said, lambda: answerer)
     expected = generate_texts(
@@ -143,7 +149,7 @@ def test_a_transcript_too_long_for_the_context_is_left_unanswered(stopping_model
     path = tmp_path / "behaviours.jsonl"
     write_behaviours(path, manifest, plan_of("chat"), lambda: TransformersAnswerer(stopping_model, max_new_tokens=64))
     long = list(read_behaviours(path))[1]
-    assert (long.id, long.response, long.finished, usable(long)) == ("u1", "", False, False)
+    assert (long.id, long.response, long.finished, fault(long, AnswerFilter())) == ("u1", "", False, "empty")
 
 
 class CountingAnswerer:
@@ -189,7 +195,7 @@ def test_a_resumed_run_answers_the_missing_batches_only(tiny_model: BlspModel, t
 
 @pytest.mark.parametrize("n", [10, 1000, 1237])
 def test_shares_are_exact(n: int) -> None:
-    behaviours = [Behaviour(name, Instruction(""), share) for name, share in (("a", 0.9), ("b", 0.1), ("c", 1.0))]
+    behaviours = [Behaviour(name, (Instruction(""),), share) for name, share in (("a", 0.9), ("b", 0.1), ("c", 1.0))]
     items = BehaviourPlan(behaviours).items(n)
     by_behaviour = {number: items[items[:, 1] == number][:, 0].tolist() for number in range(3)}
     assert len(by_behaviour[0]) == round(0.9 * n)
@@ -207,22 +213,13 @@ def test_utterances_are_taken_evenly() -> None:
     assert counts == {0: 2, 2: 2, 5: 2, 7: 2}
 
 
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        ("It was a quiet night, and nobody came.", True),
-        ("Yes", True),
-        ("", False),
-        ("...", False),
-        ("no no no no no no no no", True),  # eight words
-        ("no no no no no no no no no", False),
-        ("and then the cat sat and then the cat sat and then the cat sat", False),
-        ("and then the cat sat and then the cat sat and then the dog sat", True),
-        ("First, the big red bus, the big red bus, the big red bus, stopped.", False),
-    ],
-)
-def test_loops_and_empty_answers_are_not_usable(response: str, expected: bool) -> None:
-    assert usable(BehaviourLine("u", "chat", "", response, finished=True)) is expected
+def test_repetitions_are_never_judged() -> None:
+    said = "I'm sorry, I'm sorry, I'm sorry, I'm sorry, I'm sorry, but I can't help"
+    line = BehaviourLine("u", "chat", "", said, finished=False)
+    answers = AnswerFilter(cut=True, phrases=("help",))
+    assert fault(line, answers) == "refusal"
+    assert fault(replace(line, behaviour="repetition"), answers) is None
+    assert fault(replace(line, behaviour="repetition", response=" ..."), answers) == "empty"
 
 
 def test_damaged_behaviours_are_named(tmp_path: Path) -> None:
@@ -231,3 +228,38 @@ def test_damaged_behaviours_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "finished": 1}) + "\n")
     with pytest.raises(DataError, match=r"behaviours.jsonl:2: 'finished' must be a bool, but is 1.$"):
         list(read_behaviours(path))
+
+
+def test_wordings_are_used_equally_often(stopping_model: BlspModel, tmp_path: Path) -> None:
+    wordings = tuple(Instruction(text, system="Be brief.") for text in ("One?", "Two?", "Three?"))
+    plan = BehaviourPlan([Behaviour("intent", wordings, share=0.5)])
+    path = tmp_path / "behaviours.jsonl"
+    manifest = make_manifest(tmp_path, transcripts(12))
+    write_behaviours(path, manifest, plan, lambda: TransformersAnswerer(stopping_model, max_new_tokens=4))
+    lines = list(read_behaviours(path))
+    assert Counter(line.instruction for line in lines) == {"One?": 2, "Two?": 2, "Three?": 2}
+    assert {line.system for line in lines} == {"Be brief."}
+    texts = {u.id: u.text for u in manifest}
+    prompts = [Instruction(x.instruction, system="Be brief.").text_turns(texts[x.id]) for x in lines]
+    answers = generate_texts(stopping_model, prompts, GenerationConfig(max_new_tokens=4))
+    assert [line.response for line in lines] == [answer.strip() for answer in answers]
+
+
+def test_answers_are_limited_to_sentences(tiny_model: BlspModel, tmp_path: Path) -> None:
+    class Talker(CountingAnswerer):
+        def answer(self, prompts: Sequence[tuple[int, ...]], needed: Container[int]) -> Iterator[dict[int, Answer]]:
+            said = ("It is 5. I think.", "It is 5.", "It is", "It is. And")
+            yield {i: Answer(text, finished=i < 3) for i, text in enumerate(said)}
+
+    plan = BehaviourPlan([Behaviour("short_answer", (Instruction(""),), max_sentences=1)])
+    path = tmp_path / "behaviours.jsonl"
+    write_behaviours(path, make_manifest(tmp_path, ["a"] * 4), plan, lambda: Talker(tiny_model, 4))
+    found = sorted((line.response, line.finished) for line in read_behaviours(path))
+    assert found == [("It is", True), ("It is 5.", False), ("It is 5.", True), ("It is.", False)]
+
+
+def test_utterances_may_be_chosen_by_their_transcripts(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path, ["What is it?", "It is.", "WHAT?", "what"])
+    assert matching(manifest, "what.*[?]$").tolist() == [0, 2]
+    assert matching(manifest, None).tolist() == [0, 1, 2, 3]
+    assert plan_of("chat").items(np.array([1, 3]))[:, 0].tolist() == [1, 3]

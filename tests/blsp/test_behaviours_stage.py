@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from blsp.config import build
-from blsp.data.behaviours import read_behaviours
+from blsp.data.answer_filter import AnswerFilter
+from blsp.data.answering import TransformersAnswerer
+from blsp.data.behaviours import BehaviourLine, read_behaviours
 from blsp.errors import ConfigError, DataError
-from blsp.instructions import REPEAT, repeat_instruction
+from blsp.instructions import REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel
+from blsp.placement import cpu_multiplies_bfloat16
 from blsp.stages.base import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
+from blsp.stages.writing import load_answerer
 from tests.blsp.test_behaviours import make_manifest, transcripts
 
 N_UTTERANCES = 60
@@ -54,7 +61,66 @@ def test_stage_writes_a_line_an_utterance_and_sums_up(config: BehavioursConfig) 
     assert all(line.response == texts[line.id] for line in lines if line.behaviour == "repetition")
     assert result["lines"] == N_UTTERANCES
     assert 0 < result["usable"] <= N_UTTERANCES
+    assert result["usable"] + sum(result["left out"].values()) == N_UTTERANCES
     assert result["finished"] == round(sum(line.finished for line in lines) / N_UTTERANCES, 3)
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def test_answers_of_no_use_are_counted_by_reason(config: BehavioursConfig) -> None:
+    lines = [
+        BehaviourLine("u0", "chat", "", "I'm sorry, but I can't.", True),
+        BehaviourLine("u1", "chat", "", "no no no no no no no no no", True),
+        BehaviourLine("u2", "chat", "", "", False),
+        BehaviourLine("u3", "chat", "", "Sorry, no.", True),
+        BehaviourLine("u4", "chat", "", "Yes, it", False),
+        BehaviourLine("u5", "repetition", "", "sorry", True),
+    ]
+    (config.out / "behaviours.jsonl").write_text("".join(json.dumps(line.fields()) + "\n" for line in lines))
+    config = replace(config, filter=AnswerFilter(cut=True))
+    listener = Listener()
+    result = BehavioursStage().run(config, listener)  # the file is there: nothing is written
+    assert (result["lines"], result["usable"]) == (6, 1)
+    assert result["left out"] == {"empty": 1, "refusal": 2, "loop": 1, "cut": 1}
+    assert listener.messages == ["5 of 6 answers are of no use: 1 empty, 2 refusal, 1 loop, 1 cut"]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_used_where_the_cpu_has_it(
+    config: BehavioursConfig, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr("blsp.placement.cpu_multiplies_bfloat16", lambda: fast)
+    listener = Listener()
+    answerer = load_answerer(replace(config, cpu_bfloat16=True), listener)
+    assert isinstance(answerer, TransformersAnswerer)
+    assert answerer._model.dtype == (torch.bfloat16 if fast else torch.float32)
+    assert listener.messages[-1] == (
+        "This CPU multiplies bfloat16" if fast else "This CPU has no bfloat16: float32 it is"
+    )
+    plain = load_answerer(config, listener)
+    assert isinstance(plain, TransformersAnswerer)
+    assert plain._model.dtype == torch.float32
+
+
+def test_what_the_cpu_multiplies_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for capability, flags, expected in (
+        ("AVX512", {"avx512_bf16"}, True),
+        ("AVX512", {"amx_tile"}, True),
+        ("AVX512", set(), False),
+        ("AVX2", {"avx512_bf16"}, False),  # the CPU could, but torch does not
+    ):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda name=capability: name)
+        for name in ("avx512_bf16", "amx_tile"):
+            monkeypatch.setattr(f"torch.cpu._is_{name}_supported", lambda is_there=name in flags: is_there)
+        assert cpu_multiplies_bfloat16() is expected
 
 
 def test_plan_counts_without_loading_or_writing(config: BehavioursConfig) -> None:
@@ -118,9 +184,9 @@ def test_own_instructions_and_examples() -> None:
         "with_example": True,
     }
     french, repetition = build(BehavioursConfig, values, where="it").behaviour_plan().behaviours
-    assert (french.instruction.text, french.instruction.examples) == ("Please translate the text into French.", ())
-    assert repetition.instruction.text == REPEAT
-    assert repetition.instruction.examples == repeat_instruction().examples
+    assert french.instructions == (Instruction("Please translate the text into French."),)
+    assert repetition.instructions[0].text == REPEAT
+    assert repetition.instructions[0].examples == repeat_instruction().examples
     assert not repetition.copies
 
 

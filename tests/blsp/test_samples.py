@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from blsp.data.answer_filter import AnswerFilter
 from blsp.data.batching import BatchingConfig, plan_epoch
-from blsp.data.behaviours import BehaviourLine, asr_instructions
+from blsp.data.behaviours import BehaviourLine
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.data.samples import SampleSet, SourceConfig, load_samples, speller
+from blsp.data.wordings import asr_instructions
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
 
@@ -115,7 +117,7 @@ def test_answers_that_loop_or_belong_to_another_behaviour_are_not_used(manifest:
     path = tmp_path / "behaviours.jsonl"
     path.write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines), encoding="utf-8")
     assert load_samples(manifest, [SourceConfig("continuation", path=path)], seed=0).epoch(0).numbers.tolist() == [2, 3]
-    finished = SourceConfig("continuation", path=path, unfinished=False)
+    finished = SourceConfig("continuation", path=path, filter=AnswerFilter(cut=True))
     assert load_samples(manifest, [finished], seed=0).epoch(0).numbers.tolist() == [3]
     chat = load_samples(manifest, [SourceConfig("chat", path=path)], seed=0)
     assert chat[1].instruction == Instruction("")
@@ -167,3 +169,36 @@ def test_spellers(tmp_path: Path) -> None:
 def test_sources_without_sense_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SourceConfig(**values)  # type: ignore[arg-type]
+
+
+def test_utterances_are_found_by_their_recordings(manifest: Manifest, tmp_path: Path) -> None:
+    path = write_answers(tmp_path / "behaviours.jsonl", range(3, N))
+    joined = tmp_path / "joined" / "manifest.jsonl"
+    joined.parent.mkdir()
+    shifted = [(i + 1) % N for i in range(N)]  # the ids of one are those of others in the other
+    write_manifest(joined, (Utterance(f"u{i}", f"../{j}.flac", duration=1, text="A") for i, j in enumerate(shifted)))
+    source = SourceConfig("continuation", path=path, manifest=manifest.path)
+    samples = load_samples(Manifest(joined), [source], seed=0)
+    assert samples[4].response == "and so on, 5 times"
+    assert samples.epoch(0).numbers.tolist() == list(range(2, N - 1))
+
+
+def test_an_answer_is_learnt_from_everybody_who_says_so(manifest: Manifest, tmp_path: Path) -> None:
+    path = write_answers(tmp_path / "behaviours.jsonl", range(3, N))
+    other = tmp_path / "other.jsonl"
+    numbers = [7, 5, 7, 1]
+    write_manifest(other, (Utterance(f"v{i}", "a.flac", 1, text=f"THE  WORDS OF {j}") for i, j in enumerate(numbers)))
+    source = SourceConfig("continuation", path=path, manifest=manifest.path, matched_by="transcript")
+    samples = load_samples(Manifest(other), [source, SourceConfig("repetition")], seed=0)
+    assert [samples[i].response for i in range(3)] == [f"and so on, {i} times" for i in (7, 5, 7)]
+    with pytest.raises(DataError, match=r"v3 of .* has no usable answer"):
+        samples[3]
+
+
+def test_only_what_was_finished_has_an_end(manifest: Manifest, tmp_path: Path) -> None:
+    lines = [BehaviourLine(f"u{i}", "chat", "", "Well, he", bool(i), "Be brief.") for i in range(2)]
+    path = tmp_path / "behaviours.jsonl"
+    path.write_text("".join(json.dumps(line.fields()) + "\n" for line in lines), encoding="utf-8")
+    samples = load_samples(manifest, [SourceConfig("chat", path=path)], seed=0)
+    assert [samples[i].finished for i in range(2)] == [False, True]
+    assert samples[0].instruction == Instruction("", system="Be brief.")
