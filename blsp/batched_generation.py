@@ -88,7 +88,7 @@ def generate_batch(
             hint="Use shorter audio or a shorter instruction.",
         )
     writers = [_Writer(model, config, number) for number in numbers or range(len(rows))]
-    decoding = _BatchDecoder(model, prompt.mask)
+    decoding = BatchDecoder(model, prompt.mask)
     logits = decoding.run(prompt.embeds, prompt.position_ids)
     active = writers
     for _ in range(min(config.max_new_tokens, model.max_context_tokens - longest)):
@@ -141,8 +141,13 @@ class _Writer:
         return self._stream.text
 
 
-class _BatchDecoder:
-    """Rows that the LLM reads in step, padded on the left."""
+class BatchDecoder:
+    """Rows that the LLM reads in step, padded on the left.
+
+    Args:
+        model: The model.
+        mask: Which positions of the prompts are no padding, bool (B, P).
+    """
 
     def __init__(self, model: BlspModel, mask: Tensor) -> None:
         self._model = model

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from blsp import batched_generation
+from blsp.batched_generation import COMPACT_BELOW, BatchDecoder
 from blsp.conversation import Turn
 from blsp.decoding import TextStream, is_looping
 from blsp.modeling.batch import PromptRow, lay_out
@@ -131,7 +131,7 @@ class TransformersAnswerer:
     def _answer_batch(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         rows = [PromptRow((TokenSegment(ids),)) for ids in prompts]
         prompt = lay_out(rows, self._model.llm.get_input_embeddings(), padding_side="left")
-        decoding = batched_generation._BatchDecoder(self._model, prompt.mask)
+        decoding = BatchDecoder(self._model, prompt.mask)
         logits = decoding.run(prompt.embeds, prompt.position_ids)
         writers = [AnswerWriter(self.format) for _ in prompts]
         active = writers
@@ -141,7 +141,7 @@ class TransformersAnswerer:
             keep = [i for i, writer in enumerate(active) if not writer.done]
             if not keep:
                 return [writer.answer() for writer in writers]
-            if len(keep) <= batched_generation.COMPACT_BELOW * len(active):
+            if len(keep) <= COMPACT_BELOW * len(active):
                 decoding.keep(keep)
                 active = [active[i] for i in keep]
             logits = decoding.step([writer.ids[-1] for writer in active])

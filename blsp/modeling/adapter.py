@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,20 +89,24 @@ class Adapter(nn.Module):
         x = self.norm(self.bottleneck(x))
         return x * valid_positions(lengths, x.size(1))[:, :, None], lengths, letters
 
-    def read_out(self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor]:
+    def read_out(
+        self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor, *, logits: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Turn forward()'s result into what the LLM reads, by `config.readout`.
 
         Args:
             speech_embeds: Result of forward(), float (B, S, E).
             lengths: Their lengths, int64 (B,).
             token_embeds: The LLM's input embeddings, float (V, E).
+            logits: The CTC head's scores of all tokens, where they are there already.
 
         Returns:
             The same pair, shorter where frames were dropped: a row without speech may be empty.
         """
         if self.ctc is None:
             return speech_embeds, lengths
-        return self.ctc.read_out(speech_embeds, lengths, token_embeds, expected=self.config.readout == "ctc_expected")
+        expected = self.config.readout == "ctc_expected"
+        return self.ctc.read_out(speech_embeds, lengths, token_embeds, expected=expected, logits=logits)
 
 
 class ConvSubsampler(nn.Module):
@@ -133,7 +137,8 @@ class ConvSubsampler(nn.Module):
             for w_in, w_out, k in zip(widths, widths[1:], kernel_sizes)
         )
         self.blocks = nn.ModuleList(
-            nn.ModuleList(ContextBlock(width) for _ in range(n)) for width, n in zip(widths[1:], blocks)
+            nn.ModuleList(ContextBlock(width) for _ in range(n))
+            for width, n in zip(widths[1:], blocks or [0] * len(kernel_sizes))
         )
         self.letters = LetterReader(widths[1]) if letters else None
 
@@ -152,7 +157,7 @@ class ConvSubsampler(nn.Module):
             x = F.glu(conv(x), dim=1).transpose(1, 2)  # (B, D, L) -> (B, ceil(L / 2), D or E)
             lengths = _halve(lengths)
             valid = valid_positions(lengths, x.size(1))
-            for block in self.blocks[i] if len(self.blocks) else ():
+            for block in cast("nn.ModuleList", self.blocks[i]):
                 x = block(x, valid)
             if i == 0 and self.letters is not None:
                 x, logits = self.letters(x)
@@ -193,6 +198,7 @@ class CtcHead(nn.Module):
         # CTC leaves the head unsure, and a mean over many tokens means nothing to the LLM: the expected embedding is
         # taken under a sharper distribution.
         self.sharpness = nn.Parameter(torch.tensor(3.0))
+        self._known: tuple[Tensor, Tensor] | None = None
 
     def logits(self, speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
         """Scores of the blank (index 0) and of each token (its id + 1).
@@ -204,12 +210,26 @@ class CtcHead(nn.Module):
         Returns:
             float (B, S, 1 + V).
         """
-        directions = F.normalize(token_embeds.to(speech_embeds.dtype), dim=1)
+        directions = self._directions(token_embeds, speech_embeds.dtype)
         blank = (speech_embeds @ self.blank)[:, :, None]
         return self.scale * torch.cat([blank, speech_embeds @ directions.T], dim=2)
 
+    def _directions(self, token_embeds: Tensor, dtype: torch.dtype) -> Tensor:
+        """Token embeddings (V, E) at unit length; where nothing is learnt, those of an LLM's whole table are kept."""
+        if torch.is_grad_enabled() or not isinstance(token_embeds, nn.Parameter):
+            return F.normalize(token_embeds.to(dtype), dim=1)
+        if self._known is None or self._known[0] is not token_embeds or self._known[1].dtype != dtype:
+            self._known = token_embeds, F.normalize(token_embeds.detach().to(dtype), dim=1)
+        return self._known[1]
+
     def read_out(
-        self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor, *, expected: bool
+        self,
+        speech_embeds: Tensor,
+        lengths: Tensor,
+        token_embeds: Tensor,
+        *,
+        expected: bool,
+        logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Keep the frames that read as new tokens: no blanks, no repeats.
 
@@ -219,12 +239,13 @@ class CtcHead(nn.Module):
             token_embeds: The LLM's input embeddings, float (V, E).
             expected: Replace each kept frame by the mean of the token embeddings under the head's distribution,
                 raised to the power `sharpness`.
+            logits: Result of `logits()` for all tokens, where it is there already.
 
         Returns:
             Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,), 0 for a
             row in which nothing was read.
         """
-        logits = self.logits(speech_embeds, token_embeds)
+        logits = self.logits(speech_embeds, token_embeds) if logits is None else logits
         keep = new_tokens(logits.argmax(dim=2), lengths)
         kept_lengths = keep.sum(dim=1)
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : int(kept_lengths.max())]  # (B, K)

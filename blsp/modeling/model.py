@@ -145,6 +145,21 @@ class BlspModel(nn.Module):
             ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
+        hidden_states, lengths, counts = self.encode_speech(waveforms)
+        embeds, lengths = self.embed_hidden_states(hidden_states, lengths)
+        return _join(embeds, lengths, counts)
+
+    def encode_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
+        """Encoder states of waveforms, those of longer ones than the encoder takes (30 s) in several windows.
+
+        Returns:
+            hidden_states of N windows, float (N, L, D); their lengths, int64 (N,); and how many windows each of
+            the waveforms has.
+
+        Raises:
+            ValueError: A waveform is empty.
+            UnsupportedError: The model has no encoder.
+        """
         if self.encoder is None:
             raise UnsupportedError(
                 "This model has no speech encoder.", hint="Load it with `--encoder` and `--adapter`."
@@ -153,9 +168,8 @@ class BlspModel(nn.Module):
         flat = [window for row in windows for window in row]
         features, lengths = extract_features(flat, self.encoder.n_mels, padded=self.encoder.padded)
         hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
-        hidden_states = hidden_states[:, : int(lengths.max())]  # a padded encoder gives 30 s, whatever the speech
-        embeds, lengths = self.embed_hidden_states(hidden_states, lengths)
-        return _join(embeds, lengths, [len(row) for row in windows])
+        # A padded encoder gives 30 s, whatever the speech.
+        return hidden_states[:, : int(lengths.max())], lengths, [len(row) for row in windows]
 
     def embed_hidden_states(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the LLM reads for encoder states, as `embed_speech` but from a feature cache.

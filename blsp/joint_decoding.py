@@ -1,0 +1,175 @@
+"""Words that LLM and CTC head agree on: the LLM repeats what it hears while the head keeps it to the sound.
+
+A small LLM that repeats on its own forgets, embellishes and goes on with the sentence; the CTC head alone knows no
+language. Each beginning of an answer is scored by both, in one beam search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from blsp.batched_generation import BatchDecoder
+from blsp.ctc_prefix import CtcPrefixScorer, Prefixes
+from blsp.decoding import decode
+from blsp.instructions import Instruction
+from blsp.modeling.batch import PromptBatch, PromptRow, SpeechEmbeds, lay_out
+from blsp.modeling.model import BlspModel
+from blsp.modeling.prompt import CACHED_SPEECH, render
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """How both scores make one: log P(CTC) + `llm_weight` * log P(LLM) + `token_bonus` * tokens."""
+
+    beam: int = 4
+    """Beginnings of each utterance that are followed."""
+    llm_weight: float = 0.5
+    """Weight of the LLM's log probability."""
+    token_bonus: float = 0.5
+    """Added for each token, since the LLM's probabilities favour short answers."""
+    tokens_per_frame: int = 12
+    """Candidates are the best tokens of each frame, so many of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "tokens_per_frame"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
+        if self.llm_weight < 0:
+            raise ValueError(f"`llm_weight` must be at least 0, but is {self.llm_weight} instead.")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One utterance as adapter and CTC head hear it.
+
+    Shapes:
+        K embeddings, E LLM width, T frames, C candidates.
+    """
+
+    embeds: Tensor
+    """What the LLM reads, float (K, E)."""
+    candidates: Tensor
+    """Ids of the tokens that were perhaps said, int64 (C,)."""
+    log_probs: Tensor
+    """Of the blank (index 0) and of the candidates in each frame, float (T, 1 + C)."""
+
+
+@torch.inference_mode()
+def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: JointConfig | None = None) -> list[Heard]:
+    """What adapter and CTC head make of encoder states, float (U, L, D) with lengths (U,).
+
+    Raises:
+        ValueError: The adapter has no CTC head.
+    """
+    config = config or JointConfig()
+    adapter = model.adapter
+    if adapter is None or adapter.ctc is None:
+        raise ValueError("`model` must have an adapter with a CTC head, but has none.")
+    table = model.llm.get_input_embeddings().weight
+    embeds, lengths = adapter(hidden_states.to(next(adapter.parameters()).dtype), lengths)
+    logits = adapter.ctc.logits(embeds, table)
+    kept, kept_lengths = adapter.read_out(embeds, lengths, table, logits=logits)
+    heard = []
+    for row, n, states, n_kept in zip(logits, lengths.tolist(), kept.to(model.dtype), kept_lengths.tolist()):
+        log_probs = row[:n].float().log_softmax(dim=1)  # (T, 1 + V)
+        best = log_probs[:, 1:].topk(config.tokens_per_frame, dim=1).indices
+        candidates = best.unique()
+        heard.append(Heard(states[:n_kept], candidates, torch.cat([log_probs[:, :1], log_probs[:, 1 + candidates]], 1)))
+    return heard
+
+
+@torch.inference_mode()
+def decode_jointly(
+    model: BlspModel, heard: Sequence[Heard], instruction: Instruction, config: JointConfig | None = None
+) -> list[str]:
+    """What the LLM answers to an instruction about each utterance, as far as the CTC head heard it too.
+
+    Args:
+        model: The model.
+        heard: Utterances, decoded side by side.
+        instruction: What the LLM is told; its answer is to be the words of the utterance.
+        config: Weights and width of the search.
+
+    Returns:
+        One text an utterance; empty where nothing was heard.
+    """
+    config = config or JointConfig()
+    spoken = [i for i, utterance in enumerate(heard) if len(utterance.embeds)]
+    texts = [""] * len(heard)
+    if not spoken:
+        return texts
+    row = PromptRow(tuple(render(model.template, instruction.turns(CACHED_SPEECH))))
+    lengths = torch.tensor([len(heard[i].embeds) for i in spoken], device=model.device)
+    speech = SpeechEmbeds(pad_sequence([heard[i].embeds for i in spoken], batch_first=True), lengths)
+    batch = PromptBatch((row,) * len(spoken), speech)
+    prompt = lay_out(batch.rows, model.llm.get_input_embeddings(), speech.values, speech.lengths, padding_side="left")
+    decoder = BatchDecoder(model, prompt.mask)
+    logits = decoder.run(prompt.embeds, prompt.position_ids)
+    searches = [_Search(heard[i], config, sorted(model.stop_token_ids)) for i in spoken]
+    while True:
+        parents, tokens, first = [], [], 0
+        for search in searches:
+            n_rows = search.n_rows
+            chosen = search.advance(logits[first : first + n_rows]) if n_rows else []
+            parents += [first + parent for parent, _ in chosen]
+            tokens += [token for _, token in chosen]
+            first += n_rows
+        if not tokens:
+            break
+        decoder.keep(parents)
+        logits = decoder.step(tokens)
+    for i, search in zip(spoken, searches):
+        texts[i] = decode(model.tokenizer, search.best).strip()
+    return texts
+
+
+class _Search:
+    """Beam search of one utterance."""
+
+    def __init__(self, heard: Heard, config: JointConfig, stop_token_ids: list[int]) -> None:
+        self._config, self._candidates = config, heard.candidates
+        # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a
+        # full stop says nothing about the words.
+        self._choices = torch.cat([heard.candidates, torch.tensor(stop_token_ids, device=heard.candidates.device)])
+        self._scorer = CtcPrefixScorer(heard.log_probs.cpu())
+        self._prefixes: Prefixes = self._scorer.start()
+        self._ids: list[list[int]] = [[]]
+        self._llm = torch.zeros(1, dtype=torch.float64)
+        self._longest = len(heard.log_probs)
+        self._best_score = -float("inf")
+        self.best: list[int] = []
+        """Tokens of the best finished answer."""
+
+    @property
+    def n_rows(self) -> int:
+        """Beginnings that are followed; none once the search is over."""
+        return len(self._ids)
+
+    def advance(self, logits: Tensor) -> list[tuple[int, int]]:
+        """Take the LLM's scores after each beginning, float (N, V); give parent and token of each new beginning."""
+        config, n_candidates = self._config, len(self._candidates)
+        llm = logits[:, self._choices].double().log_softmax(dim=1).cpu()
+        ends = llm[:, n_candidates:].logsumexp(dim=1)
+        length = len(self._ids[0])
+        finished = self._prefixes.complete + config.llm_weight * (self._llm + ends) + config.token_bonus * length
+        best = int(finished.argmax())
+        if float(finished[best]) > self._best_score:
+            self._best_score, self.best = float(finished[best]), self._ids[best]
+        written = self._llm[:, None] + llm[:, :n_candidates]
+        scores = self._scorer.scores(self._prefixes) + config.llm_weight * written + config.token_bonus * (length + 1)
+        top = scores.flatten().topk(min(config.beam, scores.numel()))
+        promising = top.indices[top.values > self._best_score]
+        if length >= self._longest or not len(promising):
+            self._ids = []
+            return []
+        parents, tokens = promising // n_candidates, promising % n_candidates
+        self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
+        self._llm = written[parents, tokens]
+        ids = self._candidates.cpu()[tokens].tolist()
+        self._ids = [[*self._ids[parent], token] for parent, token in zip(parents.tolist(), ids)]
+        return list(zip(parents.tolist(), ids))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blsp.ctc_prefix import CtcPrefixScorer
+from blsp.instructions import Instruction
+from blsp.joint_decoding import Heard, JointConfig, decode_jointly, hear
+from blsp.modeling.adapter import Adapter, AdapterConfig
+from blsp.modeling.batch import PromptBatch, PromptRow, SpeechEmbeds, lay_out
+from blsp.modeling.model import BlspModel
+from blsp.modeling.prompt import CACHED_SPEECH, render
+from blsp.transcription import transcribe, transcribe_batch
+
+MakeSpeech = Callable[..., np.ndarray]
+INSTRUCTION = Instruction("Repeat.")
+
+
+def made_up(seed: int, frames: int = 3) -> Heard:
+    """Three candidates, heard in a few frames."""
+    torch.manual_seed(seed)
+    return Heard(torch.randn(2, 16), torch.tensor([70, 80, 90]), (2 * torch.randn(frames, 4)).log_softmax(1))
+
+
+def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config: JointConfig) -> float:
+    """The score of one answer, its LLM part from a single pass over prompt and answer."""
+    ids = heard.candidates[list(numbers)]
+    row = PromptRow(tuple(render(model.template, INSTRUCTION.turns(CACHED_SPEECH))))
+    speech = SpeechEmbeds(heard.embeds[None], torch.tensor([len(heard.embeds)]))
+    batch = PromptBatch((row,), speech)
+    prompt = lay_out(batch.rows, model.llm.get_input_embeddings(), speech.values, speech.lengths)
+    embeds = torch.cat([prompt.embeds[0], model.embed_tokens(ids)])[None]
+    with torch.no_grad():
+        logits = model.llm(inputs_embeds=embeds).logits[0, prompt.embeds.size(1) - 1 :]
+    stops = sorted(model.stop_token_ids)
+    scores = logits[:, torch.cat([heard.candidates, torch.tensor(stops)])].double().log_softmax(1)
+    llm = sum(float(scores[i, number]) for i, number in enumerate(numbers)) + float(scores[-1, 3:].logsumexp(0))
+    scorer = CtcPrefixScorer(heard.log_probs)
+    prefixes = scorer.start()
+    for number in numbers:
+        prefixes = scorer.extend(prefixes, torch.tensor([0]), torch.tensor([number]))
+    return float(prefixes.complete) + config.llm_weight * llm + config.token_bonus * len(numbers)
+
+
+@pytest.mark.parametrize("llm_weight", [0.0, 0.5, 3.0])
+def test_a_wide_search_finds_the_best_of_all_answers(tiny_model: BlspModel, llm_weight: float) -> None:
+    config = JointConfig(beam=60, llm_weight=llm_weight, token_bonus=0.0)
+    utterances = [made_up(seed) for seed in range(3)]
+    answers = [answer for n in range(4) for answer in itertools.product(range(3), repeat=n)]
+    expected = []
+    for heard in utterances:
+        best = max(answers, key=lambda answer: joint_score(tiny_model, heard, answer, config))
+        expected.append(tiny_model.tokenizer.decode(heard.candidates[list(best)]).strip())
+    assert decode_jointly(tiny_model, utterances, INSTRUCTION, config) == expected
+
+
+def test_the_llm_changes_what_is_read(tiny_model: BlspModel) -> None:
+    utterances = [made_up(seed, frames=6) for seed in range(6)]
+    found = [
+        decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(llm_weight=weight)) for weight in (0.0, 3.0)
+    ]
+    assert found[0] != found[1]
+
+
+def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> None:
+    utterances = [made_up(seed, frames=n) for seed, n in enumerate((9, 2, 5, 7))]
+    utterances.insert(1, Heard(torch.zeros(0, 16), torch.tensor([70]), torch.zeros(3, 2)))
+    together = decode_jointly(tiny_model, utterances, INSTRUCTION)
+    assert together == [decode_jointly(tiny_model, [heard], INSTRUCTION)[0] for heard in utterances]
+    assert together[1] == ""
+    assert any(together)
+
+
+def test_a_bonus_makes_answers_longer(tiny_model: BlspModel) -> None:
+    utterances = [made_up(seed, frames=8) for seed in range(8)]
+    short, long = (
+        sum(map(len, decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(token_bonus=bonus))))
+        for bonus in (-2.0, 2.0)
+    )
+    assert short < long
+
+
+@pytest.fixture
+def reading_model(tiny_model: Any) -> BlspModel:
+    """The tiny model with a random adapter that reads tokens."""
+    torch.manual_seed(1)
+    width = tiny_model.llm.config.hidden_size
+    adapter = Adapter(AdapterConfig(width, width, bottleneck_dim=8, readout="ctc_expected")).eval()
+    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+
+
+def test_candidates_are_the_best_tokens_of_each_frame(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
+    hidden_states, lengths, _ = reading_model.encode_speech([make_speech(1.0), make_speech(2.0)])
+    first, second = hear(reading_model, hidden_states, lengths, JointConfig(tokens_per_frame=2))
+    assert len(first.log_probs) < len(second.log_probs)
+    assert reading_model.adapter is not None
+    assert reading_model.adapter.ctc is not None
+    with torch.no_grad():
+        embeds, frames = reading_model.adapter(hidden_states, lengths)
+        logits = reading_model.adapter.ctc.logits(embeds, reading_model.llm.get_input_embeddings().weight)[0]
+    whole = logits[: int(frames[0])].log_softmax(1)
+    assert set(first.candidates.tolist()) == set(whole[:, 1:].topk(2, dim=1).indices.flatten().tolist())
+    torch.testing.assert_close(first.log_probs[:, 1:], whole[:, 1 + first.candidates])
+    expected, kept = reading_model.embed_speech([make_speech(1.0), make_speech(2.0)])
+    assert [len(first.embeds), len(second.embeds)] == kept.tolist()
+    torch.testing.assert_close(second.embeds, expected[1, : int(kept[1])])
+
+
+def test_an_adapter_without_head_cannot_be_asked(tiny_model: BlspModel) -> None:
+    with pytest.raises(ValueError, match="must have an adapter with a CTC head"):
+        hear(tiny_model, torch.zeros(1, 8, 16), torch.tensor([8]))
+
+
+def test_transcripts_of_a_batch_are_those_of_each_utterance(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
+    waveforms = [make_speech(1.5, seed=1), make_speech(31.0, seed=2), make_speech(0.6, seed=3)]
+    together = transcribe_batch(reading_model, waveforms)
+    assert together == [transcribe(reading_model, waveform) for waveform in waveforms]
+    assert any(together)
+
+
+def test_frames_are_repeated_by_the_llm_alone(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
+    assert len(transcribe_batch(tiny_model, [make_speech(0.6), make_speech(0.9)])) == 2
