@@ -17,6 +17,7 @@ from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.manifest import sample
 
 FILE_NAME, HELD_OUT_NAME, AUDIO_NAME = "manifest.jsonl", "held_out.jsonl", "audio"
+READBACK_NAME = "readback.jsonl"
 _SECONDS_PER_SENTENCE = {"hibari": 0.2, "kokoro": 4.0, "flite": 0.2}
 """Rough time that an engine takes to speak one sentence on one core."""
 
@@ -42,6 +43,9 @@ class SynthesisConfig(StageConfig):
     """How many different random voices speak; by default every sentence has its own."""
     voices_seed: int = 0
     """Start of the random numbers that voices are drawn with."""
+    readback_max_wer: float | None = None
+    """Leave out what the embedded Whisper reads back with more word errors than this, in percent; null: nothing is
+    read back. Reading takes a core about two seconds an utterance."""
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -59,6 +63,8 @@ class SynthesisConfig(StageConfig):
             re.compile(self.only or "")
         except re.error as error:
             raise ValueError(f"`only` must be a regular expression, but is {self.only!r} instead: {error}.") from error
+        if self.readback_max_wer is not None and self.readback_max_wer < 0:
+            raise ValueError(f"`readback_max_wer` must not be negative, but is {self.readback_max_wer}.")
         if self.held_out < 0:
             raise ValueError(f"`held_out` must not be negative, but is {self.held_out}.")
         if self.held_out % self.copies:
@@ -91,7 +97,8 @@ class SynthesisStage(Stage[SynthesisConfig]):
 
     def outputs(self, config: SynthesisConfig) -> list[Path]:
         """The manifests; they name the recordings."""
-        return [config.out / FILE_NAME, *([config.out / HELD_OUT_NAME] if config.held_out else [])]
+        made = {HELD_OUT_NAME: config.held_out, READBACK_NAME: config.readback_max_wer is not None}
+        return [config.out / FILE_NAME, *(config.out / name for name, is_made in made.items() if is_made)]
 
     def plan(self, config: SynthesisConfig) -> Plan:
         """How many sentences there are."""
@@ -115,9 +122,10 @@ class SynthesisStage(Stage[SynthesisConfig]):
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
+        unread = _read_back(config, todo, watcher)
         if rank != 0:
             return {}
-        return _write_manifests(config, todo)
+        return _write_manifests(config, todo, unread)
 
 
 def sentences(config: SynthesisConfig) -> list[Sentence]:
@@ -190,8 +198,24 @@ def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watche
         watcher.advance(n_done, len(numbers), "utterance", {})
 
 
-def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str, Any]:
-    """List what was spoken; sentences that no sound came of are counted."""
+def _read_back(config: SynthesisConfig, todo: list[Sentence], watcher: Watcher) -> set[int]:
+    """Numbers of the utterances that a recogniser reads too badly."""
+    if config.readback_max_wer is None:
+        return set()
+    from blsp.data.line_store import LineStore, read_lines
+    from blsp.data.readback import read_back
+
+    def advance(n_done: int) -> None:
+        watcher.advance(n_done, len(todo), "utterance read back", {})
+
+    path = config.out / READBACK_NAME
+    read_back(LineStore(path, len(todo)), lambda n: _audio(config, n), [sentence.text for sentence in todo], advance)
+    rates = [line["wer"] for _, line in read_lines(path)]
+    return {n for n, rate in enumerate(rates) if rate is not None and rate > config.readback_max_wer}
+
+
+def _write_manifests(config: SynthesisConfig, todo: list[Sentence], unread: set[int]) -> dict[str, Any]:
+    """List what was spoken; sentences that no sound came of, or that could not be read back, are counted."""
     from blsp.data.recordings import duration_of
 
     for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
@@ -202,6 +226,8 @@ def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str,
         path = _audio(config, number)
         if not path.is_file():
             errors.note(config.out, None, f"nothing is spoken for {sentence.text!r}")
+            continue
+        if number in unread:
             continue
         utterances.append(
             (
@@ -220,6 +246,8 @@ def _write_manifests(config: SynthesisConfig, todo: list[Sentence]) -> dict[str,
         )
     summary = write_manifest(config.out / FILE_NAME, (u for is_trained, u in utterances if is_trained))
     result = {"utterances": summary.n_utterances, "hours": round(summary.hours, 3), "errors": len(errors)}
+    if config.readback_max_wer is not None:
+        result |= {"not read back": len(unread)}
     if config.held_out:
         held_out = write_manifest(config.out / HELD_OUT_NAME, (u for is_trained, u in utterances if not is_trained))
         result |= {"held out": held_out.n_utterances}

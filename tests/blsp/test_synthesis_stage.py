@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +20,7 @@ import pytest
 from blsp.config import build
 from blsp.data.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
 from blsp.data.manifest import load_waveform, read_manifest
+from blsp.data.readback import Recogniser, error_rate
 from blsp.data.speakers import SpeakerConfig
 from blsp.data.synthesis import Voice
 from blsp.errors import ConfigError, DataError, UnsupportedError
@@ -155,6 +158,86 @@ def test_engines_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypa
     assert all(0.9 <= speed <= 1.0 for _, _, speed in named)
 
 
+class Listener:
+    """Hears what was said but for the sentence number 3, of which it hears half, and counts its batches."""
+
+    batches: ClassVar[list[int]] = []
+
+    def read(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        self.batches.append(len(waveforms))
+        numbers = [round((len(waveform) - 1) / 1000) - 17 for waveform in waveforms]
+        return [f"sentence number {n}" if n != 3 else "sentence" for n in numbers]
+
+
+def test_what_cannot_be_read_back_is_left_out(
+    tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blsp.data.readback.Recogniser", Listener)
+    monkeypatch.setattr("blsp.data.readback.BATCH_SIZE", 3)
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"Sentence number {i}{'!' * i}\n" for i in range(1, 6)) + "...\n")
+    settings = config(path, tmp_path / "out", readback_max_wer=40, held_out=1)
+    result = SynthesisStage().run(settings, Silent())
+    assert (result["utterances"], result["held out"], result["not read back"], result["errors"]) == (4, 0, 1, 1)
+    assert [u.text[16] for u in read_manifest(tmp_path / "out" / "manifest.jsonl")] == list("1245")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "readback.jsonl").read_text().splitlines()]
+    assert [line["wer"] for line in lines] == [0.0, 0.0, 66.7, 0.0, 0.0, None]
+    assert Listener.batches == [3, 2]
+    assert SynthesisStage().outputs(settings)[-1] == tmp_path / "out" / "readback.jsonl"
+
+
+def test_reading_back_goes_on_after_a_kill(tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blsp.data.readback.Recogniser", Listener)
+    monkeypatch.setattr("blsp.data.readback.BATCH_SIZE", 2)
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"Sentence number {i}{'!' * i}\n" for i in range(1, 6)))
+    settings = config(path, tmp_path / "out", readback_max_wer=40)
+    SynthesisStage().run(settings, Silent())
+    whole = files(tmp_path / "out")
+    lines = (tmp_path / "out" / "readback.jsonl").read_text().splitlines(keepends=True)
+    numbered = [line.replace("{", f'{{"number": {n}, ', 1) for n, line in enumerate(lines)]
+    (tmp_path / "out" / "readback.jsonl").unlink()
+    (tmp_path / "out" / "readback-0.jsonl").write_text("".join(numbered[:3]) + '{"number": 3, "re')
+    Listener.batches.clear()
+    SynthesisStage().run(settings, Silent())
+    assert Listener.batches == [1, 1]
+    assert files(tmp_path / "out") == whole
+
+
+def test_words_heard_where_none_are_written_are_errors() -> None:
+    rates = [error_rate(*pair) for pair in (("Yes!", "yes"), ("Hmm.", ""), ("Hmm.", "him"), ("Seven.", "7"))]
+    assert rates == [0.0, 0.0, 100.0, 0.0]
+
+
+class Whisper:
+    """Says how many mel frames of each row hold sound."""
+
+    config = SimpleNamespace(num_mel_bins=80, max_source_positions=1500)
+
+    def parameters(self) -> Iterator[Any]:
+        import torch
+
+        yield torch.zeros(1)
+
+    def generate(self, features: Any, *, attention_mask: Any, task: str, language: str, max_new_tokens: int) -> Any:
+        assert features.shape[1:] == (80, 3000)
+        assert attention_mask.shape == (len(features), 3000)
+        assert (task, language) == ("transcribe", "en")
+        assert 16 < max_new_tokens <= 400
+        return (features.amax(1) > features.amin((1, 2))[:, None]).sum(1)
+
+    def batch_decode(self, ids: Any, skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return [f" {n}" for n in ids.tolist()]
+
+
+def test_the_recogniser_reads_several_utterances_at_once(make_speech: Callable[..., np.ndarray]) -> None:
+    recogniser = Recogniser((Whisper(), Whisper()))  # type: ignore[arg-type]
+    counts = [int(text) for text in recogniser.read([make_speech(1.0), make_speech(0.4), np.zeros(3, np.float32)])]
+    assert counts == [pytest.approx(100, abs=3), pytest.approx(40, abs=3), 0]
+    assert recogniser.read([]) == []
+
+
 def test_voices_of_training_and_tests_are_apart() -> None:
     assert (len(TRAINING_VOICES), len(HELD_OUT_VOICES)) == (20, 8)
     assert not set(TRAINING_VOICES) & set(HELD_OUT_VOICES)
@@ -233,6 +316,7 @@ def test_texts_that_cannot_be_read(tmp_path: Path, line: str, message: str) -> N
             "`voices` of kokoro must be among training, held_out",
         ),
         ({"speakers": [{"tempo": [1.2, 1.0]}]}, "`tempo` must be a range"),
+        ({"readback_max_wer": -1}, "`readback_max_wer` must not be negative, but is -1"),
         ({"voices": 0}, "`voices` must be at least 1, but is 0."),
         ({"held_out": -1}, "`held_out` must not be negative, but is -1."),
     ],
