@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from blsp.audio import SAMPLING_RATE, stream_audio
+from blsp.data.channels import convolve, random_codec, random_room
 from blsp.data.recordings import AUDIO_SUFFIXES
 from blsp.errors import DataError
 
@@ -32,6 +33,12 @@ class AugmentationConfig:
     """Share of the utterances that are put into a room."""
     telephone: float = 0.0
     """Share of the utterances that go through a telephone: 300 to 3400 Hz, 8-bit mu-law at 8 kHz."""
+    small_room: float = 0.0
+    """Share of the utterances that are put into a room or car of known walls, with early reflections."""
+    band_limit: float = 0.0
+    """Share of the utterances that go through a cheap microphone: from 50 to 400 Hz up to 2500 to 7500 Hz."""
+    codec: float = 0.0
+    """Share of the utterances that are encoded as MP3 or Opus at a random bit rate, and decoded."""
     gain_db: tuple[float, float] | None = None
     """Range of the peak level, relative to full scale; null: as recorded."""
     variants: int = 4
@@ -46,10 +53,12 @@ class AugmentationConfig:
     @property
     def changes_waveform(self) -> bool:
         """Whether anything is done before the encoder."""
-        return bool(self.speed or self.noise_share or self.reverberation or self.telephone or self.gain_db is not None)
+        shares = (self.noise_share, self.reverberation, self.telephone, self.small_room, self.band_limit, self.codec)
+        return bool(self.speed or any(shares) or self.gain_db is not None)
 
     def __post_init__(self) -> None:
-        for name in ("noise_share", "reverberation", "telephone", "dropout"):
+        shares = ("noise_share", "reverberation", "telephone", "small_room", "band_limit", "codec", "dropout")
+        for name in shares:
             self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         self._check("speed", all(0.5 <= factor <= 2 for factor in self.speed), "factors between 0.5 and 2")
         for name in ("snr_db", "gain_db"):
@@ -77,6 +86,7 @@ def augment_utterance(waveform: np.ndarray, config: AugmentationConfig, rng: np.
 
     Raises:
         DataError: There is no recording in the folder of noises.
+        UnsupportedError: The installed libsndfile is too old for a codec.
     """
     if config.speed:
         factor = config.speed[int(rng.integers(len(config.speed)))]
@@ -87,10 +97,23 @@ def augment_utterance(waveform: np.ndarray, config: AugmentationConfig, rng: np.
         waveform = add_noise(waveform, _noise(config.noise, rng), float(rng.uniform(*config.snr_db)), rng)
     if rng.random() < config.telephone:
         waveform = telephone(waveform)
-    if config.gain_db is not None:
+    gain_db = None if config.gain_db is None else rng.uniform(*config.gain_db)
+    waveform = _through_channel(waveform, config, rng)
+    if gain_db is not None:
         peak = float(np.abs(waveform).max(initial=1e-9))
-        waveform = waveform * np.float32(10 ** (rng.uniform(*config.gain_db) / 20) / peak)
+        waveform = waveform * np.float32(10 ** (gain_db / 20) / peak)
     return waveform.clip(-1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _through_channel(waveform: np.ndarray, config: AugmentationConfig, rng: np.random.Generator) -> np.ndarray:
+    """Room, microphone and codec. What is off draws no numbers, so that older configs give what they always gave."""
+    if config.small_room and rng.random() < config.small_room:
+        waveform = convolve(waveform, random_room(rng))
+    if config.band_limit and rng.random() < config.band_limit:
+        waveform = limit_band(waveform, float(rng.uniform(50, 400)), float(rng.uniform(2500, 7500)))
+    if config.codec and rng.random() < config.codec:
+        waveform = random_codec(waveform, rng)
+    return waveform
 
 
 def noise_files(folder: Path) -> tuple[Path, ...]:

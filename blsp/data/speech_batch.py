@@ -258,6 +258,8 @@ def _version(config: AugmentationConfig, seed: int) -> str:
         return ""
     names = ("speed", "noise_share", "snr_db", "reverberation", "telephone", "gain_db")
     parts: list[Any] = [FORMAT, seed, *(getattr(config, name) for name in names)]
+    later = {name: share for name in ("small_room", "band_limit", "codec") if (share := getattr(config, name))}
+    parts += [later] if later else []  # so that caches from before these options are still read
     if config.noise is not None and config.noise_share:
         facts = [(path, path.stat()) for path in noise_files(config.noise)]
         parts += [[str(path.relative_to(config.noise)), s.st_size, s.st_mtime_ns] for path, s in facts]

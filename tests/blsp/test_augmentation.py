@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from blsp.audio import SAMPLING_RATE, save_audio
 from blsp.data.augmentation import AugmentationConfig, add_noise, augment_utterance, telephone
-from blsp.errors import DataError
+from blsp.data.channels import CODECS, convolve, random_room, through_codec
+from blsp.errors import DataError, UnsupportedError
 
 MakeSpeech = Callable[..., np.ndarray]
 ALL = {"speed": (0.9, 1.1), "noise_share": 1.0, "reverberation": 1.0, "telephone": 1.0, "gain_db": (-20.0, -1.0)}
+CHANNEL = {"small_room": 1.0, "band_limit": 1.0, "codec": 1.0}
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -31,8 +34,9 @@ def test_by_default_nothing_changes(make_speech: MakeSpeech) -> None:
     assert np.array_equal(augment_utterance(make_speech(1.0), config, rng()), make_speech(1.0))
 
 
-def test_the_same_numbers_give_the_same_version(make_speech: MakeSpeech) -> None:
-    config = AugmentationConfig(**ALL)  # type: ignore[arg-type]
+@pytest.mark.parametrize("shares", [ALL, CHANNEL, {**ALL, **CHANNEL}])
+def test_the_same_numbers_give_the_same_version(make_speech: MakeSpeech, shares: dict[str, Any]) -> None:
+    config = AugmentationConfig(**shares)
     assert config.changes_waveform
     first, again, other = (augment_utterance(make_speech(1.0), config, rng(seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
@@ -96,6 +100,65 @@ def test_a_telephone_has_256_levels() -> None:
     assert 36 < 10 * np.log10(tone / (level(heard, 0, hz - 1) + level(heard, hz + 1, 4000))) < 40  # G.711 has 38 dB
 
 
+def test_options_that_are_off_draw_no_numbers() -> None:
+    """Cached features of a training depend on it: the sums are those of the version before channels."""
+    config = AugmentationConfig(**ALL)  # type: ignore[arg-type]
+    time = np.arange(8000) / SAMPLING_RATE
+    tone = (0.3 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+    numbers = rng(3)
+    heard = augment_utterance(tone, config, numbers)
+    assert (len(heard), float(np.abs(heard).sum())) == (7273, pytest.approx(1036.6630, rel=1e-4))
+    assert numbers.random() == pytest.approx(0.481880125320)
+
+
+def test_a_room_reflects_for_a_moment() -> None:
+    for seed in range(20):
+        room = random_room(rng(seed))
+        assert room[0] == 1
+        assert (room >= 0).all()
+        assert 0.02 < len(room) / SAMPLING_RATE < 0.3
+        late = float((room[SAMPLING_RATE // 20 :] ** 2).sum() / (room**2).sum())
+        assert late < 0.5  # of the power comes after 50 ms
+    assert not np.array_equal(random_room(rng(0)), random_room(rng(1)))
+
+
+def test_a_room_keeps_length_and_power(make_speech: MakeSpeech) -> None:
+    speech = make_speech(1.0)
+    heard = augment_utterance(0.1 * speech, AugmentationConfig(small_room=1), rng())
+    assert heard.shape == speech.shape
+    assert not np.allclose(heard, 0.1 * speech, atol=1e-3)
+    assert np.mean(heard**2) == pytest.approx(0.01 * np.mean(speech**2), rel=1e-3)
+    assert np.array_equal(convolve(np.zeros(9, np.float32), random_room(rng())), np.zeros(9))
+
+
+def test_a_cheap_microphone_passes_a_band() -> None:
+    noise = 0.1 * rng().standard_normal(2 * SAMPLING_RATE).astype(np.float32)
+    heard = augment_utterance(noise, AugmentationConfig(band_limit=1), rng())
+    assert level(heard, 600, 2000) > 0.8 * level(noise, 600, 2000)
+    assert level(heard, 0, 30) < 0.1 * level(noise, 0, 30)
+
+
+@pytest.mark.parametrize("codec", ["mp3", "opus"])
+def test_codecs_change_little_and_more_when_they_compress_more(make_speech: MakeSpeech, codec: str) -> None:
+    speech = 0.3 * make_speech(1.0)
+    low, high = CODECS[codec][2]
+    errors = [float(np.mean((through_codec(speech, codec, c) - speech) ** 2)) for c in (low, high)]
+    assert 0 < errors[0] < errors[1] < 0.5 * float(np.mean(speech**2))
+    assert through_codec(speech[:777], codec, low).shape == (777,)
+
+
+def test_an_unknown_codec_is_named() -> None:
+    with pytest.raises(ValueError, match="`codec` must be one of mp3, opus, but is wma instead"):
+        through_codec(np.zeros(9, np.float32), "wma", 0.5)
+
+
+def test_an_old_libsndfile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soundfile.available_subtypes", lambda container: {})
+    with pytest.raises(UnsupportedError, match=r"libsndfile [\d.]+ cannot write mp3\.") as caught:
+        through_codec(np.zeros(9, np.float32), "mp3", 0.5)
+    assert caught.value.hint == "pip install --upgrade soundfile"
+
+
 def test_gain_sets_the_peak(make_speech: MakeSpeech) -> None:
     loud = augment_utterance(make_speech(1.0), AugmentationConfig(gain_db=(-6.0, -6.0)), rng())
     assert 20 * np.log10(np.abs(loud).max()) == pytest.approx(-6, abs=1e-3)
@@ -112,6 +175,8 @@ def test_silence_stays_silence() -> None:
     [
         ("noise_share", 1.5),
         ("telephone", -0.1),
+        ("codec", 1.1),
+        ("small_room", -1.0),
         ("speed", (3.0,)),
         ("snr_db", (9.0, 1.0)),
         ("variants", 0),

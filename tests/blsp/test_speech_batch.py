@@ -16,7 +16,7 @@ from blsp.audio import save_audio
 from blsp.data.augmentation import AugmentationConfig
 from blsp.data.encoding import fingerprint
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
-from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, encode, open_cache
+from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version, encode, open_cache
 from blsp.errors import DataError
 from blsp.features import extract_features
 from blsp.modeling.batch import HiddenStates
@@ -149,6 +149,15 @@ def test_masks_and_dropout_do_not_change_keys(
 ) -> None:
     masked = replace(cached, augmentation=AugmentationConfig(time_masks=2, dropout=0.1))
     assert keys(manifest, masked, tiny_encoder) == keys(manifest, cached, tiny_encoder)
+
+
+def test_options_that_are_off_leave_older_caches_readable() -> None:
+    config = AugmentationConfig(speed=(0.9, 1.1), reverberation=0.2)
+    before = "8bfc20157145bf063b91058d8377cddbbde0f21e532b319989775b835ad70e6e"  # without the options below
+    assert _version(config, 3) == before
+    names = ("small_room", "band_limit", "codec")
+    versions = {_version(replace(config, **{name: 0.5}), 3) for name in names}  # type: ignore[arg-type]
+    assert len(versions | {before}) == 4
 
 
 def test_a_changed_folder_of_noises_changes_keys(
