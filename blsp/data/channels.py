@@ -51,7 +51,8 @@ def random_room(rng: np.random.Generator) -> np.ndarray:
     gains = reflection ** np.abs(turns).sum(axis=1) / distances
     delays = np.rint((distances - distances.min()) / SPEED_OF_SOUND * SAMPLING_RATE).astype(int)
     response = np.bincount(delays, weights=gains)
-    return (response / response[0]).astype(np.float32)
+    scaled: np.ndarray = (response / response[0]).astype(np.float32)
+    return scaled
 
 
 def convolve(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -62,7 +63,8 @@ def convolve(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
     power, heard_power = float(np.mean(waveform**2)), float(np.mean(heard**2))
     if power == 0 or heard_power == 0:
         return waveform
-    return (heard * (power / heard_power) ** 0.5).astype(np.float32)
+    as_loud: np.ndarray = heard.astype(np.float32) * np.float32((power / heard_power) ** 0.5)
+    return as_loud
 
 
 def through_codec(waveform: np.ndarray, codec: str, compression: float) -> np.ndarray:
