@@ -45,7 +45,8 @@ class SynthesisConfig(StageConfig):
     """Start of the random numbers that voices are drawn with."""
     readback_max_wer: float | None = None
     """Leave out what the embedded Whisper reads back with more word errors than this, in percent; null: nothing is
-    read back. Reading takes a core about two seconds an utterance."""
+    read back. Reading takes a core about two seconds an utterance. Times and telephone numbers, which can be written in
+    many ways, often fail."""
 
     def __post_init__(self) -> None:
         if not self.texts:
