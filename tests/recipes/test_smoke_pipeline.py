@@ -16,8 +16,8 @@ from blsp.storage import damaged_files
 
 ROOT = Path(__file__).parents[2]
 STEPS = (
-    "speech instructions instruct behaviours held_out_behaviours ctc blsp blsp_rp asr_pretraining distillation "
-    "translation evaluation"
+    "speech instructions instruct behaviours held_out_behaviours conversations ctc blsp blsp_rp asr_pretraining "
+    "distillation translation evaluation"
 ).split()
 
 
