@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from voicechat.commands import devices, doctor, files, models, sessions, talk, train
+from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
 from voicechat.errors import report_errors
 
 
@@ -61,5 +61,5 @@ def _main(
     """Talk to a speech LLM on your own machine: it hears your speech, with no transcript in between."""
 
 
-for _module in (talk, files, train, sessions, devices, models, doctor):
+for _module in (talk, files, train, evaluate, sessions, devices, models, doctor):
     _module.register(app)

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.conversation import Turn
 from blsp.errors import NoSpeechError
 from blsp.instructions import REPEAT, TRANSLATE, repeat_limit
@@ -194,8 +193,9 @@ class CascadeEngine(_LlmConversation):
         system: str | None = None,
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
-        self._whisper = whisper
-        self._tokenizer = whisper_tokenizer
+        from blsp.whisper_recogniser import WhisperRecogniser
+
+        self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
         self._read: tuple[Turn, Turn] | None = None  # the turn read last, and as text: `reply` follows `prefill`
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
@@ -205,32 +205,7 @@ class CascadeEngine(_LlmConversation):
             waveform: Mono speech at 16 kHz, float32 (N,).
             language: Whisper's code or English name of the language, or None to let Whisper find it.
         """
-        window = WHISPER_WINDOW_SECONDS * SAMPLING_RATE
-        parts = [self._transcribe_window(waveform[i : i + window], language) for i in range(0, len(waveform), window)]
-        return " ".join(part for part in parts if part)
-
-    def _transcribe_window(self, waveform: Waveform, language: str | None) -> str:
-        import torch
-
-        from blsp.features import MIN_SAMPLES, extract_features
-        from blsp.pretrained import quiet_transformers
-
-        if len(waveform) < MIN_SAMPLES:
-            return ""
-        features, _ = extract_features([waveform], int(self._whisper.config.num_mel_bins), padded=True)
-        features = features[:, :, : 2 * int(self._whisper.config.max_source_positions)]
-        weights = next(self._whisper.parameters())
-        options = {"language": language} if language else {}
-        with torch.inference_mode(), quiet_transformers():
-            ids = self._whisper.generate(
-                features.to(device=weights.device, dtype=weights.dtype),
-                attention_mask=torch.ones(features.shape[::2], dtype=torch.int64, device=weights.device),
-                task="transcribe",
-                max_new_tokens=min(400, repeat_limit(waveform)),
-                **options,
-            )
-        text: str = self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
-        return text.strip()
+        return self._whisper.transcribe(waveform, language)
 
     def _as_read(self, turn: Turn) -> Turn:
         if turn.speech is None:

@@ -149,22 +149,35 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
     Raises:
         BlspError: A job failed; those before it stay done.
     """
-    is_main = os.environ.get("RANK", "0") == "0"  # accelerate and torchrun start several, of which one speaks
-    with ExitStack() as stack:
-        screen = stack.enter_context(RichWatcher()) if is_main and sys.stderr.isatty() else PlainWatcher()
-
-        def watch(job: Job, log: Path) -> Watcher:
-            screen.begin(job.name)
-            return _Logged(screen, log)
-
-        results = run_jobs(recipe, watch, force=force)
-    if not is_main:
+    results = run_watched(recipe, force=force)
+    if not _is_main():
         return
     if as_json:
         print(json.dumps(results, indent=2))
         return
     for job in recipe.jobs:
         print(f"{job.name}: {describe(results[job.name])} -> {job.config.out}")
+
+
+def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
+    """Run the jobs with their progress on stderr; the results by job.
+
+    Raises:
+        BlspError: A job failed; those before it stay done.
+    """
+    with ExitStack() as stack:
+        screen = stack.enter_context(RichWatcher()) if _is_main() and sys.stderr.isatty() else PlainWatcher()
+
+        def watch(job: Job, log: Path) -> Watcher:
+            screen.begin(job.name)
+            return _Logged(screen, log)
+
+        return run_jobs(recipe, watch, force=force)
+
+
+def _is_main() -> bool:
+    """Whether this is the one of several processes that speaks, as accelerate and torchrun start them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Logged:

@@ -132,7 +132,7 @@ _noise_files = functools.lru_cache(maxsize=8)(noise_files)
 
 
 @functools.lru_cache(maxsize=64)
-def _noise_waveform(path: Path) -> np.ndarray:
+def noise_waveform(path: Path) -> np.ndarray:
     """The first half minute of a noise, float32 (N,)."""
     n, pieces = 0, []
     for piece in stream_audio(path):
@@ -147,7 +147,7 @@ def _noise(folder: Path | None, rng: np.random.Generator) -> np.ndarray:
     if folder is None:
         return rng.standard_normal(SAMPLING_RATE).astype(np.float32)
     files = _noise_files(folder)
-    return _noise_waveform(files[int(rng.integers(len(files)))])
+    return noise_waveform(files[int(rng.integers(len(files)))])
 
 
 def telephone(waveform: np.ndarray) -> np.ndarray:

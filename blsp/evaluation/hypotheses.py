@@ -1,12 +1,11 @@
-"""What a model answers to the utterances of a task."""
+"""What a system answers to the utterances of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
@@ -14,80 +13,156 @@ from blsp.data.manifest import Utterance
 from blsp.decoding import GenerationConfig
 from blsp.errors import UnsupportedError
 from blsp.evaluation.likelihood import log_likelihoods
+from blsp.evaluation.question_answering import Question
+from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
 from blsp.evaluation.understanding import named_label
-from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
-from blsp.modeling.adapter import ctc_greedy_tokens
-from blsp.modeling.model import BlspModel
+from blsp.instructions import Instruction
 from blsp.transcription import transcribe
 
+Group = Sequence[Utterance]
+"""Utterances that are answered in one line: the turns of a conversation; of other tasks a single one."""
+Questions = Mapping[str, Question]
+"""Questions by the utterance that they are about."""
 
-def reference(task: TaskConfig, utterance: Utterance) -> str | None:
-    """What the right answer is; None where the manifest does not say."""
+
+def reference(task: TaskConfig, group: Group, questions: Questions | None = None) -> str | None:
+    """What the right answer is; None where the manifest does not say.
+
+    For the tasks `answer` and `conversation` it is the question: the right answer is the LLM's own to its transcript.
+    """
+    last = group[-1]
     if task.kind == "classification":
-        return None if utterance.label is None else named_label(utterance.label, task.all_labels)
-    return utterance.translation if task.kind == "translation" else utterance.text or None
+        return None if last.label is None else named_label(last.label, task.all_labels)
+    if task.kind == "translation":
+        return last.translation
+    if task.kind == "question":
+        question = (questions or {}).get(last.id)
+        return None if question is None else question.answer
+    return "" if task.kind == "no_speech" else last.text or None
 
 
 def answer_batch(
-    model: BlspModel, task: TaskConfig, utterances: Sequence[Utterance], waveforms: Sequence[np.ndarray]
+    system: System,
+    task: TaskConfig,
+    groups: Sequence[Group],
+    waveforms: Sequence[Sequence[np.ndarray]],
+    questions: Questions | None = None,
 ) -> list[dict[str, Any]]:
-    """What the model makes of a batch of utterances.
+    """What a system makes of a batch of utterances.
 
     Args:
-        model: The model.
+        system: Who answers.
         task: What it is asked.
-        utterances: B lines of a manifest.
+        groups: B groups of lines of a manifest.
         waveforms: Their speech, each float32 (N,) at 16 kHz; none where the task reads transcripts.
+        questions: For the task `question`, what is asked about each utterance.
 
     Returns:
-        For each utterance `hypothesis`, and by the task `recognised` (text by the CTC head alone), `named` and
-        `likeliest` (labels).
+        For each group `hypothesis`, and by the task `recognised` (text by the recogniser alone), `answers` (of all
+        turns), `named` and `likeliest` (labels).
     """
-    if task.kind == "asr" and task.in_stretches:
-        answers = [transcribe(model, waveform) for waveform in waveforms]
+    words = _words(system, task, groups, waveforms)
+    speaks = words is None
+    inputs: Sequence[Sequence[Any]] = waveforms if words is None else words
+    if task.kind == "conversation":
+        return _converse(system, task, inputs)
+    singles = [given[0] for given in inputs]
+    if task.repeats and speaks and task.in_stretches:
+        results = [{"hypothesis": transcribe(system.model, waveform)} for waveform in singles]
     else:
-        prompts = _prompts(task, utterances, waveforms)
+        asked = [_instruction(task, group[0], questions) for group in groups]
+        prompts = [i.turns(given) if speaks else _text_turns(task, i, given) for i, given in zip(asked, singles)]
         if task.kind == "classification":
-            return _classify(model, task, prompts)
-        answers = _generate(model, task, prompts)
-    results: list[dict[str, Any]] = [{"hypothesis": answer} for answer in answers]
-    if task.ctc:
-        for result, waveform in zip(results, waveforms):
-            result["recognised"] = recognise(model, waveform)
+            return _classify(system, task, prompts)
+        results = [{"hypothesis": answer} for answer in _generate(system, task, prompts)]
+    if task.repeats and not speaks:
+        results = [{**result, "recognised": text} for result, text in zip(results, singles)]
+    elif task.ctc and system.recogniser is not None:
+        texts = system.recogniser(singles, task.language)
+        results = [{**result, "recognised": text} for result, text in zip(results, texts)]
     return results
 
 
-def _prompts(task: TaskConfig, utterances: Sequence[Utterance], waveforms: Sequence[np.ndarray]) -> list[list[Turn]]:
-    instruction = task.prompt()
-    if task.reads == "speech":
-        return [instruction.turns(waveform) for waveform in waveforms]
-    texts = (utterance.text.strip() for utterance in utterances)
-    return [instruction.text_turns(text.lower() if text.isupper() else text) for text in texts]
+def _words(
+    system: System, task: TaskConfig, groups: Sequence[Group], waveforms: Sequence[Sequence[np.ndarray]]
+) -> list[list[str]] | None:
+    """What the LLM reads in the place of the speech; None where it hears."""
+    if task.reads == "transcript" or system.hears == "transcript":
+        return [[as_read(utterance.text) for utterance in group] for group in groups]
+    if system.hears == "speech":
+        return None
+    assert system.recogniser is not None
+    texts = iter(system.recogniser([w for group in waveforms for w in group], task.language))
+    return [[next(texts) for _ in group] for group in waveforms]
 
 
-def _generate(model: BlspModel, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[str]:
+def as_read(text: str) -> str:
+    """A transcript without the capitals of old corpora, which an LLM takes for shouting."""
+    text = text.strip()
+    return text.lower() if text.isupper() else text
+
+
+def _instruction(task: TaskConfig, utterance: Utterance, questions: Questions | None) -> Instruction:
+    if task.kind != "question":
+        return task.prompt()
+    assert questions is not None
+    return Instruction(questions[utterance.id].question)
+
+
+def _text_turns(task: TaskConfig, instruction: Instruction, text: str) -> list[Turn]:
+    """A prompt in text; none where nothing was written down, as of a cough, and all is about the words."""
+    return instruction.text_turns(text) if text or not (task.repeats or task.kind == "answer") else []
+
+
+def _converse(system: System, task: TaskConfig, inputs: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """Conversations that go on with the system's own answers, all of them turn by turn."""
+    turns: list[list[Turn]] = [[] for _ in inputs]
+    answers: list[list[str]] = [[] for _ in inputs]
+    for number in range(max(map(len, inputs))):
+        for turn, given in zip(turns, inputs):
+            user = Turn("user", given[number]) if isinstance(given[number], str) else Turn("user", "", given[number])
+            turn.append(user)
+        for turn, answer, text in zip(turns, answers, _generate(system, task, turns)):
+            answer.append(text)
+            turn.append(Turn("assistant", text))
+    return [{"hypothesis": answer[-1], "answers": answer} for answer in answers]
+
+
+def _generate(system: System, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[str]:
     config = GenerationConfig(max_new_tokens=task.max_new_tokens)
-    return [text.strip() for text in generate_texts(model, prompts, config, batch_size=max(1, len(prompts)))]
+    asked = [i for i, prompt in enumerate(prompts) if prompt]
+    texts = generate_texts(system.model, [prompts[i] for i in asked], config, batch_size=max(1, len(asked)))
+    answers = [""] * len(prompts)
+    for i, text in zip(asked, texts):
+        answers[i] = text.strip()
+    return answers
 
 
-def _classify(model: BlspModel, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[dict[str, Any]]:
+def _classify(system: System, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[dict[str, Any]]:
     labels = task.all_labels
     results: list[dict[str, Any]] = [{} for _ in prompts]
     if task.by in ("generation", "both"):
-        for result, answer in zip(results, _generate(model, task, prompts)):
+        for result, answer in zip(results, _generate(system, task, prompts)):
             result |= {"hypothesis": answer, "named": named_label(answer, labels)}
     if task.by in ("likelihood", "both"):
-        for result, best in zip(results, log_likelihoods(model, prompts, labels).argmax(dim=1).tolist()):
+        for result, best in zip(results, log_likelihoods(system.model, prompts, labels).argmax(dim=1).tolist()):
             result["likeliest"] = labels[best]
     return results
 
 
-def no_answer(task: TaskConfig) -> dict[str, Any]:
-    """In the place of an answer, where the recording cannot be read."""
+def no_answer(system_recognises: bool, task: TaskConfig) -> dict[str, Any]:
+    """In the place of an answer, where the recording cannot be read.
+
+    Args:
+        system_recognises: Whether lines of this system say what its recogniser reads.
+        task: What was asked.
+    """
     empty: dict[str, Any] = {"unreadable": True}
+    if task.kind == "conversation":
+        return {**empty, "hypothesis": "", "answers": [""] * task.turns}
     if task.kind != "classification":
-        return {**empty, "hypothesis": "", **({"recognised": ""} if task.ctc else {})}
+        return {**empty, "hypothesis": "", **({"recognised": ""} if system_recognises else {})}
     if task.by in ("generation", "both"):
         empty |= {"hypothesis": "", "named": None}
     if task.by in ("likelihood", "both"):
@@ -95,37 +170,13 @@ def no_answer(task: TaskConfig) -> dict[str, Any]:
     return empty
 
 
-def check_recogniser(model: BlspModel, task: TaskConfig) -> None:
+def check_recogniser(system: System, task: TaskConfig) -> None:
     """Refuse to score a recogniser that is not there.
 
     Raises:
         UnsupportedError: The task asks for what a CTC head reads, and the adapter has none.
     """
-    if task.ctc and (model.adapter is None or model.adapter.ctc is None):
+    if task.ctc and system.hears == "speech" and system.recogniser is None:
         raise UnsupportedError(
             f"The task {task.title!r} asks for `ctc`, but the model's adapter has no CTC head.", hint="ctc=false"
         )
-
-
-@torch.inference_mode()
-def recognise(model: BlspModel, waveform: np.ndarray) -> str:
-    """What the adapter's CTC head reads in a waveform, float32 (N,) at 16 kHz, by itself.
-
-    Source: paper section 5.1, the standalone ASR component; the head is our own (`CtcHead`).
-    """
-    if model.encoder is None or model.adapter is None or model.adapter.ctc is None:
-        raise UnsupportedError("This model's adapter has no CTC head.")
-    token_embeds = model.llm.get_input_embeddings().weight
-    dtype = next(model.adapter.parameters()).dtype
-    ids: list[int] = []
-    for window in np.array_split(waveform, max(1, -(-len(waveform) // WINDOW_SAMPLES))):
-        features, lengths = extract_features([_long_enough(window)], model.encoder.n_mels, padded=model.encoder.padded)
-        states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
-        embeds, lengths = model.adapter(states[:, : int(lengths.max())].to(dtype), lengths)
-        ids += ctc_greedy_tokens(model.adapter.ctc.logits(embeds, token_embeds), lengths)[0]
-    text: str = model.tokenizer.decode(ids)
-    return text.strip()
-
-
-def _long_enough(window: np.ndarray) -> np.ndarray:
-    return np.pad(window, (0, max(0, MIN_SAMPLES - len(window))))

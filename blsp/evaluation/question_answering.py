@@ -10,9 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from blsp.data.line_store import read_lines
 from blsp.evaluation.metric_counts import UtteranceStatistics, accuracy_statistics, mean_statistics
 from blsp.evaluation.normalizers import ENGLISH, normalizer
 
@@ -24,6 +26,9 @@ TextWriter = Callable[[Sequence[str]], list[str]]
 
 MIN_WORDS, MAX_WORDS = 40, 60
 """Length of the transcripts that the paper asks questions about."""
+
+MIN_TOKEN_F1 = 0.5
+"""Two answers that share so many of their words are taken for the same."""
 
 QUESTION_PROMPT = Template(
     """Please ask a question about the input and then answer the question based on the input. The output format should \
@@ -97,6 +102,16 @@ def write_questions(writer: TextWriter, transcripts: Sequence[str]) -> list[Ques
     return [parse_question(t) for t in writer([QUESTION_PROMPT.substitute(transcript=t) for t in transcripts])]
 
 
+def read_questions(path: Path) -> dict[str, Question]:
+    """Questions by the utterance that they are about, as the stage `questions` writes them.
+
+    Raises:
+        DataError: The file is not there, or a line of it is damaged.
+    """
+    hint = "The stage questions writes it: voicechat train --list"
+    return {line["id"]: Question(line["question"], line["answer"]) for _, line in read_lines(path, hint=hint)}
+
+
 def judge_answers(
     writer: TextWriter, *, questions: Sequence[str], transcripts: Sequence[str], answers: Sequence[str]
 ) -> list[bool | None]:
@@ -160,6 +175,12 @@ def agreement(reference: str, hypothesis: str, *, normalizer_name: str = ENGLISH
         return Agreement(float(right == given), right == given, right == given)
     shared = (Counter(right) & Counter(given)).total()
     return Agreement(2 * shared / (len(right) + len(given)), right == given, right[0] == given[0])
+
+
+def agrees(reference: str, hypothesis: str, *, normalizer_name: str = ENGLISH) -> bool:
+    """Whether two answers are taken for the same: their first word is, or token F1 is at least 0.5."""
+    found = agreement(reference, hypothesis, normalizer_name=normalizer_name)
+    return found.first_word or found.token_f1 >= MIN_TOKEN_F1
 
 
 def agreement_statistics(

@@ -7,6 +7,7 @@ from typing import Any
 
 from blsp.evaluation.metrics import corpus_word_errors, sacrebleu
 from blsp.evaluation.normalizers import normalizer, normalizer_for
+from blsp.evaluation.question_answering import agreement, agreement_statistics
 from blsp.evaluation.tasks import TaskConfig
 from blsp.evaluation.understanding import accuracy
 
@@ -30,6 +31,14 @@ def score(task: TaskConfig, lines: Sequence[Line]) -> dict[str, str | int | floa
     if task.kind == "translation":
         bleu = sacrebleu(references=references, hypotheses=[line["hypothesis"] for line in lines], language=task.target)
         return {"bleu": bleu.score, "signature": bleu.signature, "utterances": len(lines)}
+    if task.kind == "no_speech":
+        return {"no_text": 100 * sum(not line["hypothesis"] for line in lines) / len(lines), "utterances": len(lines)}
+    if task.kind == "question":
+        agreements = [agreement(line["reference"], line["hypothesis"]) for line in lines]
+        found = agreement_statistics(agreements)
+        return {**{each.metric.replace(" ", "_"): each.value for each in found}, "utterances": len(lines)}
+    if task.kind in ("answer", "conversation"):  # only beside the answers to the transcripts
+        return {"utterances": len(lines)}
     scores: dict[str, str | int | float] = {}
     for field, name in (("named", "accuracy"), ("likeliest", "accuracy_by_likelihood")):
         if all(field in line for line in lines):

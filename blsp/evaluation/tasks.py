@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from blsp.evaluation.sounds import SoundConfig
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 
 CLASSIFY_INTENT = "Please classify the intent of the text, choose from [{labels}]."
@@ -45,8 +46,10 @@ LABELS = {
 class TaskConfig:
     """One task, and how the model is asked to do it."""
 
-    kind: Literal["asr", "translation", "classification"]
-    """What is asked: the words, a translation, or one of some labels."""
+    kind: Literal["asr", "translation", "classification", "answer", "conversation", "question", "no_speech"]
+    """What is asked. asr: the words. translation. classification: one of some labels. answer: a reply to a spoken
+    question, to agree with the reply to its transcript. conversation: `turns` spoken questions in one conversation.
+    question: an answer to a written question about what is said. no_speech: the words, where there are none."""
     name: str = ""
     """Name in the results; by default the kind."""
     manifest: Path | None = None
@@ -56,7 +59,8 @@ class TaskConfig:
     reads: Literal["speech", "transcript"] = "speech"
     """What follows the instruction: the speech, or the true transcript, which shows what the LLM itself can do."""
     language: str = "en"
-    """asr: language spoken; `en` is scored with Whisper's English normaliser, others with its basic one."""
+    """Language spoken, which Whisper is told; `en` is scored with Whisper's English normaliser, others with its basic
+    one."""
     with_example: bool = False
     """asr: show one example of a repetition first, which small LLMs need."""
     in_stretches: bool = False
@@ -71,10 +75,24 @@ class TaskConfig:
     """classification: other labels."""
     by: Literal["generation", "likelihood", "both"] = "generation"
     """classification: take the label that the answer names (the paper), the likeliest label, or report both."""
+    sound: SoundConfig = field(default_factory=SoundConfig)
+    """What is done to the speech first: noise, a telephone, haste."""
+    turns: int = 3
+    """conversation: questions in each."""
+    questions: Path | None = None
+    """question: what the stage `questions` wrote about the test set."""
+    only_with_reference: bool = False
+    """Leave out utterances without the translation, label or text that is asked for."""
+    paper_task: str | None = None
+    """Task of the paper that the scores stand beside in a report: `asr/librispeech-test-clean`."""
     max_new_tokens: int = 128
     """Longest answer, in tokens."""
 
     def __post_init__(self) -> None:
+        if (self.kind == "question") != (self.questions is not None):
+            raise ValueError(f"`questions` must be given for kind question and no other, but is {self.questions}.")
+        if self.turns < 1:
+            raise ValueError(f"`turns` must be at least 1, but is {self.turns}.")
         if self.kind == "classification" and bool(self.labels) == bool(self.labels_of):
             raise ValueError("`labels` or `labels_of` must be given for classification, one of the two.")
         if len(set(self.labels)) != len(self.labels):
@@ -83,6 +101,11 @@ class TaskConfig:
             raise ValueError(f"`max_new_tokens` must be at least 1, but is {self.max_new_tokens}.")
         if self.reads == "transcript" and (self.ctc or self.in_stretches):
             raise ValueError("`reads` must be speech where `ctc` or `in_stretches` is set, but is transcript.")
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the words are asked for."""
+        return self.kind in ("asr", "no_speech")
 
     @property
     def title(self) -> str:
@@ -96,7 +119,7 @@ class TaskConfig:
 
     def prompt(self) -> Instruction:
         """What stands before the speech."""
-        if self.kind == "asr":
+        if self.repeats:
             return Instruction(self.instruction or REPEAT, repeat_instruction().examples if self.with_example else ())
         if self.instruction is not None:
             return Instruction(self.instruction)
@@ -104,4 +127,6 @@ class TaskConfig:
             return Instruction(TRANSLATE.format(language=self.target))
         if self.labels_of == "slue_voxceleb":
             return Instruction(CLASSIFY_SENTIMENT)
+        if self.kind != "classification":
+            return Instruction("")  # the speech itself is what is asked
         return Instruction(CLASSIFY_INTENT.format(labels=", ".join(self.all_labels)))

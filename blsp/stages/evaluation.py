@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,8 @@ from blsp.data.behaviours import spread
 from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import ErrorCount, Manifest, Utterance, load_waveform
 from blsp.errors import AudioError, DataError, UnsupportedError
+from blsp.evaluation.cost import forget_peak_memory, measured
+from blsp.evaluation.systems import Hearing
 from blsp.evaluation.tasks import TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
@@ -22,7 +23,8 @@ from blsp.stages.speech_training import model_inputs
 if TYPE_CHECKING:
     import numpy as np
 
-    from blsp.modeling.model import BlspModel
+    from blsp.evaluation.question_answering import Question
+    from blsp.evaluation.systems import System
 
 FILE_NAME = "hypotheses.jsonl"
 BATCHES_IN_CHUNK = 8
@@ -34,6 +36,8 @@ class EvaluationConfig(StageConfig):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """The model, usually a checkpoint: `name: RUN/model`."""
+    hears: Hearing = "speech"
+    """What its LLM gets: speech; transcript, the true one; whisper or ctc, what these have written down of it."""
     manifest: Path | None = None
     """Test set of the tasks that name none."""
     tasks: tuple[TaskConfig, ...] = (TaskConfig(kind="asr"),)
@@ -75,7 +79,8 @@ class EvaluationStage(Stage[EvaluationConfig]):
     def inputs(self, config: EvaluationConfig) -> list[Path]:
         """The test sets, and the model where it is a folder."""
         manifests = dict.fromkeys(config.manifest_of(task) for task in config.tasks)
-        return [*manifests, *model_inputs(config.model)]
+        questions = dict.fromkeys(task.questions for task in config.tasks if task.questions is not None)
+        return [*manifests, *questions, *model_inputs(config.model)]
 
     def outputs(self, config: EvaluationConfig) -> list[Path]:
         """The hypotheses."""
@@ -110,9 +115,8 @@ class EvaluationStage(Stage[EvaluationConfig]):
                 "BLEU scores need the package sacrebleu.", hint="Install it: pip install 'voicechat[eval]'"
             )
         tests = list(_tests(config))
-        errors = ErrorCount(config.max_errors)
         store = LineStore(config.out / FILE_NAME, sum(len(test.numbers) for test in tests), Shard.of_process())
-        _answer_all(config, tests, store, errors, watcher)
+        _Answering(config, tests, store, watcher).run()
         store.publish()
         return _scores(config, watcher) if store.shard.rank == 0 else {}
 
@@ -124,112 +128,148 @@ class _Test:
     task: TaskConfig
     manifest: Manifest
     numbers: np.ndarray
-    """Utterances that are taken, int64 (n,)."""
+    """Lines of the manifest, int64 (n, turns): one row for each line of hypotheses."""
     first: int
     """Number of the first one's line in the file of hypotheses."""
+    questions: Mapping[str, Question]
+    """Questions about the utterances, where the task needs them."""
 
     def lines(self, chunk: range) -> range:
         """Those lines of a chunk that belong here."""
         return range(max(chunk.start, self.first), min(chunk.stop, self.first + len(self.numbers)))
 
-    def utterance(self, line: int) -> Utterance:
-        """The utterance of a line."""
-        return self.manifest[int(self.numbers[line - self.first])]
+    def group(self, line: int) -> list[Utterance]:
+        """The utterances of a line."""
+        return [self.manifest[number] for number in self.numbers[line - self.first].tolist()]
 
 
 def _tests(config: EvaluationConfig) -> Iterator[_Test]:
     """Tasks with their test sets, each utterance of which has a reference."""
-    from blsp.evaluation.hypotheses import reference
-
     first = 0
     for task in config.tasks:
-        manifest = Manifest(config.manifest_of(task))
-        numbers = spread(len(manifest), config.max_utterances)
-        if len(numbers) == 0:
-            raise DataError(f"The test set {manifest.path} has no utterance.")
-        for number in numbers.tolist():
-            utterance = manifest[number]
-            if reference(task, utterance) is None:
-                raise DataError(
-                    f"{manifest.path}:{number + 1}: {utterance.id!r} has no reference for the task {task.title!r}"
-                    + (f": its label is {utterance.label!r}." if task.kind == "classification" else ".")
-                )
-        yield _Test(task, manifest, numbers, first)
-        first += len(numbers)
+        test = _test(config, task, first)
+        yield test
+        first += len(test.numbers)
 
 
-def _answer_all(
-    config: EvaluationConfig, tests: Sequence[_Test], store: LineStore, errors: ErrorCount, watcher: Watcher
-) -> None:
-    """Write the lines that are this process' and not there yet."""
-    load = functools.cache(lambda: _load(config, watcher))
-    chunks = list(store.chunks(BATCHES_IN_CHUNK * config.batch_size))
-    total, done = sum(map(len, chunks)), 0
-    for chunk in chunks:
-        for test in tests:
-            for batch in _batches(test, test.lines(chunk), config.batch_size):
-                if any(line not in store for line in batch):
-                    store.write(_answer(load, test, batch, errors))
-                done += len(batch)
-                watcher.advance(done, total, "utterance", {})
+def _test(config: EvaluationConfig, task: TaskConfig, first: int) -> _Test:
+    import numpy as np
+
+    from blsp.evaluation.hypotheses import reference
+    from blsp.evaluation.question_answering import read_questions
+
+    manifest = Manifest(config.manifest_of(task))
+    questions = {} if task.questions is None else read_questions(task.questions)
+    known = np.arange(len(manifest))
+    if task.only_with_reference or task.kind == "question":
+        has = [reference(task, [manifest[i]], questions) is not None for i in known.tolist()]
+        known = known[np.array(has, dtype=bool)] if has else known
+    turns = task.turns if task.kind == "conversation" else 1
+    n_groups = len(known) // turns
+    if n_groups == 0:
+        raise DataError(f"The test set {manifest.path} has no utterance for the task {task.title!r}.")
+    groups = known[: n_groups * turns].reshape(n_groups, turns)
+    numbers = groups[spread(n_groups, config.max_utterances)]
+    test = _Test(task, manifest, numbers, first, questions)
+    for number in numbers.flat:
+        _check_line(config, test, int(number))
+    return test
+
+
+def _check_line(config: EvaluationConfig, test: _Test, number: int) -> None:
+    """Refuse an utterance that lacks what the task needs of it."""
+    from blsp.evaluation.hypotheses import reference
+
+    task, utterance = test.task, test.manifest[number]
+    where = f"{test.manifest.path}:{number + 1}: {utterance.id!r}"
+    if reference(task, [utterance], test.questions) is None:
+        label = f": its label is {utterance.label!r}." if task.kind == "classification" else "."
+        raise DataError(f"{where} has no reference for the task {task.title!r}{label}")
+    if "transcript" in (config.hears, task.reads) and not utterance.text and task.kind != "no_speech":
+        raise DataError(f"{where} has no transcript for the LLM to read in the task {task.title!r}.")
+
+
+class _Answering:
+    """Writes the lines that are this process' and not there yet."""
+
+    def __init__(self, config: EvaluationConfig, tests: Sequence[_Test], store: LineStore, watcher: Watcher) -> None:
+        self._config, self._tests, self._store, self._watcher = config, tests, store, watcher
+        self._errors = ErrorCount(config.max_errors)
+
+    def run(self) -> None:
+        """Answer all of them, chunk by chunk."""
+        forget_peak_memory()
+        chunks = list(self._store.chunks(BATCHES_IN_CHUNK * self._config.batch_size))
+        total, done = sum(map(len, chunks)), 0
+        for chunk in chunks:
+            for test in self._tests:
+                for batch in _batches(test, test.lines(chunk), self._config.batch_size):
+                    if any(line not in self._store for line in batch):
+                        self._store.write(self._answer(test, batch))
+                    done += len(batch)
+                    self._watcher.advance(done, total, "utterance", {})
+
+    def _system(self) -> System:
+        """The system, loaded with the first batch that needs it."""
+        from blsp.evaluation.hypotheses import check_recogniser
+        from blsp.evaluation.systems import shared_system
+
+        speech = any(task.reads == "speech" for task in self._config.tasks)
+        system = shared_system(self._config.model, self._config.hears if speech else "transcript")
+        for task in self._config.tasks:
+            check_recogniser(system, task)
+        return system
+
+    def _answer(self, test: _Test, lines: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The lines of a batch by number."""
+        from blsp.evaluation.hypotheses import answer_batch, no_answer, reference
+
+        task, groups = test.task, {line: test.group(line) for line in lines}
+        reads = "transcript" in (task.reads, self._config.hears)
+        heard = {line: [] if reads else self._waveforms(test, line) for line in lines}
+        asked = [line for line, waveforms in heard.items() if waveforms is not None]
+        waveforms = [heard[line] or [] for line in asked]
+        answers = {}
+        if asked:
+            system = self._system()
+            timing = self._config.out / f"timing-{self._store.shard.rank}.jsonl"
+            with measured(timing, task.title, waveforms, len(asked), system.model.device):
+                found = answer_batch(system, task, [groups[line] for line in asked], waveforms, test.questions)
+            answers = dict(zip(asked, found))
+        recognises = task.repeats and (task.ctc or self._config.hears != "speech")
+        return {
+            line: {
+                "task": task.title,
+                "id": group[0].id,
+                "reference": reference(task, group, test.questions),
+                **answers.get(line, no_answer(recognises, task)),
+            }
+            for line, group in groups.items()
+        }
+
+    def _waveforms(self, test: _Test, line: int) -> list[np.ndarray] | None:
+        """What is heard of a line's utterances; None where a recording cannot be read."""
+        from blsp.evaluation.sounds import change_sound
+
+        waveforms = []
+        for number, utterance in zip(test.numbers[line - test.first].tolist(), test.group(line)):
+            try:
+                waveform = load_waveform(utterance, test.manifest.root)
+            except AudioError as error:
+                self._errors.note(test.manifest.path, number + 1, str(error))
+                return None
+            waveforms.append(change_sound(waveform, test.task.sound, utterance.id))
+        return waveforms
 
 
 def _batches(test: _Test, lines: range, batch_size: int) -> list[list[int]]:
     """Lines of like length; the same ones whoever asks, so that a resumed run gives the same answers."""
     from blsp.data.answering import batches_by_length
 
-    utterances = [test.utterance(line) for line in lines]
+    groups = [test.group(line) for line in lines]
     by_text = test.task.reads == "transcript"
-    lengths = [len(utterance.text) if by_text else utterance.duration for utterance in utterances]
+    lengths = [sum(len(u.text) if by_text else u.duration for u in group) for group in groups]
     return [[lines[i] for i in batch] for batch in batches_by_length(lengths, batch_size)]
-
-
-def _load(config: EvaluationConfig, watcher: Watcher) -> BlspModel:
-    from blsp.evaluation.hypotheses import check_recogniser
-
-    speech = any(task.reads == "speech" for task in config.tasks)
-    watcher.message(f"loads the model {config.model.name}")
-    model = config.model.load(speech=speech)
-    for task in config.tasks:
-        check_recogniser(model, task)
-    return model
-
-
-def _answer(
-    load: Callable[[], BlspModel], test: _Test, lines: Sequence[int], errors: ErrorCount
-) -> dict[int, dict[str, Any]]:
-    """The lines of a batch by number."""
-    from blsp.evaluation.hypotheses import answer_batch, no_answer, reference
-
-    utterances = {line: test.utterance(line) for line in lines}
-    waveforms = {}
-    if test.task.reads == "speech":
-        for line, utterance in utterances.items():
-            waveform = _waveform(test.manifest, int(test.numbers[line - test.first]), utterance, errors)
-            if waveform is not None:
-                waveforms[line] = waveform
-    heard = list(waveforms) if test.task.reads == "speech" else list(lines)
-    answers = {}
-    if heard:
-        found = answer_batch(load(), test.task, [utterances[line] for line in heard], list(waveforms.values()))
-        answers = dict(zip(heard, found))
-    return {
-        line: {
-            "task": test.task.title,
-            "id": utterance.id,
-            "reference": reference(test.task, utterance),
-            **answers.get(line, no_answer(test.task)),
-        }
-        for line, utterance in utterances.items()
-    }
-
-
-def _waveform(manifest: Manifest, number: int, utterance: Utterance, errors: ErrorCount) -> np.ndarray | None:
-    try:
-        return load_waveform(utterance, manifest.root)
-    except AudioError as error:
-        errors.note(manifest.path, number + 1, str(error))
-        return None
 
 
 def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
@@ -243,7 +283,16 @@ def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
     unreadable = sum(bool(line.get("unreadable")) for found in lines.values() for line in found)
     if unreadable:
         watcher.message(f"{unreadable} recordings could not be read, and count as answered by nothing")
-    shown = ("wer", "recogniser_wer", "bleu", "accuracy", "accuracy_by_likelihood", "normalizer", "signature")
+    shown = (
+        "wer",
+        "recogniser_wer",
+        "bleu",
+        "accuracy",
+        "accuracy_by_likelihood",
+        "no_text",
+        "normalizer",
+        "signature",
+    )
     figures = {f"{title}_{name}": task[name] for title, task in tasks.items() for name in shown if name in task}
     return {**figures, "unreadable": unreadable, "tasks": tasks}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Job:
     """Name of the step in its pipeline; of the stage where it runs alone."""
     stage: Stage[Any]
     config: StageConfig
+    hints: Mapping[Path, str] = field(default_factory=dict)
+    """Commands that make what it reads, by file or folder, where others do."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,23 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a stage's config, or a pipeline of them, and check all of it.
 
     Args:
-        path: A YAML file. With `stage: pipeline` its `steps` name other files, or hold configs themselves.
+        path: A YAML file. With `stage: pipeline` its `steps` name other files, or hold configs themselves; with
+            `stage: comparison` its systems, tasks and data are spelled out as jobs.
         assignments: `key=value` for a stage; `STEP.key=value`, `out=` and `seed=` for a pipeline.
 
     Raises:
         ConfigError: A file cannot be read, or a config cannot be used.
     """
     values = override(read_config_file(path, {"run": ""}), assignments)
-    is_pipeline = values.get("stage") == "pipeline"
+    is_comparison = values.get("stage") == "comparison"
+    is_pipeline = is_comparison or values.get("stage") == "pipeline"
     variables = {"run": str(values.get("out"))} if is_pipeline else None  # `${run}` is the pipeline's folder
     values = override(read_config_file(path, variables), assignments)
     values = {name: value for name, value in values.items() if name not in _HEADER}
+    if is_comparison:
+        from blsp.stages.comparison import comparison_jobs
+
+        return Recipe(path, comparison_jobs(path, values, _job), read_header(path))
     jobs = _steps(path, values) if is_pipeline else [_job(None, values, str(path))]
     return Recipe(path, jobs, read_header(path))
 
@@ -120,13 +128,13 @@ def plan_jobs(recipe: Recipe) -> list[tuple[Job, Plan]]:
     for job in recipe.jobs:
         plan = job.stage.plan(job.config)
         missing = [path for path in job.stage.inputs(job.config) if not path.exists()]
-        problems = [f"{path} is not there." for path in missing if not _is_made(path, made)]
+        problems = [f"{path} is not there." for path in missing if not is_made(path, made)]
         plans.append((job, replace(plan, problems=(*plan.problems, *problems))))
         made |= {path.absolute() for path in job.stage.outputs(job.config)}
     return plans
 
 
-def _is_made(path: Path, made: set[Path]) -> bool:
+def is_made(path: Path, made: set[Path]) -> bool:
     """Whether an earlier job makes the file or folder, what it is in, or something in it."""
     path = path.absolute()
     return any(path == other or path in other.parents or other in path.parents for other in made)
@@ -177,7 +185,8 @@ def _begin(job: Job, fingerprints: Fingerprints, watcher: Watcher, *, force: boo
     if missing is not None:
         raise DataError(
             f"{job.name} reads {missing}, which is not there.",
-            hint="voicechat train --dry-run names the step that makes it, or what is missing.",
+            hint=job.hints.get(missing)
+            or "voicechat train --dry-run names the step that makes it, or what is missing.",
         )
     state = run_state(job.stage, job.config, fingerprints)
     if state == "done" and not force:

@@ -18,7 +18,11 @@ STAGES = {
     "ctc": "blsp.stages.ctc:CtcStage",
     "alignment": "blsp.stages.alignment:AlignmentStage",
     "translation": "blsp.stages.translation:TranslationStage",
+    "questions": "blsp.stages.questions:QuestionsStage",
     "evaluation": "blsp.stages.evaluation:EvaluationStage",
+    "judgement": "blsp.stages.judgement:JudgementStage",
+    "representations": "blsp.stages.representations:RepresentationsStage",
+    "report": "blsp.stages.report:ReportStage",
 }
 """In the order of the paper; `module:class`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,17 +18,22 @@ import torch
 from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
+from blsp.data.line_store import Shard
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.decoding import GenerationConfig
 from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
 from blsp.evaluation import hypotheses
+from blsp.evaluation.cost import read_cost
 from blsp.evaluation.metrics import wer
 from blsp.evaluation.normalizers import normalizer
 from blsp.evaluation.scoring import score
+from blsp.evaluation.sounds import SoundConfig
+from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
 from blsp.features import extract_features
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
+from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
 from blsp.stages.base import Silent
 from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
@@ -84,6 +90,8 @@ def config(tmp_path: Path, make_speech: MakeSpeech) -> EvaluationConfig:
 
 @pytest.fixture
 def use_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[BlspModel], None]:
+    forget_systems()
+
     def use(model: BlspModel) -> None:
         monkeypatch.setattr(ModelConfig, "load", lambda self, *, speech=True, seed=0: model)
 
@@ -146,6 +154,139 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert EvaluationStage().run(config, Silent()) == expected
     assert (config.out / "hypotheses.jsonl").read_bytes() == whole
     assert len(asked) == 5 + (3 * 4 - 3)  # four batches a task, of which three were there whole
+
+
+def test_two_processes_write_what_one_does(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_model(tiny_model)
+    expected = EvaluationStage().run(config, Silent())
+    whole = (config.out / "hypotheses.jsonl").read_bytes()
+    both = replace(config, out=config.out.parent / "both")
+    both.out.mkdir()
+    rank_of: dict[int, int] = {}
+    monkeypatch.setattr(Shard, "of_process", classmethod(lambda cls: cls(rank_of[threading.get_ident()], 2)))
+    results: dict[int, Any] = {}
+
+    def run(rank: int) -> None:
+        rank_of[threading.get_ident()] = rank
+        results[rank] = EvaluationStage().run(both, Silent())
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {0: expected, 1: {}}
+    assert (both.out / "hypotheses.jsonl").read_bytes() == whole
+    shares = [read_cost_lines(both.out / f"timing-{rank}.jsonl") for rank in (0, 1)]
+    assert sum(shares) == 21
+    assert all(shares)
+
+
+def read_cost_lines(path: Path) -> int:
+    return sum(json.loads(line)["lines"] for line in path.read_text().splitlines())
+
+
+def test_what_answers_cost_is_kept_apart(config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel) -> None:
+    use_model(tiny_model)
+    EvaluationStage().run(replace(config, tasks=config.tasks[:1]), Silent())
+    cost = read_cost(config.out)
+    assert cost is not None
+    assert (cost.n_lines, cost.speech_seconds) == (7, pytest.approx(sum(SECONDS)))
+    assert cost.real_time_factor == cost.wall_seconds / cost.speech_seconds
+    assert cost.peak_memory_bytes is not None
+    assert cost.peak_memory_bytes > 1e7
+    with (config.out / "timing-0.jsonl").open("a") as file:
+        file.write('{"half": ')
+    assert read_cost(config.out) == cost
+    assert read_cost(config.out.parent) is None
+
+
+@pytest.mark.parametrize("has_projector", [True, False])
+def test_the_llm_reads_what_the_ctc_recogniser_wrote(
+    config: EvaluationConfig,
+    use_model: Callable,
+    ctc_model: BlspModel,
+    tiny_model: BlspModel,
+    has_projector: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    make_speech: MakeSpeech,
+) -> None:
+    model = tiny_model if has_projector else ctc_model
+    use_model(model)
+    torch.manual_seed(5)
+    projector = CtcProjector(model.llm.config.hidden_size, torch.arange(40, 90)).eval()
+    folder = config.out.parent / "adapter"
+    folder.mkdir()
+    if has_projector:
+        projector.save(folder)
+    monkeypatch.setattr("blsp.specs.adapter_folder", lambda spec: folder)
+    task = TaskConfig(kind="asr", max_new_tokens=8)
+    EvaluationStage().run(replace(config, hears="ctc", tasks=(task,)), Silent())
+    line = lines_of(config)[2]
+    assert model.encoder is not None
+    assert model.adapter is not None
+    embeds = None if has_projector else model.llm.get_input_embeddings().weight
+    reader = CtcRecogniser(model.encoder, model.adapter, projector if has_projector else None, embeds)
+    written = reader.transcribe([make_speech(2.2, seed=2)], model.tokenizer)[0]
+    assert line["recognised"] == written != ""
+    expected = generate_texts(model, [[Turn("user", f"{REPEAT} {written}")]], GenerationConfig(max_new_tokens=8))
+    assert line["hypothesis"] == expected[0].strip()
+
+
+def test_a_system_that_cannot_read_by_ctc_is_refused(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_model(tiny_model)
+    monkeypatch.setattr("blsp.specs.adapter_folder", lambda spec: config.out)
+    with pytest.raises(
+        UnsupportedError, match=r"^embedded cannot read by CTC: its adapter has neither a CTC head nor a"
+    ):
+        EvaluationStage().run(replace(config, hears="ctc"), Silent())
+
+
+def test_conversations_go_on_with_their_own_answers(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, make_speech: MakeSpeech
+) -> None:
+    use_model(tiny_model)
+    task = TaskConfig(kind="conversation", turns=3, max_new_tokens=6)
+    EvaluationStage().run(replace(config, tasks=(task,)), Silent())
+    lines = lines_of(config)
+    assert [line["id"] for line in lines] == ["u0", "u3"]
+    turns: list[Turn] = []
+    for i, answer in enumerate(lines[0]["answers"]):
+        turns.append(Turn("user", "", make_speech(SECONDS[i], seed=i)))
+        expected = generate_texts(tiny_model, [turns], GenerationConfig(max_new_tokens=6))[0].strip()
+        assert answer == expected
+        turns.append(Turn("assistant", answer))
+    assert lines[0]["hypothesis"] == lines[0]["answers"][-1]
+
+
+def test_where_nothing_was_written_down_nothing_is_repeated(
+    config: EvaluationConfig, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = System(tiny_model, "whisper", lambda waveforms, language: ["" for _ in waveforms])
+    monkeypatch.setattr("blsp.evaluation.systems.load_system", lambda model, hears: system)
+    forget_systems()
+    task = TaskConfig(kind="no_speech", sound=SoundConfig("silence"), max_new_tokens=6)
+    result = EvaluationStage().run(replace(config, hears="whisper", tasks=(task,)), Silent())
+    forget_systems()
+    assert result["no_speech_no_text"] == 100.0
+    assert {line["hypothesis"] for line in lines_of(config)} == {""}
+
+
+def test_utterances_without_reference_can_be_left_out(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
+) -> None:
+    use_model(tiny_model)
+    assert config.manifest is not None
+    values = [json.loads(line) for line in config.manifest.read_text().splitlines()]
+    del values[1]["translation"], values[4]["translation"]
+    config.manifest.write_text("".join(json.dumps(value) + "\n" for value in values))
+    task = TaskConfig(kind="translation", only_with_reference=True, max_new_tokens=4)
+    EvaluationStage().run(replace(config, tasks=(task,)), Silent())
+    assert [line["id"] for line in lines_of(config)] == ["u0", "u2", "u3", "u5", "u6"]
 
 
 def test_reading_transcripts_needs_no_speech(

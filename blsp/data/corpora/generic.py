@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -207,9 +208,13 @@ def _utterance(row: Mapping[str, Any], fields: Mapping[str, tuple[str, ...]], au
 
 
 def _get(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """The first of some fields that a row has, as text; None for an empty one."""
+    """The first of some fields that a row has, as text; None for an empty one. `slots.size` is a field of a field."""
     for name in names:
-        value = row.get(name)
+        value: Any = row.get(name)
+        if value is None and "." in name:
+            value = functools.reduce(
+                lambda found, part: found.get(part) if isinstance(found, dict) else None, name.split("."), row
+            )
         if value is not None and not isinstance(value, (dict, list)) and str(value).strip():
             return str(value).strip()
     return None

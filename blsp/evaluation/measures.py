@@ -1,0 +1,136 @@
+"""Hypotheses of a task -> its metrics, utterance by utterance, so that intervals and tests can be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from blsp.evaluation import comet
+from blsp.evaluation.metric_counts import (
+    UtteranceStatistics,
+    accuracy_statistics,
+    bleu_statistics,
+    word_error_statistics,
+)
+from blsp.evaluation.normalizers import normalizer_for
+from blsp.evaluation.question_answering import accept_rate_statistics, agreement, agreement_statistics, agrees
+from blsp.evaluation.tasks import TaskConfig
+
+Line = Mapping[str, Any]
+ALONE = "recogniser alone"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric of one system on one task."""
+
+    task: str
+    """Name of the task in the report; that of a recogniser alone is another task."""
+    statistics: UtteranceStatistics
+    """The metric, utterance by utterance."""
+    paper_task: str | None = None
+    """Task of the paper that it stands beside."""
+
+
+def measure(
+    task: TaskConfig,
+    lines: Sequence[Line],
+    *,
+    typed: Sequence[Line] | None = None,
+    accepted: Sequence[bool | None] | None = None,
+    sources: Sequence[str] | None = None,
+) -> list[Measure]:
+    """Metrics of a system on a task; none where there is nothing to compare its answers with.
+
+    Args:
+        task: The task.
+        lines: The system's hypotheses.
+        typed: For `answer` and `conversation`, the LLM's hypotheses for the transcripts, in the same order.
+        accepted: For `question`, a judge's verdicts in the same order.
+        sources: For `translation`, what was said, for COMET.
+    """
+    if task.kind == "asr":
+        return _word_errors(task, lines)
+    if task.kind in ("answer", "conversation"):
+        return [] if typed is None else _agreements(task, lines, typed)
+    if task.kind == "classification":
+        return [Measure(task.title, s, task.paper_task) for s in _accuracies(lines)]
+    if task.kind == "no_speech":
+        silent = [not line["hypothesis"] for line in lines]
+        return [Measure(task.title, accuracy_statistics(silent, metric="no text"))]
+    references, hypotheses = [line["reference"] for line in lines], [line["hypothesis"] for line in lines]
+    if task.kind == "question":
+        found = agreement_statistics([agreement(r, h) for r, h in zip(references, hypotheses)])
+        found += [] if accepted is None else [accept_rate_statistics(accepted)]
+        return [Measure(task.title, s, task.paper_task) for s in found]
+    found = [bleu_statistics(references=references, hypotheses=hypotheses, language=task.target)]
+    if sources is not None and comet.is_installed():
+        found.append(comet.comet_statistics(sources=sources, references=references, hypotheses=hypotheses))
+    return [Measure(task.title, s, task.paper_task) for s in found]
+
+
+def alone(name: str) -> str:
+    """Name of a task for the recogniser alone: `asr/x` -> `asr-alone/x`."""
+    return f"asr-alone/{name.removeprefix('asr/')}" if name.startswith("asr/") else f"{name}, {ALONE}"
+
+
+def _word_errors(task: TaskConfig, lines: Sequence[Line]) -> list[Measure]:
+    paper = {"hypothesis": task.paper_task, "recognised": task.paper_task and alone(task.paper_task)}
+    return [
+        Measure(
+            task.title if field == "hypothesis" else alone(task.title),
+            word_error_statistics(
+                references=[line["reference"] for line in lines],
+                hypotheses=[line[field] for line in lines],
+                normalizer_name=normalizer_for(task.language),
+            ),
+            paper[field],
+        )
+        for field in ("hypothesis", "recognised")
+        if all(field in line for line in lines)
+    ]
+
+
+def _accuracies(lines: Sequence[Line]) -> list[UtteranceStatistics]:
+    return [
+        accuracy_statistics([line[field] == line["reference"] for line in lines], metric=metric)
+        for field, metric in (("named", "accuracy"), ("likeliest", "accuracy by likelihood"))
+        if all(field in line for line in lines)
+    ]
+
+
+def _agreements(task: TaskConfig, lines: Sequence[Line], typed: Sequence[Line]) -> list[Measure]:
+    """How often an answer to speech is taken for the one to the transcript, and how like they are."""
+    if task.kind == "answer":
+        pairs = [(line["hypothesis"], other["hypothesis"]) for line, other in zip(typed, lines)]
+        f1 = agreement_statistics([agreement(*pair) for pair in pairs])[0]
+        return [Measure(task.title, _agreement(pairs)), Measure(task.title, f1)]
+    return [
+        Measure(
+            f"{task.title}, turn {turn + 1}",
+            _agreement([(line["answers"][turn], other["answers"][turn]) for line, other in zip(typed, lines)]),
+        )
+        for turn in range(task.turns)
+    ]
+
+
+def _agreement(pairs: Sequence[tuple[str, str]]) -> UtteranceStatistics:
+    found = accuracy_statistics([agrees(*pair) for pair in pairs], metric="agreement")
+    return replace(
+        found, details={"agrees": "same first word, or token F1 of at least 0.5", "normalizer": "whisper-english"}
+    )
+
+
+def ratio_statistics(own: UtteranceStatistics, other: UtteranceStatistics, name: str) -> UtteranceStatistics:
+    """A share as a percentage of another system's share on the same utterances.
+
+    Args:
+        own: Of the one system.
+        other: Of the other.
+        name: What the other is called.
+    """
+    counts = np.stack([own.counts[:, 0], other.counts[:, 0]], axis=1)
+    return replace(own, metric=f"{own.metric}, % of {name}", counts=counts)

@@ -1,0 +1,164 @@
+"""Systems times tasks as jobs: spelled out, reduced to what is there, run twice, reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_evaluation_stage import make_manifest
+
+from blsp.config import write_yaml
+from blsp.errors import ConfigError
+from blsp.evaluation import hypotheses, systems
+from blsp.evaluation.report import read_report
+from blsp.evaluation.systems import System
+from blsp.modeling.model import BlspModel
+from blsp.stages.base import Silent
+from blsp.stages.comparison import slug, without_missing
+from blsp.stages.model_config import ModelConfig
+from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
+
+MakeSpeech = Callable[..., np.ndarray]
+
+
+def comparison(manifest: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "stage": "comparison",
+        "about": "Tiny.",
+        "out": str(out),
+        "data": {"test": {"manifest": str(manifest)}, "later": {"manifest": "made/later.jsonl", "made_by": "make it"}},
+        "systems": [
+            {"name": "Text+LLM", "hears": "transcript"},
+            {"name": "Whisper+LLM", "hears": "whisper"},
+            {"name": "BLSP", "model": {"name": "runs/made/by/another"}, "made_by": "voicechat train another"},
+            {"name": "BLSP+RP"},
+        ],
+        "tasks": [
+            {"kind": "asr", "name": "asr/tiny", "data": "test", "limit": 5, "max_new_tokens": 4},
+            {"kind": "answer", "name": "answers/tiny", "data": "test", "without": ["BLSP"], "max_new_tokens": 4},
+            {"kind": "conversation", "name": "talk/tiny", "data": "test", "turns": 3, "max_new_tokens": 4},
+            {"kind": "asr", "name": "asr/later", "data": "later"},
+        ],
+        "analysis": {"data": "test", "limit": 4},
+        "n_resamples": 50,
+        "n_shuffles": 50,
+        **changes,
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path, make_speech: MakeSpeech) -> Callable[..., Path]:
+    manifest = make_manifest(tmp_path, make_speech)
+
+    def write(**changes: Any) -> Path:
+        write_yaml(tmp_path / "tiny.yaml", comparison(manifest, tmp_path / "runs", **changes))
+        return tmp_path / "tiny.yaml"
+
+    return write
+
+
+def test_every_system_answers_every_task_it_is_asked(write: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = load_recipe(write())
+    names = [job.name for job in recipe.jobs]
+    assert names[:5] == [
+        f"Text+LLM: {x}" for x in ("asr/tiny", "answers/tiny", "talk/tiny", "asr/later", "representations")
+    ]
+    assert "BLSP: answers/tiny" not in names
+    assert names[-1] == "report"
+    assert len(names) == 4 * 5 - 1 + 1
+    asr = recipe.jobs[0].config
+    assert asr.out == tmp_path / "runs/answers/text-llm/asr-tiny"
+    assert (asr.hears, asr.max_utterances, asr.tasks[0].title) == ("transcript", 5, "asr/tiny")
+    few = load_recipe(write(max_utterances=2, only_systems=["BLSP+RP"], only_tasks=["asr/tiny"]))
+    assert [job.name for job in few.jobs] == ["BLSP+RP: asr/tiny", "BLSP+RP: representations", "report"]
+    assert few.jobs[0].config.max_utterances == 2
+
+
+def test_what_is_not_there_is_left_out_with_the_command_that_makes_it(write: Callable[..., Path]) -> None:
+    recipe, notices = without_missing(load_recipe(write()))
+    assert notices == [
+        "made/later.jsonl is not there: Text+LLM: asr/later and 3 more left out. Make it: make it",
+        "runs/made/by/another is not there: BLSP: asr/tiny and 2 more left out. Make it: voicechat train another",
+    ]
+    report = recipe.jobs[-1].config
+    assert [system.name for system in report.systems] == ["Text+LLM", "Whisper+LLM", "BLSP+RP"]
+    assert [task.title for task in report.tasks] == ["asr/tiny", "answers/tiny", "talk/tiny"]
+    assert report.notices == tuple(notices)
+    plans = {job.name: plan for job, plan in plan_jobs(recipe)}
+    assert plans["Text+LLM: asr/tiny"].facts["asr/tiny: utterances"] == 5
+    assert not any(plan.problems for plan in plans.values())
+
+
+def test_nothing_to_evaluate_is_an_error(write: Callable[..., Path]) -> None:
+    path = write(only_systems=["BLSP"])
+    with pytest.raises(ConfigError, match=r"nothing is there to evaluate\. .*Make it: voicechat train another$"):
+        without_missing(load_recipe(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"only_systems": ["BLPS"]}, "`only_systems` must be among Text.LLM, .*, but is 'BLPS'"),
+        ({"only_tasks": ["asr"]}, "`only_tasks` must be among asr/tiny, .*, but is 'asr'"),
+        ({"pairs": [["BLSP", "none"]]}, "`pairs` must be among"),
+        ({"main": "none"}, "`main` must be among"),
+        ({"analysis": {"data": "none"}}, r"`analysis\.data` must be among test, later, but is 'none'"),
+        ({"tasks": [{"kind": "asr", "data": "none"}]}, "must be among test, later, but is 'none'"),
+        ({"systems": [{"name": "BLSP+RP"}, {"name": "blsp rp"}]}, "`systems` must have at least one, with distinct"),
+        ({"data": {"test": {"path": "x"}}, "analysis": None}, "data.test must have `stage` or `manifest`"),
+    ],
+)
+def test_wrong_comparisons_are_refused(write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    if "path" in str(changes.get("data")):
+        changes["tasks"] = [{"kind": "asr", "data": "test"}]
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(**changes))
+
+
+def test_slugs() -> None:
+    assert slug("BLSP+RP") == "blsp-rp"
+    assert slug("asr/LibriSpeech dev") == "asr-librispeech-dev"
+
+
+@pytest.mark.slow
+def test_the_whole_evaluation_with_tiny_systems(
+    write: Callable[..., Path], tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(config: ModelConfig, hears: str) -> System:
+        def write_down(waveforms: Sequence[np.ndarray], language: str) -> list[str]:
+            return [f"Hello {len(waveform) // 4000}" for waveform in waveforms]
+
+        return System(tiny_model, hears, write_down if hears == "whisper" else None)  # type: ignore[arg-type]
+
+    systems.forget_systems()
+    monkeypatch.setattr(systems, "load_system", load)
+    recipe, _ = without_missing(load_recipe(write()))
+    results = run_jobs(recipe, lambda job, log: Silent())
+    systems.forget_systems()
+    page = recipe.jobs[-1].config.out / "page"
+    report = read_report(page)
+    found = {(s.system, s.task, s.metric): s for s in report.scores}
+    assert found["Text+LLM", "asr-alone/tiny", "WER"].value == 0
+    assert found["BLSP+RP", "asr/tiny", "WER"].n == 5
+    assert found["Whisper+LLM", "asr-alone/tiny", "WER"].value == pytest.approx(
+        results["Whisper+LLM: asr/tiny"]["asr/tiny_recogniser_wer"]
+    )
+    assert ("BLSP+RP", "talk/tiny, turn 3", "agreement") in found
+    assert ("Text+LLM", "answers/tiny", "agreement") not in found
+    assert found["BLSP+RP", "behaviour-gap/CW", "KL (nats)"].value > 0
+    assert found["BLSP+RP", "similarity-of-modalities/ST", "cosine"].n == 4
+    assert ("Text+LLM", "similarity-of-modalities/ST", "cosine") not in found
+    assert {c.metric for c in report.comparisons} >= {"WER", "agreement", "KL (nats)"}
+    assert {figure.name for figure in report.figures} >= {"asr", "representations", "similarities", "alignment"}
+    assert [h.system for h in report.worst] == ["BLSP+RP"] * 5
+    assert report.facts["seed"] == 0
+    assert len(report.facts["left out"]) == 2
+    html = (page / "report.html").read_text()
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+    monkeypatch.setattr(hypotheses, "answer_batch", lambda *arguments: pytest.fail("answered again"))
+    assert run_jobs(recipe, lambda job, log: Silent()) == json.loads(json.dumps(results))

@@ -1,0 +1,91 @@
+"""What the findings say of made-up numbers."""
+
+from __future__ import annotations
+
+from blsp.evaluation.collecting import Collection, make_comparisons, make_scores
+from blsp.evaluation.findings import Subject, find
+from blsp.evaluation.measures import Measure
+from blsp.evaluation.metric_counts import (
+    accuracy_statistics,
+    bleu_statistics,
+    mean_statistics,
+    word_error_statistics,
+)
+from blsp.evaluation.statistics import ResamplingConfig
+
+CONFIG = ResamplingConfig(200, 200)
+SUBJECT = Subject("Text+LLM", "Whisper+LLM", "BLSP")
+N = 30
+
+
+def word_errors(task: str, wrong: int) -> Measure:
+    """One word an utterance, `wrong` of them wrong."""
+    hypotheses = ["no"] * wrong + ["yes"] * (N - wrong)
+    return Measure(task, word_error_statistics(references=["yes"] * N, hypotheses=hypotheses))
+
+
+def collection(**measures: list[Measure]) -> Collection:
+    names = {"text": "Text+LLM", "asr": "ASR pretraining", "blsp": "BLSP", "rp": "BLSP+RP"}
+    found = Collection(list(names.values()))
+    for name, own in measures.items():
+        found.add(names[name], own)
+    return found
+
+
+def test_repetition_that_helps_is_called_better() -> None:
+    found = collection(blsp=[word_errors("asr/x", 20)], rp=[word_errors("asr/x", 5)])
+    (sentence,) = find(found, SUBJECT, "none", CONFIG)
+    assert sentence.startswith("Repetition data, asr/x: WER of BLSP+RP minus BLSP −50.0 [")
+    assert sentence.endswith("p = 0.005: better.")
+    same = collection(blsp=[word_errors("asr/x", 20)], rp=[word_errors("asr/x", 20)])
+    assert find(same, SUBJECT, "none", CONFIG)[0].endswith("p = 1.000: no clear difference.")
+
+
+def test_deafness_to_instructions() -> None:
+    def cosines(value: float) -> list[Measure]:
+        return [Measure("pairs", mean_statistics([value, value + 0.001] * (N // 2), metric="cosine"))]
+
+    found = collection(text=cosines(0.5), asr=cosines(0.99), blsp=cosines(0.6))
+    (sentence,) = find(found, SUBJECT, "pairs", CONFIG)
+    assert "ASR pretraining 0.991 [" in sentence or "ASR pretraining 0.990 [" in sentence
+    assert "Text+LLM 0.50" in sentence
+    assert "ASR pretraining minus BLSP: +0.390 [+0.390, +0.390]" in sentence
+
+
+def test_where_the_llm_is_the_limit() -> None:
+    same = find(collection(text=[word_errors("asr/x", 9)], blsp=[word_errors("asr/x", 9)]), SUBJECT, "none", CONFIG)
+    assert same[0].endswith(": the LLM is the limit here, not the method.")
+    worse = find(collection(text=[word_errors("asr/x", 1)], blsp=[word_errors("asr/x", 25)]), SUBJECT, "none", CONFIG)
+    assert worse[0].endswith(": the rest is lost in hearing.")
+    better = find(collection(text=[word_errors("asr/x", 25)], blsp=[word_errors("asr/x", 1)]), SUBJECT, "none", CONFIG)
+    assert better[0].endswith(": hearing does not limit here.")
+
+
+def test_only_named_pairs_are_compared() -> None:
+    found = collection(text=[word_errors("a", 1)], asr=[word_errors("a", 2)], blsp=[word_errors("a", 3)])
+    pairs = [
+        (c.system_a, c.system_b) for c in make_comparisons(found, [("BLSP", "Text+LLM"), ("BLSP", "none")], CONFIG)
+    ]
+    assert pairs == [("BLSP", "Text+LLM")]
+    assert len(make_comparisons(found, [], CONFIG)) == 3
+
+
+def test_directions_of_a_corpus_are_averaged() -> None:
+    def bleu(task: str, hypothesis: str) -> Measure:
+        text = "the cat sat on the mat"
+        statistics = bleu_statistics(references=[text] * 3, hypotheses=[hypothesis] * 3, language="German")
+        return Measure(task, statistics)
+
+    right, wrong = bleu("st/mustc-en-de", "the cat sat on the mat"), bleu("st/mustc-en-fr", "a dog")
+    scores = make_scores(collection(blsp=[right, wrong]), CONFIG, {"st/mustc-en-de": {"instruction": "Translate."}})
+    found = {s.task: s for s in scores}
+    assert found["st/mustc"].value == (100 + found["st/mustc-en-fr"].value) / 2
+    assert found["st/mustc"].n == 6
+    assert found["st/mustc-en-de"].details["instruction"] == "Translate."
+    assert len(make_scores(collection(blsp=[right]), CONFIG, {})) == 1
+
+
+def test_a_ratio_to_nothing_is_left_out() -> None:
+    found = collection(blsp=[Measure("a", accuracy_statistics([True, False], metric="agreement"))])
+    found.add("BLSP", [Measure("a", mean_statistics([float("nan"), 1.0], metric="agreement, % of Whisper+LLM"))])
+    assert [s.metric for s in make_scores(found, CONFIG, {})] == ["agreement"]

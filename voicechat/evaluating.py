@@ -1,0 +1,96 @@
+"""Evaluations run for a user: planned, watched, and their results named; reports compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from blsp.errors import ConfigError
+from blsp.stages.comparison import without_missing
+from blsp.stages.pipeline import Recipe, load_recipe
+from blsp.stages.report import PAGE, ReportConfig
+from voicechat import training
+
+
+def load(name: str, assignments: Sequence[str]) -> Recipe:
+    """Read and check the config of an evaluation.
+
+    Args:
+        name: A file, or the name of a shipped config: `embedded` for `embedded/evaluate`.
+        assignments: `key=value` over its values.
+
+    Raises:
+        ConfigError: It cannot be read or used, or is the config of something else.
+    """
+    shipped = training.shipped_configs()
+    bare = name.removeprefix("recipes/configs/").removesuffix(".yaml")
+    path = shipped.get(f"{bare}/evaluate") if not Path(name).is_file() else None
+    recipe = load_recipe(path or training.find_config(name), assignments)
+    if not isinstance(recipe.jobs[-1].config, ReportConfig):
+        raise ConfigError(
+            f"{recipe.path} is no evaluation: its `stage` is not comparison.", hint=f"voicechat train {name}"
+        )
+    return recipe
+
+
+def print_plan(recipe: Recipe, *, as_json: bool) -> bool:
+    """Print what each job would do, and what would be left out; whether anything could be measured."""
+    try:
+        reduced, notices = without_missing(recipe)
+    except ConfigError as error:
+        reduced, notices = recipe, [str(error)]
+    is_ready = training.print_plan(reduced, as_json=as_json)
+    _print_notices(notices)
+    return is_ready
+
+
+def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
+    """Run what can be run, progress on stderr and the report's place on stdout.
+
+    Raises:
+        BlspError: A job failed; those before it stay done.
+    """
+    recipe, notices = without_missing(recipe)
+    if is_main := os.environ.get("RANK", "0") == "0":
+        _print_notices(notices)
+    results = training.run_watched(recipe, force=force)
+    if not is_main:
+        return
+    page = recipe.jobs[-1].config.out / PAGE
+    if as_json:
+        print(json.dumps({"report": str(page), "left_out": notices, "results": results}, indent=2))
+        return
+    for sentence in json.loads((page / "report.json").read_text(encoding="utf-8"))["findings"]:
+        print(f"- {sentence}")
+    print(f"Report: {page / 'report.html'}")
+
+
+def compare(a: Path, b: Path, html: Path | None) -> None:
+    """Print two reports side by side, as Markdown.
+
+    Raises:
+        DataError: One of them cannot be read.
+    """
+    from blsp.evaluation.report import read_report
+    from blsp.evaluation.report_comparison import compare as compare_reports
+    from blsp.storage import storage_errors
+
+    comparison = compare_reports(*(read_report(_report_folder(path)) for path in (a, b)))
+    if html is not None:
+        with storage_errors(html.parent):
+            html.write_text(comparison.html(), encoding="utf-8")
+    print(comparison.markdown(), end="")
+
+
+def _report_folder(path: Path) -> Path:
+    """Where the report is: the folder itself, or that of an evaluation that holds it."""
+    candidates = (path, path / PAGE, path / "report" / PAGE)
+    return next((c for c in candidates if c.is_file() or (c / "report.json").is_file()), path)
+
+
+def _print_notices(notices: Sequence[str]) -> None:
+    for notice in notices:
+        print(f"Notice: {notice}", file=sys.stderr)
