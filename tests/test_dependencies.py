@@ -25,7 +25,7 @@ FAMILIES = {
     "showing": {"ui"},
     "composing": {
         *("__main__", "cli", "commands", "talk", "batch"),  # the program
-        *("session", "inbox", "slash_commands", "transcription", "checks", "training"),  # what they run
+        *("session", "inbox", "slash_commands", "transcription", "checks", "training", "evaluating"),  # what they run
     },
 }
 """Modules of voicechat that belong together. A module that stands nowhere here is a family of its own."""

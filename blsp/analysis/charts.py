@@ -31,6 +31,8 @@ class Series:
     """Upper ends."""
     paper: Sequence[float | None] = ()
     """What the paper reports; empty for nothing."""
+    style: int | None = None
+    """Number of its colour, so that a system has the same one in all charts; by default its place in this chart."""
 
 
 def bar_chart(groups: Sequence[str], series: Sequence[Series], labels: Labels, *, axis: str) -> Figure:
@@ -52,7 +54,7 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], labels: Labels, *
     with drawing(7.5, 0.26 * len(groups) / thickness + 1.4) as page:
         axes = page.subplots()
         for number, one in enumerate(series):
-            _draw_bars(axes, one, series_style(number)[0], number * thickness, thickness)
+            _draw_bars(axes, one, _colour(one, number), number * thickness, thickness)
         middle = (len(series) - 1) / 2 * thickness
         axes.set_yticks(np.arange(len(groups)) + middle, groups)
         axes.tick_params(axis="y", length=0)
@@ -63,6 +65,10 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], labels: Labels, *
         _write_values(axes, series, thickness)
         page.legend(handles=_bar_legend(series), loc="outside lower center", ncols=min(4, len(series) + 1))
         return as_figure(page, labels, f"Bar chart of {axis}. " + " ".join(_as_text(one, groups) for one in series))
+
+
+def _colour(series: Series, place: int) -> str:
+    return series_style(place if series.style is None else series.style)[0]
 
 
 def _check_lengths(series: Series, n: int) -> None:
@@ -123,7 +129,7 @@ def _bar_legend(series: Sequence[Series]) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=series_style(i)[0], label=one.name) for i, one in enumerate(series)]
+    handles: list[Any] = [Patch(color=_colour(one, i), label=one.name) for i, one in enumerate(series)]
     if any(one.low for one in series):
         handles.append(Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval"))
     if any(one.paper for one in series):

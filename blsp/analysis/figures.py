@@ -131,16 +131,17 @@ def similarity_maps(
     """
     columns = min(3, len(tables))
     rows = math.ceil(len(tables) / columns)
+    lowest = min(0.0, *(float(table.values.min()) for table in tables.values()))
     with drawing(0.9 + 3.7 * columns, 0.3 + 3.8 * rows) as page:
         panels = page.subplots(rows, columns, squeeze=False).ravel()
         for axes, (system, table) in zip(panels, tables.items()):
-            image = axes.imshow(table.values, vmin=0, vmax=1, cmap="cividis")
+            image = axes.imshow(table.values, vmin=lowest, vmax=1, cmap="cividis")
             axes.set_title(system)
             axes.set_xticks(range(len(names)), names)
             axes.set_yticks(range(len(names)), names)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
-            _write_cells(axes, table, (paper or {}).get(system))
+            _write_cells(axes, table, (paper or {}).get(system), lowest)
         for axes in panels[len(tables) :]:
             axes.set_visible(False)
         page.colorbar(image, ax=list(panels[: len(tables)]), label="cosine similarity", shrink=0.75)
@@ -148,9 +149,10 @@ def similarity_maps(
         return as_figure(page, labels, "Heat maps of cosine similarities between instructions. " + " ".join(texts))
 
 
-def _write_cells(axes: Axes, table: Estimate, paper: Sequence[Sequence[float]] | None) -> None:
+def _write_cells(axes: Axes, table: Estimate, paper: Sequence[Sequence[float]] | None, lowest: float) -> None:
+    """Numbers in the cells, black on the bright ones; the colours go from `lowest` to 1."""
     for (i, j), value in np.ndenumerate(table.values):
-        colour = "black" if value > 0.55 else "white"
+        colour = "black" if value - lowest > 0.55 * (1 - lowest) else "white"
         axes.text(j, i - 0.16, format_number(value, 3), ha="center", va="center", color=colour, fontsize=11)
         decimals = 3 if value > 0.95 else 2  # near 1, the third is what counts
         ends = (format_number(end[i, j], decimals) for end in (table.low, table.high))

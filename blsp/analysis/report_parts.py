@@ -27,6 +27,7 @@ from blsp.evaluation.scores import Figure
 AROUND_MEAN = "cosine around the mean"
 STRANGERS = "similarity-of-strangers"
 GAP = "behaviour-gap"
+GAP_METRICS = ("KL (nats)", "same first token (%)", "own transcript nearest (%)", "instruction told (%)")
 ALL_PAIRS = instruction_pair_task("all")
 """Mean over all pairs of instructions."""
 
@@ -77,7 +78,8 @@ def alignment_measures(readings: SystemReadings, *, reads_transcripts: bool) -> 
     """Similarities and divergences, utterance by utterance.
 
     Plain cosines are the paper's. A small LLM's states share one direction whatever they are about, so each stands
-    beside the similarity to strangers' transcripts, and beside the cosine around the mean of all transcripts' states.
+    beside the similarity to strangers' transcripts, and beside the cosine around the mean of transcripts' states: of
+    all for pairs of instructions, of those under the same instruction for speech and transcript.
 
     Args:
         readings: Of a system.
@@ -85,11 +87,12 @@ def alignment_measures(readings: SystemReadings, *, reads_transcripts: bool) -> 
 
     Source: paper section 2, tables 7, 8, 12 and 13.
     """
-    mean = readings.text.double().mean(dim=(0, 1))
+    heard, written = readings.speech.double(), readings.text.double()
+    # What all prompts share, and what all prompts with one instruction share
+    shared, own_shared = written.mean(dim=(0, 1), keepdim=True), written.mean(dim=1, keepdim=True)
     found = []
-    for metric, shift in (("cosine", torch.zeros_like(mean)), (AROUND_MEAN, mean)):
-        speech, text = readings.speech.double() - shift, readings.text.double() - shift
-        pairs = similarity.instruction_cosines(speech)
+    for metric, weight in (("cosine", 0.0), (AROUND_MEAN, 1.0)):
+        pairs = similarity.instruction_cosines(heard - weight * shared)
         for i, first in enumerate(readings.names):
             for j, second in list(enumerate(readings.names))[i + 1 :]:
                 found.append(_mean(instruction_pair_task(f"{first}-{second}"), metric, pairs[i, j]))
@@ -97,6 +100,7 @@ def alignment_measures(readings: SystemReadings, *, reads_transcripts: bool) -> 
         found.append(_mean(ALL_PAIRS, metric, pairs[first_of, second_of].mean(dim=0)))
         if reads_transcripts:
             continue
+        speech, text = heard - weight * own_shared, written - weight * own_shared
         own, strangers = similarity.modality_cosines(speech, text), similarity.stranger_cosines(speech, text)
         for i, name in enumerate(readings.names):
             found.append(_mean(modality_task(name), metric, own[i]))
@@ -106,11 +110,9 @@ def alignment_measures(readings: SystemReadings, *, reads_transcripts: bool) -> 
     nearest = similarity.found_transcripts(readings.speech, readings.text)
     told = similarity.found_instructions(readings.speech, readings.text)
     for i, name in enumerate(readings.names):
-        gap = f"{GAP}/{name}"
-        found.append(_mean(gap, "KL (nats)", readings.divergence[i], higher_is_better=False))
-        found.append(_mean(gap, "same first token (%)", 100 * readings.same_next_token[i].double()))
-        found.append(_mean(gap, "own transcript nearest (%)", 100 * nearest[i].double()))
-        found.append(_mean(gap, "instruction told (%)", 100 * told[i].double()))
+        shares = (100 * each[i].double() for each in (readings.same_next_token, nearest, told))
+        for metric, values in zip(GAP_METRICS, (readings.divergence[i], *shares)):
+            found.append(_mean(f"{GAP}/{name}", metric, values, higher_is_better=metric != GAP_METRICS[0]))
     return found
 
 

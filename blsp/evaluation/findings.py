@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blsp.evaluation.collecting import Collection
@@ -87,8 +87,10 @@ def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> It
         if {subject.typed, subject.main} <= by_system.keys():
             ceiling, own = by_system[subject.typed].statistics, by_system[subject.main].statistics
             test = paired_test(own, ceiling, config)
-            limit = "the LLM is the limit here, not the method" if _is_unclear(test) else "the rest is lost in hearing"
-            if test.low is not None and not _is_unclear(test) and own.higher_is_better == (test.difference > 0):
+            limit = "the rest is lost in hearing"
+            if _is_unclear(test):
+                limit = f"as far as {own.n} utterances tell, the LLM is the limit here, not the method"
+            elif own.higher_is_better == (test.difference > 0):
                 limit = "hearing does not limit here"
             yield (
                 f"{task}: the LLM itself, given the true transcript, reaches {metric} {_value(ceiling, config)}; "
@@ -115,8 +117,3 @@ def _p(p_value: float) -> str:
 
 def _is_unclear(test: PairedTest) -> bool:
     return test.low is None or test.high is None or test.low <= 0 <= test.high
-
-
-def names_in(found: Collection) -> Sequence[str]:
-    """Systems of which anything was measured."""
-    return [name for name in found.systems if any(name in by_system for by_system in found.measures.values())]

@@ -13,6 +13,8 @@ from blsp.evaluation.statistics import holm
 MISSING = "–"
 _FINE_METRICS = ("cosine", "KL")
 """Metrics with three decimals; the others are percentages or points."""
+_MANY_TASKS = 4
+"""Above these, a table has a row for each task rather than for each task and system."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def format_interval(low: float | None, high: float | None, metric: str, *, signe
 
 
 def format_metric(metric: str, *, higher_is_better: bool) -> str:
-    """A metric with an arrow that points to what is better."""
+    """A metric with an arrow that points to what is better, if either is: of cosines, neither in itself."""
+    if metric.startswith("cosine"):
+        return metric
     return f"{metric} {'↑' if higher_is_better else '↓'}"
 
 
@@ -211,25 +215,48 @@ def _paper_cell(score: Score | None, paper: float | None, metric: str) -> Cell:
 
 
 def _score_grids(scores: Sequence[Score]) -> Iterator[Grid]:
-    """One table per metric, by task."""
+    """One table per metric, by task; systems beside each other where there are many tasks."""
     for metric in _unique(s.metric for s in scores):
         chosen = [s for s in scores if s.metric == metric]
-        rows = []
-        for task in _unique(s.task for s in chosen):
-            for i, s in enumerate(x for x in chosen if x.task == task):
-                rows.append(
-                    (
-                        Cell(task if i == 0 else "", strong=True),
-                        Cell(s.system),
-                        Cell(format_value(s.value, metric), strong=True),
-                        Cell(format_interval(s.low, s.high, metric)),
-                        Cell(str(s.n)),
-                    )
-                )
+        many = len(_unique(s.task for s in chosen)) > _MANY_TASKS
+        header, rows = (_wide_rows if many else _long_rows)(chosen)
         title = format_metric(metric, higher_is_better=chosen[0].higher_is_better)
-        yield Grid(
-            _cells(("Task", "System", "Score", "95 % interval", "n")), tuple(rows), title=title, note=_how(chosen)
-        )
+        yield Grid(header, rows, title=title, note=_how(chosen))
+
+
+def _long_rows(scores: Sequence[Score]) -> tuple[tuple[Cell, ...], tuple[tuple[Cell, ...], ...]]:
+    """Header and rows, a row for each task and system."""
+    rows = []
+    for task in _unique(s.task for s in scores):
+        for i, s in enumerate(x for x in scores if x.task == task):
+            rows.append(
+                (
+                    Cell(task if i == 0 else "", strong=True),
+                    Cell(s.system),
+                    Cell(format_value(s.value, s.metric), strong=True),
+                    Cell(format_interval(s.low, s.high, s.metric)),
+                    Cell(str(s.n)),
+                )
+            )
+    return _cells(("Task", "System", "Score", "95 % interval", "n")), tuple(rows)
+
+
+def _wide_rows(scores: Sequence[Score]) -> tuple[tuple[Cell, ...], tuple[tuple[Cell, ...], ...]]:
+    """Header and rows, a row for each task and a column for each system."""
+    systems, by_key = _unique(s.system for s in scores), {(s.task, s.system): s for s in scores}
+    rows = []
+    for task in _unique(s.task for s in scores):
+        found = [by_key.get((task, system)) for system in systems]
+        sizes = sorted({str(s.n) for s in found if s is not None})
+        rows.append((Cell(task, strong=True), Cell(", ".join(sizes)), *map(_score_cell, found)))
+    return _cells(("Task", "n", *systems)), tuple(rows)
+
+
+def _score_cell(score: Score | None) -> Cell:
+    if score is None:
+        return Cell(MISSING)
+    interval = format_interval(score.low, score.high, score.metric)
+    return Cell(format_value(score.value, score.metric), interval=interval, strong=True)
 
 
 def _how(scores: Sequence[Score]) -> str:

@@ -281,7 +281,8 @@ class _Expansion:
             n_resamples=whole.n_resamples,
             n_shuffles=whole.n_shuffles,
         )
-        return self._job("report", "report", config)
+        hints = {self._manifests[name]: str(step["made_by"]) for name, step in whole.data.items() if "made_by" in step}
+        return self._job("report", "report", config, hints)
 
 
 def _model_title(model: ModelConfig) -> str:

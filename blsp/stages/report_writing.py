@@ -11,6 +11,10 @@ from blsp.analysis.data_size import Curve, validation_curves
 from blsp.analysis.drawing import Labels
 from blsp.analysis.report_parts import (
     ALL_PAIRS,
+    AROUND_MEAN,
+    GAP,
+    GAP_METRICS,
+    STRANGERS,
     SystemReadings,
     alignment_figures,
     alignment_measures,
@@ -24,7 +28,8 @@ from blsp.evaluation.collecting import Answers, Collection, collect, find_worst,
 from blsp.evaluation.cost import read_cost
 from blsp.evaluation.findings import Subject, find
 from blsp.evaluation.paper_results import PAPER_TABLES, modality_task
-from blsp.evaluation.scores import Figure, Report, Score
+from blsp.evaluation.report_layout import MISSING, format_value
+from blsp.evaluation.scores import Figure, Report, Score, Table
 from blsp.evaluation.statistics import ResamplingConfig
 from blsp.stages.base import Watcher
 from blsp.stages.report import ReportConfig
@@ -67,6 +72,7 @@ def make_report(config: ReportConfig, watcher: Watcher) -> Report:
         scores=tuple(scores),
         comparisons=tuple(comparisons),
         figures=tuple(_figures(config, scores, readings)),
+        tables=tuple(_alignment_tables(names, scores)),
         worst=tuple(_worst(config, answers, found)),
         facts=_facts(config, answers),
     )
@@ -129,8 +135,9 @@ def _chart(names: Sequence[str], scores: Sequence[Score], labels: Labels, axis: 
             [_field(by_key.get((name, task)), "low") for task in tasks],
             [_field(by_key.get((name, task)), "high") for task in tasks],
             [_paper_value(by_key.get((name, task))) for task in tasks],
+            style=number,
         )
-        for name in names
+        for number, name in enumerate(names)
         if any((name, task) in by_key for task in tasks)
     ]
     if not any(value is not None for one in series for value in one.paper):
@@ -139,13 +146,41 @@ def _chart(names: Sequence[str], scores: Sequence[Score], labels: Labels, axis: 
 
 
 def _alignment_chart(names: Sequence[str], scores: Sequence[Score]) -> Figure | None:
-    chosen = [s for s in scores if s.task.startswith(modality_task("")) and s.metric == "cosine around the mean"]
+    chosen = [s for s in scores if s.task.startswith(modality_task("")) and s.metric == AROUND_MEAN]
     caption = (
         "Cosine of last hidden states between an utterance and its transcript under the same instruction, around the "
-        "mean of all transcripts' states: strangers are at 0."
+        "mean of the transcripts' states under that instruction: strangers are near 0."
     )
     labels = Labels("alignment", "How like its transcript speech is to the LLM (tables 8 and 13)", caption)
-    return _chart(names, chosen, labels, "cosine around the mean")
+    return _chart(names, chosen, labels, AROUND_MEAN)
+
+
+def _alignment_tables(names: Sequence[str], scores: Sequence[Score]) -> Iterator[Table]:
+    """Tables 8 and 13 with what a plain cosine is worth: the same for strangers, and around the mean."""
+    by_key = {(s.system, s.task, s.metric): s for s in scores}
+    rows = []
+    for system in names:
+        for task in dict.fromkeys(s.task for s in scores if s.system == system and s.task.startswith(f"{GAP}/")):
+            instruction = task.removeprefix(f"{GAP}/")
+            strangers, own = f"{STRANGERS}/{instruction}", modality_task(instruction)
+            keys = [(own, "cosine"), (strangers, "cosine"), (own, AROUND_MEAN), (strangers, AROUND_MEAN)]
+            keys += [(task, metric) for metric in GAP_METRICS]
+            paper = _paper_value(by_key.get((system, own, "cosine")))
+            cells = [_text(by_key.get((system, *key))) for key in keys]
+            rows.append((system, instruction, *cells, "" if paper is None else f"{paper:.3f}"))
+    if rows:
+        header = ("System", "Instruction", "Cosine", "Strangers", "Around the mean", "Strangers, around the mean")
+        yield Table(
+            "Behaviour gap: speech against its transcript, before the answer begins",
+            (*header, *GAP_METRICS, "Cosine, paper"),
+            tuple(rows),
+            "Means over utterances; intervals are under all scores. KL(text || speech) of the answer's first token. "
+            "A cosine says something only as far as it is above that of strangers' transcripts.",
+        )
+
+
+def _text(score: Score | None) -> str:
+    return MISSING if score is None else format_value(score.value, score.metric)
 
 
 def _field(score: Score | None, name: str) -> float | None:

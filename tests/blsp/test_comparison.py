@@ -155,6 +155,9 @@ def test_the_whole_evaluation_with_tiny_systems(
     assert {c.metric for c in report.comparisons} >= {"WER", "agreement", "KL (nats)"}
     assert {figure.name for figure in report.figures} >= {"asr", "representations", "similarities", "alignment"}
     assert [h.system for h in report.worst] == ["BLSP+RP"] * 5
+    assert [(row[0], row[1]) for row in report.tables[0].rows] == [
+        (system, name) for system in ("Whisper+LLM", "BLSP+RP") for name in ("CW", "SA", "SR", "ST")
+    ]
     assert report.facts["seed"] == 0
     assert len(report.facts["left out"]) == 2
     html = (page / "report.html").read_text()

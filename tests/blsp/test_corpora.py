@@ -495,6 +495,12 @@ def test_generic_fields_by_other_names(tmp_path: Path) -> None:
     assert found == Utterance("mine-000002", "0.flac", 2.0, 1.5, "hello there")
 
 
+def test_generic_fields_of_fields(tmp_path: Path) -> None:
+    record(tmp_path / "0.flac", 1.0)
+    write(tmp_path / "manifest.jsonl", '{"audio": "0.flac", "slots": {"size": "small"}}', '{"audio": "0.flac"}')
+    assert [u.label for u in read("generic", tmp_path, "all", label="slots.size")] == ["small", None]
+
+
 def test_generic_rows_that_are_none(tmp_path: Path) -> None:
     record(tmp_path / "0.flac", 1.0)
     lines = ['{"audio": "0.flac", "id": "a"}', "{", "[]", '{"text": "x"}', '{"audio": "0.flac", "duration": "-1"}']

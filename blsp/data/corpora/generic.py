@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -210,14 +209,20 @@ def _utterance(row: Mapping[str, Any], fields: Mapping[str, tuple[str, ...]], au
 def _get(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first of some fields that a row has, as text; None for an empty one. `slots.size` is a field of a field."""
     for name in names:
-        value: Any = row.get(name)
+        value = row.get(name)
         if value is None and "." in name:
-            value = functools.reduce(
-                lambda found, part: found.get(part) if isinstance(found, dict) else None, name.split("."), row
-            )
+            value = _below(row, name.split("."))
         if value is not None and not isinstance(value, (dict, list)) and str(value).strip():
             return str(value).strip()
     return None
+
+
+def _below(row: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    """The value of a field of a field; None where there is none."""
+    value: Any = row
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _seconds(name: str, value: str | None) -> float:
