@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from blsp.audio import SAMPLING_RATE
@@ -19,6 +21,15 @@ CONTINUE = "Continue the following text in a coherent and engaging style with le
 """The continuation behaviour. Source: paper, table 1."""
 TRANSLATE = "Please translate the following English text into {language} text."
 """Speech translation. Source: paper, table 11."""
+CONTRASTED: Mapping[str, str] = MappingProxyType(
+    {
+        "CW": "Please continue the following sentence.",
+        "SA": "Please classify the emotional tone of the following text.",
+        "SR": "Please transcribe the following audio into English text.",
+        "ST": "Please translate the following English text into German text.",
+    }
+)
+"""Continuation writing, sentiment analysis, speech recognition, speech translation. Source: paper, table 6."""
 MAX_TOKENS_PER_SECOND = 8
 """Fast speech has about 4 words, that is 6 tokens, a second: more is invented."""
 _EXAMPLE = "the quick brown fox jumps over the lazy dog"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -13,21 +12,12 @@ from transformers import DynamicCache
 
 from blsp.audio import Waveform
 from blsp.errors import ContextFullError
+from blsp.instructions import CONTRASTED as INSTRUCTIONS
 from blsp.instructions import Instruction
 from blsp.modeling.batch import PromptRow, lay_out, shared_prefix
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 from blsp.stages.base import Silent, Watcher
-
-INSTRUCTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "CW": "Please continue the following sentence.",
-        "SA": "Please classify the emotional tone of the following text.",
-        "SR": "Please transcribe the following audio into English text.",
-        "ST": "Please translate the following English text into German text.",
-    }
-)
-"""Continuation writing, sentiment analysis, speech recognition, speech translation. Source: paper, table 6."""
 
 
 @dataclass(frozen=True)

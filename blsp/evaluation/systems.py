@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from blsp.errors import UnsupportedError
+from blsp.evaluation.tasks import Hearing
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
     from blsp.stages.model_config import ModelConfig
 
-Hearing = Literal["speech", "transcript", "whisper", "ctc"]
-"""speech: the LLM hears it (BLSP, ASR pretraining, fine-tuned). transcript: it reads what was said (Text+LLM).
-whisper, ctc: it reads what Whisper's decoder or the CTC recogniser has written (Whisper+LLM, CTC+LLM)."""
 Recogniser = Callable[[Sequence[np.ndarray], str], list[str]]
 """Waveforms at 16 kHz, each float32 (N,), and the language -> the words of each."""
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.config import Values, build
 from blsp.errors import ConfigError
-from blsp.evaluation.systems import Hearing
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import Hearing, TaskConfig
 from blsp.stages.base import StageConfig
 from blsp.stages.evaluation import FILE_NAME, EvaluationConfig
 from blsp.stages.judgement import FILE_NAME as VERDICTS_NAME

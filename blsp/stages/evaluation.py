@@ -14,8 +14,7 @@ from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import ErrorCount, Manifest, Utterance, load_waveform
 from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
-from blsp.evaluation.systems import Hearing
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.evaluation.systems import Hearing
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 
 PAGE = "page"

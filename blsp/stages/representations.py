@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blsp.analysis.representations import INSTRUCTIONS
 from blsp.data.behaviours import spread
 from blsp.data.manifest import Manifest, Utterance, load_waveform
 from blsp.errors import DataError
-from blsp.evaluation.systems import Hearing
+from blsp.evaluation.tasks import Hearing
+from blsp.instructions import CONTRASTED
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
@@ -39,7 +39,7 @@ class RepresentationsConfig(StageConfig):
     """Speech with transcripts."""
     max_utterances: int | None = 48
     """Utterances taken, evenly spread over the manifest."""
-    instructions: dict[str, str] = field(default_factory=lambda: dict(INSTRUCTIONS))
+    instructions: dict[str, str] = field(default_factory=lambda: dict(CONTRASTED))
     """Instructions by short name; by default the paper's four of table 6."""
     language: str = "en"
     """Language spoken, which Whisper is told."""
