@@ -41,7 +41,8 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> bool:
     try:
         reduced, notices = without_missing(recipe)
     except ConfigError as error:
-        reduced, notices = recipe, [str(error)]
+        print(f"Problem: {error}", file=sys.stderr)
+        return False
     is_ready = training.print_plan(reduced, as_json=as_json)
     _print_notices(notices)
     return is_ready

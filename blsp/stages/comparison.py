@@ -316,7 +316,7 @@ def without_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
         made |= {path.absolute() for path in job.stage.outputs(job.config)}
     notices = [_notice(*key, names) for key, names in missing.items()]
     if not any(isinstance(job.config, (EvaluationConfig, RepresentationsConfig)) for job in kept):
-        raise ConfigError(f"{recipe.path}: nothing is there to evaluate. {notices[0] if notices else ''}".strip())
+        raise ConfigError(f"{recipe.path}: nothing is there to evaluate. {' '.join(notices)}".strip())
     return replace(recipe, jobs=tuple(kept)), notices
 
 

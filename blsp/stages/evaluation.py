@@ -16,6 +16,7 @@ from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "hypotheses.jsonl"
 BATCHES_IN_CHUNK = 8
+ASSUMED_PROMPT_TOKENS, ASSUMED_NEW_TOKENS = 128, 32
+"""Mean length of prompts with speech, and of answers, for plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,16 @@ class EvaluationStage(Stage[EvaluationConfig]):
                 facts[f"{task.title}: hours"] = round(float(manifest.durations[numbers].sum()) / 3600, 3)
         if _lacks_sacrebleu(config):
             problems.append("BLEU scores need the package sacrebleu, which is not installed.")
-        return Plan(facts, notes=notes, problems=problems)
+        longest = max(task.max_new_tokens for task in config.tasks)
+        rows = sum(int(value) for name, value in facts.items() if name.endswith(": utterances"))
+        cost = decoding_cost(
+            config.model,
+            rows,
+            prompt_tokens=ASSUMED_PROMPT_TOKENS,
+            new_tokens=min(longest, ASSUMED_NEW_TOKENS),
+            batch_size=config.batch_size,
+        )
+        return Plan(facts, cost.seconds if rows else None, cost.memory_bytes, (*notes, *cost.notes), problems)
 
     def run(self, config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
         """Answer what is missing, then score everything.
