@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from blsp.training.objectives import cross_entropy_sum, ctc_loss_sum, distillation_sum, mask_time
+from blsp.training.objectives import cross_entropy_sum, ctc_loss_sum, distillation_sum
 
 
 def test_cross_entropy_counted_by_hand() -> None:
@@ -49,13 +49,3 @@ def test_a_transcript_that_does_not_fit_counts_as_zero() -> None:
     assert total.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
-
-
-def test_masked_stretches_are_short_and_inside_their_row() -> None:
-    torch.manual_seed(0)
-    ones = torch.ones(64, 50, 2)
-    masked = mask_time(ones, torch.full((64,), 40), max_masks=2, max_frames=5)
-    zeros = (masked == 0).all(dim=2)
-    assert 0 < zeros.sum(dim=1).max() <= 10
-    assert zeros.any(dim=1).sum() > 30
-    assert (ones == 1).all()
