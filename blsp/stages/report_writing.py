@@ -119,7 +119,8 @@ def _figures(config: ReportConfig, scores: Sequence[Score], readings: Mapping[st
         yield line_charts(curves, Labels("training", "Quality against training steps (figure 4)", caption))
 
 
-_CAPTION = "Bars: our scores with 95 % bootstrap intervals. Diamonds: the paper's numbers on its own data."
+_CAPTION = "Bars: our scores with 95 % bootstrap intervals."
+_PAPER_CAPTION = "Diamonds: the paper's numbers on its own data."
 
 
 def _chart(names: Sequence[str], scores: Sequence[Score], labels: Labels, axis: str) -> Figure | None:
@@ -142,6 +143,8 @@ def _chart(names: Sequence[str], scores: Sequence[Score], labels: Labels, axis: 
     ]
     if not any(value is not None for one in series for value in one.paper):
         series = [replace(one, paper=()) for one in series]
+    else:
+        labels = replace(labels, caption=f"{labels.caption} {_PAPER_CAPTION}")
     return bar_chart(tasks, series, labels, axis=axis)
 
 
