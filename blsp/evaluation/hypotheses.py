@@ -18,7 +18,7 @@ from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
 from blsp.evaluation.understanding import named_label
 from blsp.instructions import Instruction
-from blsp.transcription import transcribe
+from blsp.transcription import transcribe_batch
 
 Group = Sequence[Utterance]
 """Utterances that are answered in one line: the turns of a conversation; of other tasks a single one."""
@@ -68,8 +68,8 @@ def answer_batch(
     if task.kind == "conversation":
         return _converse(system, task, inputs)
     singles = [given[0] for given in inputs]
-    if task.repeats and speaks and task.in_stretches:
-        results = [{"hypothesis": transcribe(system.model, waveform)} for waveform in singles]
+    if task.repeats and speaks and task.jointly:
+        results = [{"hypothesis": text} for text in transcribe_batch(system.model, singles)]
     else:
         asked = [_instruction(task, group[0], questions) for group in groups]
         prompts = [i.turns(given) if speaks else _text_turns(task, i, given) for i, given in zip(asked, singles)]

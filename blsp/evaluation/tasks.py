@@ -66,8 +66,8 @@ class TaskConfig:
     one."""
     with_example: bool = False
     """asr: show one example of a repetition first, which small LLMs need."""
-    in_stretches: bool = False
-    """asr: let the LLM repeat a few words at a time, where the adapter hands over tokens (`voicechat transcribe`)."""
+    jointly: bool = False
+    """asr: let LLM and CTC head decode together where the adapter has a head, as `voicechat transcribe` does."""
     ctc: bool = False
     """asr: also report what the adapter's CTC head reads, without the LLM."""
     target: str = "German"
@@ -102,8 +102,8 @@ class TaskConfig:
             raise ValueError(f"`labels` must be distinct, but is {self.labels}.")
         if self.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, but is {self.max_new_tokens}.")
-        if self.reads == "transcript" and (self.ctc or self.in_stretches):
-            raise ValueError("`reads` must be speech where `ctc` or `in_stretches` is set, but is transcript.")
+        if self.reads == "transcript" and (self.ctc or self.jointly):
+            raise ValueError("`reads` must be speech where `ctc` or `jointly` is set, but is transcript.")
 
     @property
     def repeats(self) -> bool:

@@ -309,7 +309,7 @@ def test_the_recogniser_is_scored_alone(
     config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, make_speech: MakeSpeech
 ) -> None:
     use_model(ctc_model)
-    task = TaskConfig(kind="asr", ctc=True, in_stretches=True, max_new_tokens=8)
+    task = TaskConfig(kind="asr", ctc=True, jointly=True, max_new_tokens=8)
     result = EvaluationStage().run(replace(config, tasks=(task,)), Silent())
     recognised = [line["recognised"] for line in lines_of(config)]
     assert result["asr_recogniser_wer"] == wer(
