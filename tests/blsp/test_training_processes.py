@@ -6,51 +6,46 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 import torch
+from forks import Fork
 from safetensors.torch import load_file
-from toy_training import losses, metrics
+from toy_training import losses, metrics, train_with
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
-RUNS_CPUS = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def start(folder: Path, options: dict[str, Any], world: int) -> list[subprocess.Popen[str]]:
-    """Processes that train together, as a launcher would start them."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world), **RUNS_CPUS}
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(folder), json.dumps(options)]
-    return [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **(common if world > 1 else RUNS_CPUS), **ranks},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for ranks in ([{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(world)] if world > 1 else [{}])
-    ]
+def start(folder: Path, options: dict[str, Any], world: int) -> list[Fork]:
+    """Processes that train together."""
+    return forks.start(train_with, (folder, options), world, folder / "logs")
 
 
 def train_in(world: int, folder: Path, **options: Any) -> list[dict[str, Any]]:
     """Results of all processes."""
-    outputs = [(process, *process.communicate(timeout=120)) for process in start(folder, options, world)]
-    for process, _, errors in outputs:
-        assert process.returncode == 0, errors
-    return [json.loads(output) for _, output, _ in outputs]
+    forks.run(train_with, folder, options, world=world, folder=folder / "logs")
+    return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process leaves that trains alone, with three micro-batches a step."""
+    folder = tmp_path_factory.mktemp("one")
+    train_in(1, folder, ema_decay=0.9)
+    return folder
+
+
+def reach(path: Path, processes: list[Fork]) -> None:
+    """Wait until there is a file."""
+    while not path.exists():
+        assert all(process.is_running() for process in processes), [process.log.read_text() for process in processes]
+        time.sleep(0.02)
 
 
 def last_weights(folder: Path, name: str = "weights") -> dict[str, torch.Tensor]:
@@ -73,30 +68,32 @@ def assert_same_training(one: Path, two: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_two_processes_train_like_one(tmp_path: Path, micro_batches: int) -> None:
+def test_two_processes_train_like_one(one: Path, tmp_path: Path, micro_batches: int) -> None:
     """With one micro-batch the second process only keeps pace; with three it does so in every other round."""
     options = {"task": {"micro_batches": micro_batches}, "ema_decay": 0.9}
-    train_in(1, tmp_path / "one", **options)
+    if micro_batches != 3:
+        one = tmp_path / "one"
+        train_in(1, one, **options)
     results = train_in(2, tmp_path / "two", **options)
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert_same_training(one, tmp_path / "two")
     assert [result["processes"] for result in results] == [2, 2]
     assert results[0]["loss"] == results[1]["loss"]
 
 
 @pytest.mark.slow
-def test_launched_by_torchrun(tmp_path: Path) -> None:
+def test_launched_by_torchrun(one: Path, tmp_path: Path) -> None:
     """As accelerate launch does it for GPUs; for CPUs it starts no more than one process itself."""
-    train_in(1, tmp_path / "one", ema_decay=0.9)
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())),
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+        *("--master_port", str(forks.free_port())),
         *(str(SCRIPT), str(tmp_path / "two"), '{"ema_decay": 0.9}'),
     ]
     found = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **RUNS_CPUS}, check=False
+        command, capture_output=True, text=True, timeout=250, env={**os.environ, **forks.RUNS_CPUS}, check=False
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.count('"processes": 2') == 2
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert_same_training(one, tmp_path / "two")
 
 
 @pytest.mark.slow
@@ -113,12 +110,9 @@ def test_killed_processes_go_on_bit_for_bit(tmp_path: Path, fsdp: bool) -> None:
     options = {"ema_decay": 0.9, "fsdp": fsdp, "task": {"seconds": [0.01, 0.01]}}
     train_in(2, tmp_path / "whole", **options)
     processes = start(tmp_path / "killed", options, 2)
-    while not (tmp_path / "killed" / "checkpoints" / "step-00000009").is_dir():
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
+    reach(tmp_path / "killed" / "checkpoints" / "step-00000009", processes)
     for process in processes:
         process.kill()
-        process.communicate()
     assert not (tmp_path / "killed" / "model").exists()
     train_in(2, tmp_path / "killed", **options)
     for name in ("weights", "average"):
@@ -128,25 +122,22 @@ def test_killed_processes_go_on_bit_for_bit(tmp_path: Path, fsdp: bool) -> None:
 
 
 @pytest.mark.slow
-def test_spread_weights_train_like_whole_ones(tmp_path: Path) -> None:
+def test_spread_weights_train_like_whole_ones(one: Path, tmp_path: Path) -> None:
     """FSDP over two processes; its checkpoints are those of one process, which goes on from them."""
-    train_in(1, tmp_path / "one", ema_decay=0.9)
     train_in(2, tmp_path / "two", ema_decay=0.9, fsdp=True)
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert_same_training(one, tmp_path / "two")
     shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-00000024")
     train_in(1, tmp_path / "two", ema_decay=0.9)
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert_same_training(one, tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both(tmp_path: Path) -> None:
     processes = start(tmp_path, {"save_every": 100, "task": {"seconds": [0.05, 0.05]}}, 2)
-    while not (tmp_path / "metrics.jsonl").is_file():
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
+    reach(tmp_path / "metrics.jsonl", processes)
     processes[1].send_signal(signal.SIGTERM)
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert all(process.returncode != 0 for process in processes)
-    assert all("KeyboardInterrupt" in error for error in errors)
+    outcomes = [process.wait() for process in processes]
+    assert all(status != 0 for status, _ in outcomes)
+    assert all("KeyboardInterrupt" in output for _, output in outcomes)
     (checkpoint,) = (tmp_path / "checkpoints").iterdir()
     assert int(checkpoint.name.removeprefix("step-")) == metrics(tmp_path)[-1]["step"]

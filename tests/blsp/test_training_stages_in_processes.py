@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
 from tiny_speech import write_model, write_speech
 
+from blsp.config import build
 from blsp.modeling.model import BlspModel
+from blsp.stages.base import Silent
+from blsp.stages.registry import stage_named
 
-SCRIPT = Path(__file__).with_name("run_stage.py")
 STAGES: dict[str, dict[str, Any]] = {
     "alignment": {
         "sources": [{"behaviour": "repetition"}],
@@ -27,18 +27,16 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 
 
+def run_stage(name: str, values: dict[str, Any]) -> None:
+    stage = stage_named(name)
+    config = build(stage.config_class, values, where="test")
+    config.out.mkdir(exist_ok=True)
+    stage.run(config, Silent())
+
+
 def losses(values: dict[str, Any], name: str, processes: int) -> list[float]:
     out = Path(values["out"]).with_name(f"{name}-{processes}")
-    config = out.with_suffix(".json")
-    config.write_text(json.dumps({**values, **STAGES[name], "out": str(out)}))
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    subprocess.run(
-        [sys.executable, *(launch if processes > 1 else []), str(SCRIPT), name, str(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
-        check=True,
-        capture_output=True,
-        timeout=250,
-    )
+    forks.run(run_stage, name, {**values, **STAGES[name], "out": str(out)}, world=processes, folder=out / "logs")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if line["kind"] in ("training", "validation")]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -143,8 +144,6 @@ def losses(folder: Path) -> list[float]:
 
 def spread_weights_over_cpus() -> None:
     """Use FSDP, which accelerate offers for GPUs only: it is told that these processes have some."""
-    import os
-
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
@@ -164,11 +163,16 @@ def spread_weights_over_cpus() -> None:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    options = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+def train_with(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train in a folder as options in JSON say; each process notes its result."""
     if options.pop("fsdp", False):
         spread_weights_over_cpus()
     toy = ToyTask(**options.pop("task", {}))
-    result = run(Path(sys.argv[1]), task=toy, **options)
-    print(json.dumps(result))
+    result = run(folder, task=toy, **options)
+    (folder / f"result-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(result))
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(train_with(Path(sys.argv[1]), json.loads(sys.argv[2]))))
