@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 
@@ -38,7 +39,14 @@ def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
             f"There is no model {name!r}: no preset, folder or hub id (owner/name).", hint="voicechat models list"
         )
     cached = cached_snapshot(name, needs=needs)
-    return cached if cached is not None else _checked(_download(name), needs)
+    if cached is not None:
+        return cached
+    try:
+        return _checked(_download(name), needs)
+    except (DownloadError, ModelNotFoundError) as error:
+        if path.parent.is_dir():  # runs/x, where there is a folder runs: not meant for the hub
+            raise ModelNotFoundError(f"There is no folder {name}.", hint=_near(path)) from error
+        raise
 
 
 def is_folder(name: str) -> bool:
@@ -64,6 +72,13 @@ def cached_snapshot(hub_id: str, *, needs: str | None = "config.json") -> Path |
         return None
     complete = needs is None or ((folder / needs).is_file() and not missing_weights(folder))
     return folder if complete else None
+
+
+def _near(path: Path) -> str:
+    """What could have been meant by a folder that is not there."""
+    folders = [folder.name for folder in path.parent.iterdir() if folder.is_dir()]
+    near = difflib.get_close_matches(path.name, folders, n=1)
+    return f"Did you mean {path.parent / near[0]}?" if near else f"See what there is: ls {path.parent}"
 
 
 def missing_weights(folder: Path) -> list[str]:

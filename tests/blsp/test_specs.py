@@ -102,6 +102,20 @@ def test_offline_the_hub_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "hint"), [("runs/blps", "Did you mean runs/blsp?"), ("runs/other", "See what there is: ls runs")]
+)
+def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "blsp").mkdir(parents=True)
+    with pytest.raises(ModelNotFoundError) as caught:
+        hub.fetch_model(name)
+    assert str(caught.value) == f"There is no folder {name}."
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
         ("GatedRepoError", ModelNotFoundError, "o/l is given only to those who accepted its licence."),
