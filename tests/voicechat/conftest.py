@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,7 +53,7 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
 
-    def wait_for(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Wait until the screen matches."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self.screen)):
@@ -88,6 +89,24 @@ def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         terminal.close()
 
 
+class Recording:
+    """What is being recorded, 16 kHz."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def waveform(self) -> np.ndarray:
+        """What was heard so far, float32 (N,)."""
+        heard = self._path.read_bytes()
+        return np.frombuffer(heard[: len(heard) // 2 * 2], np.int16).astype(np.float32) / 32768
+
+    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition(self.waveform()):
+            assert time.monotonic() < deadline, f"not heard in {seconds} s"
+            time.sleep(0.2)
+
+
 class SoundCard:
     """What is played into it is what the microphone hears."""
 
@@ -99,11 +118,14 @@ class SoundCard:
         subprocess.run(["paplay", "--device=mic_feed", str(path)], env={**os.environ, **self.env}, check=True)
 
     @contextlib.contextmanager
-    def record(self, path: Path) -> Iterator[None]:
+    def record(self, path: Path) -> Iterator[Recording]:
         """Record what the loudspeaker plays."""
-        command = ["parecord", "--device=spk.monitor", "--file-format=wav", str(path)]
-        with subprocess.Popen(command, env={**os.environ, **self.env}) as recorder:
-            yield
+        command = ["parecord", "--raw", "--device=spk.monitor", "--format=s16le", "--rate=16000", "--channels=1"]
+        with (
+            path.open("wb") as file,
+            subprocess.Popen(command, env={**os.environ, **self.env}, stdout=file) as recorder,
+        ):
+            yield Recording(path)
             recorder.terminate()
 
     def unplug(self) -> None:

@@ -75,7 +75,7 @@ def test_the_terminal_is_read_without_echo_and_restored() -> None:
         assert termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON) == 0
         assert termios.tcgetattr(theirs)[3] & termios.ISIG  # Ctrl-C stays Ctrl-C
         os.write(ours, "größe\r/quit\rx\x7f\x04".encode())
-        assert ended.wait(5)
+        assert ended.wait(60)
         keyboard.close()
     assert lines == ["größe", "/quit"]
     assert termios.tcgetattr(theirs) == before
@@ -92,5 +92,5 @@ def test_lines_of_a_pipe() -> None:
         os.write(writing, b"one\ntw")
         os.write(writing, "o ü\nlast".encode())
         os.close(writing)
-        assert ended.wait(5)
+        assert ended.wait(60)
     assert lines == ["one", "two ü", "last"]

@@ -79,9 +79,9 @@ def synthesize(sentence: str) -> tuple[np.ndarray, int]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "waited for 5 s"
+        assert time.monotonic() < deadline, "waited for a minute"
         time.sleep(0.005)
 
 
@@ -128,12 +128,12 @@ def test_what_is_being_synthesised_when_it_stops_is_never_heard(sink: FakeSink) 
 
     def slowly(sentence: str) -> tuple[np.ndarray, int]:
         begun.set()
-        go_on.wait(5)
+        go_on.wait(60)
         return synthesize(sentence)
 
     speech = SpeechOutput(sink, slowly)
     speech.say("Too late. ")
-    assert begun.wait(5)
+    assert begun.wait(60)
     assert speech.is_speaking
     speech.stop()
     go_on.set()
@@ -162,7 +162,7 @@ def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: 
 
     def user() -> None:
         session.post(TypedLine("count"))
-        assert ended.wait(5)  # complete on the screen
+        assert ended.wait(60)  # complete on the screen
         until(lambda: len(sink.played) == 3)
         sink.hear()
         session.post(TypedLine("stop"))
