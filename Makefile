@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two tests at a time, each on one core; -n 0 runs one at a time, on all cores.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Real speech for the tests marked `data`, where it lies beside this folder; they are skipped elsewhere.
 ifneq ($(wildcard ../shared/speech),)
@@ -23,10 +25,10 @@ talk: $(VENV)/.weights ## Start a conversation; options go into ARGS="...".
 test: $(VENV)/.dev ## Run all tests.
 	@$(MAKE) --no-print-directory $(VENV)/.weights || \
 	  echo "Notice: without the embedded weights the tests that need them are skipped." >&2
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: lint ## Run linters, types and the quick tests: under a minute.
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(PYTEST) -q -m "not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## Run ruff and mypy.
 	$(BIN)/ruff check

@@ -14,6 +14,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker, and for what it starts
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, WhisperForConditionalGeneration
@@ -38,6 +40,16 @@ CORPUS = [
     "What is the capital of France? The capital of France is Paris.",
     "user assistant system ###[Human]: ###[Assistant]: hello there, how are you today?",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start what may take longest first, so that it does not run alone at the end."""
+
+    def allowed_seconds(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return marker.args[0] if marker else 0
+
+    items.sort(key=allowed_seconds, reverse=True)
 
 
 @pytest.fixture(scope="session")
