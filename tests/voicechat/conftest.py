@@ -53,7 +53,7 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
 
-    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = 240) -> re.Match[str]:
         """Wait until the screen matches."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self.screen)):
