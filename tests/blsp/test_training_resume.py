@@ -53,11 +53,6 @@ def kill_and_compare(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_three_kills(tmp_path: Path) -> None:
-    kill_and_compare(tmp_path, kills=3, seed=1)
-
-
-@pytest.mark.slow
 def test_twenty_kills(tmp_path: Path) -> None:
     kill_and_compare(tmp_path, kills=20, seed=2)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 
+from blsp.stages.base import Plan
 from blsp.stages.pipeline import Job, load_recipe, plan_jobs
 from voicechat.training import shipped_configs
 
 CONFIGS = shipped_configs()
+EACH = [
+    pytest.param(name, marks=pytest.mark.xdist_group("paper") if name == "paper/pipeline" else ()) for name in CONFIGS
+]
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +31,14 @@ def test_every_config_is_valid_and_says_what_it_is(name: str) -> None:
     assert recipe.jobs
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@functools.cache  # the paper's takes seconds, and two tests read it
+def planned(name: str) -> list[tuple[Job, Plan]]:
+    return plan_jobs(load_recipe(CONFIGS[name]))
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str, tmp_path: Path) -> None:
-    plans = plan_jobs(load_recipe(CONFIGS[name]))
+    plans = planned(name)
     for job, plan in plans:
         for problem in plan.problems:  # data of others may be missing, nothing else
             is_of_others = problem.endswith("is not there.") or "is not in the hub's cache" in problem
@@ -39,16 +49,13 @@ def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str
     assert list(tmp_path.iterdir()) == []
 
 
-def paper_plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, object]]:
-    return {job.name: dict(plan.facts) for job, plan in plan_jobs(load_recipe(CONFIGS["paper/pipeline"]))}
-
-
 def jobs(name: str) -> dict[str, Job]:
     return {job.name: job for job in load_recipe(CONFIGS[name]).jobs}
 
 
-def test_the_paper_is_planned_to_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = paper_plans(monkeypatch)
+@pytest.mark.xdist_group("paper")
+def test_the_paper_is_planned_to_the_sample() -> None:
+    plans = {job.name: dict(plan.facts) for job, plan in planned("paper/pipeline")}
     assert plans["speech"]["utterances"] == 281_241 + 8_282_988 + 232_975 == 8_797_204
     assert plans["instruct"]["samples"] == 52_002
     assert plans["instruct"]["steps"] == 3 * -(-52_002 // 128)
