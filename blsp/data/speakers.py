@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from blsp.data.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
 from blsp.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from blsp.data.kokoro import KokoroSynthesizer
     from blsp.data.synthesis import Synthesizer
 
@@ -92,9 +92,8 @@ class Speakers:
 
         speaker = self._speaker(number)
         if speaker.engine == "hibari":
-            voice = random_voice(np.random.default_rng([self.voices_seed, self._random_voice(number)]))
-            noise = np.random.default_rng([self.seed, self.voices_seed, number])
-            return self._hibari.speak(text, voice, noise)
+            voice = random_voice(_random(self.voices_seed, self._random_voice(number)))
+            return self._hibari.speak(text, voice, _random(self.seed, self.voices_seed, number))
         name, tempo = self._named_voice(speaker, number)
         if speaker.engine == "flite":
             if shutil.which("flite") is None:
@@ -105,18 +104,20 @@ class Speakers:
     def _speaker(self, number: int) -> SpeakerConfig:
         if len(self.mix) == 1:
             return self.mix[0]
+        import numpy as np
+
         shares = np.cumsum([speaker.share for speaker in self.mix])
-        drawn = np.random.default_rng([self.seed, self.voices_seed, number, _ENGINE]).uniform(0, shares[-1])
+        drawn = _random(self.seed, self.voices_seed, number, _ENGINE).uniform(0, shares[-1])
         return self.mix[int(np.searchsorted(shares, drawn, side="right"))]
 
     def _random_voice(self, number: int) -> int:
         if self.n_voices is None:
             return number
-        return int(np.random.default_rng([self.seed, self.voices_seed, number, 1]).integers(self.n_voices))
+        return int(_random(self.seed, self.voices_seed, number, 1).integers(self.n_voices))
 
     def _named_voice(self, speaker: SpeakerConfig, number: int) -> tuple[str, float]:
         """Name of a sentence's voice, and its tempo."""
-        rng = np.random.default_rng([self.seed, self.voices_seed, number, _VOICE])
+        rng = _random(self.seed, self.voices_seed, number, _VOICE)
         names = speaker.named_voices
         return names[int(rng.integers(len(names)))], round(float(rng.uniform(*speaker.tempo)), 3)
 
@@ -133,6 +134,13 @@ class Speakers:
         from blsp.data import kokoro
 
         return kokoro.KokoroSynthesizer()
+
+
+def _random(*numbers: int) -> np.random.Generator:
+    """Random numbers that depend on these alone."""
+    import numpy as np  # not needed to read and plan a config
+
+    return np.random.default_rng(numbers)
 
 
 def missing_engines(mix: Sequence[SpeakerConfig]) -> list[str]:
