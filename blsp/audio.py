@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -166,20 +167,21 @@ def save_audio(path: str | os.PathLike[str], waveform: npt.NDArray[np.float32], 
     path = Path(path)
     if path.suffix not in (".flac", ".wav"):
         raise ValueError(f"`path` must end in .flac or .wav, but is {str(path)!r} instead.")
-    temporary = None
+    temporary, encoded = None, io.BytesIO()  # soundfile prints a traceback where it meets a full disk itself
+    soundfile.write(encoded, to_pcm16(waveform), rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
-            soundfile.write(file, to_pcm16(waveform), rate, format=path.suffix[1:].upper(), subtype="PCM_16")
+            file.write(encoded.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, soundfile.SoundFileError) as error:
+    except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(
-            f"{path} cannot be written: {reason}.", hint=f"Free some space, or check: ls -ld {path.parent}"
+            f"{path} cannot be written: {error.strerror or error}.",
+            hint=f"Free some space, or check: ls -ld {path.parent}",
         ) from error
 
 

@@ -61,6 +61,8 @@ def _parse(path: Path) -> Values:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}.", hint="voicechat train --list") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+    if values is None:
+        raise ConfigError(f"{path} is empty.", hint="voicechat train --list")
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold names with values, but holds {type(values).__name__}.")
     return dict(values)

@@ -80,10 +80,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
 def _storage_error(folder: Path, error: OSError) -> StorageError:
     if error.errno in _FULL:
         return StorageError(f"The disk is full: {folder}.", hint="Free some space, then run the same command again.")
-    reason = error.strerror or str(error)
-    return StorageError(
-        f"Cannot write {folder}: {reason}.", hint=f"Make it writable, for instance with: sudo chown -R $USER '{folder}'"
-    )
+    hint = f"See what is there: ls -ld '{folder.parent}' '{folder}'"
+    if isinstance(error, PermissionError):
+        hint = f"Make it writable, for instance with: sudo chown -R $USER '{folder}'"
+    return StorageError(f"Cannot write {folder}: {error.strerror or error}.", hint=hint)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> bool:
         unknown = "" if len(times) == len(plans) else f" (and {len(plans) - len(times)} steps of unknown time)"
         print(f"Steps: {len(plans)}   Time: about {duration(sum(times))}{unknown}")
     problems = [f"{job.name}: {problem}" for job, plan in plans for problem in plan.problems]
-    for problem in problems:
+    for problem in dict.fromkeys(problems):  # a corpus that is not there may be read in several parts
         print(f"Problem: {problem}", file=sys.stderr)
     return not problems
 

@@ -7,8 +7,10 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -447,6 +449,27 @@ def test_saving_where_it_cannot_be_saved(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StorageError, match="No space left on device"):
         save_audio(tmp_path / "turn.flac", tone())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_prints_nothing_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make = tempfile.NamedTemporaryFile
+
+    def made(**options: Any) -> Any:
+        file = make(**options)
+
+        def write(data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+        file.write = write
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", made)
+    with pytest.raises(StorageError, match=r"turn\.flac cannot be written: No space left on device\."):
+        save_audio(tmp_path / "turn.flac", tone())
+    assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -131,6 +131,7 @@ def test_a_file_changes_its_base_and_knows_variables(tmp_path: Path, monkeypatch
     ("text", "message"),
     [
         ("a: [", "is no YAML"),
+        ("", "is empty"),
         ("- 1", "must hold names with values, but holds list"),
         ("a: ${NOT_SET_ANYWHERE}", "needs the environment variable NOT_SET_ANYWHERE, which is not set"),
         ("base: it.yaml", "names itself as its base"),

@@ -86,6 +86,10 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, publish_folder(tmp_path / "file" / "made"):
         pass
     assert str(caught.value) == f"Cannot write {tmp_path / 'file'}: {os.strerror(errno.EEXIST)}."
+    assert caught.value.hint == f"See what is there: ls -ld '{tmp_path}' '{tmp_path / 'file'}'"
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert caught.value.hint == f"Make it writable, for instance with: sudo chown -R $USER '{tmp_path}'"
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:
