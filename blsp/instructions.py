@@ -68,6 +68,13 @@ def repeat_instruction() -> Instruction:
     return Instruction(REPEAT, (Turn("user", f"{REPEAT} {_EXAMPLE}"), Turn("assistant", _EXAMPLE)))
 
 
+@functools.cache
+def write_instruction() -> Instruction:
+    """Write any sentence in the form of a transcript: what the LLM expects of language before it hears anything."""
+    text = "Write a sentence in lower case, without punctuation."
+    return Instruction(text, (Turn("user", text), Turn("assistant", "the old man went home and sat down by the fire")))
+
+
 def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:
     """Tokens that the words of an utterance, float32 (N,) at 16 kHz, can need at most."""
     return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE

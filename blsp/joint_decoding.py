@@ -1,7 +1,9 @@
 """Words that LLM and CTC head agree on: the LLM repeats what it hears while the head keeps it to the sound.
 
 A small LLM that repeats on its own forgets, embellishes and goes on with the sentence; the CTC head alone knows no
-language. Each beginning of an answer is scored by both, in one beam search.
+language. Each beginning of an answer is scored by both, in one beam search. The LLM is asked twice: what it says having
+heard the speech, where it also repeats what the adapter misread; and what it would write at all, which knows no
+such words.
 """
 
 from __future__ import annotations
@@ -16,21 +18,23 @@ from torch.nn.utils.rnn import pad_sequence
 from blsp.batched_generation import BatchDecoder
 from blsp.ctc_prefix import CtcPrefixScorer, Prefixes
 from blsp.decoding import decode
-from blsp.instructions import Instruction
-from blsp.modeling.batch import PromptBatch, PromptRow, SpeechEmbeds, lay_out
+from blsp.instructions import Instruction, write_instruction
+from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 
 
 @dataclass(frozen=True)
 class JointConfig:
-    """How both scores make one: log P(CTC) + `llm_weight` * log P(LLM) + `token_bonus` * tokens."""
+    """How the scores make one: log P(head) + weights * log P(LLM) + `token_bonus` * tokens."""
 
     beam: int = 4
     """Beginnings of each utterance that are followed."""
-    llm_weight: float = 0.5
-    """Weight of the LLM's log probability."""
-    token_bonus: float = 0.5
+    llm_weight: float = 0.2
+    """Weight of the log probability that the LLM gives the words after it has heard them."""
+    prior_weight: float = 0.4
+    """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
+    token_bonus: float = 1.0
     """Added for each token, since the LLM's probabilities favour short answers."""
     tokens_per_frame: int = 12
     """Candidates are the best tokens of each frame, so many of them."""
@@ -39,8 +43,9 @@ class JointConfig:
         for name in ("beam", "tokens_per_frame"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
-        if self.llm_weight < 0:
-            raise ValueError(f"`llm_weight` must be at least 0, but is {self.llm_weight} instead.")
+        for name in ("llm_weight", "prior_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, but is {getattr(self, name)} instead.")
 
 
 @dataclass(frozen=True)
@@ -103,29 +108,54 @@ def decode_jointly(
     texts = [""] * len(heard)
     if not spoken:
         return texts
-    row = PromptRow(tuple(render(model.template, instruction.turns(CACHED_SPEECH))))
-    lengths = torch.tensor([len(heard[i].embeds) for i in spoken], device=model.device)
-    speech = SpeechEmbeds(pad_sequence([heard[i].embeds for i in spoken], batch_first=True), lengths)
-    batch = PromptBatch((row,) * len(spoken), speech)
-    prompt = lay_out(batch.rows, model.llm.get_input_embeddings(), speech.values, speech.lengths, padding_side="left")
-    decoder = BatchDecoder(model, prompt.mask)
-    logits = decoder.run(prompt.embeds, prompt.position_ids)
+    readers = [_hearing(model, [heard[i].embeds for i in spoken], instruction)]
+    if config.prior_weight:
+        readers.append(_writing(model, len(spoken)))
+    logits = [reader.first for reader in readers]
     searches = [_Search(heard[i], config, sorted(model.stop_token_ids)) for i in spoken]
     while True:
         parents, tokens, first = [], [], 0
         for search in searches:
             n_rows = search.n_rows
-            chosen = search.advance(logits[first : first + n_rows]) if n_rows else []
+            chosen = search.advance([scores[first : first + n_rows] for scores in logits]) if n_rows else []
             parents += [first + parent for parent, _ in chosen]
             tokens += [token for _, token in chosen]
             first += n_rows
         if not tokens:
             break
-        decoder.keep(parents)
-        logits = decoder.step(tokens)
+        for reader in readers:
+            reader.decoder.keep(parents)
+        logits = [reader.decoder.step(tokens) for reader in readers]
     for i, search in zip(spoken, searches):
         texts[i] = decode(model.tokenizer, search.best).strip()
     return texts
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The LLM after a prompt, and its first scores, float (U, V)."""
+
+    decoder: BatchDecoder
+    first: Tensor
+
+
+def _hearing(model: BlspModel, embeds: Sequence[Tensor], instruction: Instruction) -> _Reader:
+    """The LLM that has heard each utterance, (K, E)."""
+    row = PromptRow(tuple(render(model.template, instruction.turns(CACHED_SPEECH))))
+    lengths = torch.tensor([len(x) for x in embeds], device=model.device)
+    return _read(model, (row,) * len(embeds), pad_sequence(list(embeds), batch_first=True), lengths)
+
+
+def _writing(model: BlspModel, n: int) -> _Reader:
+    """The LLM that is to write some sentence, `n` times."""
+    row = PromptRow(tuple(render(model.template, write_instruction().text_turns(""))))
+    return _read(model, (row,) * n, None, None)
+
+
+def _read(model: BlspModel, rows: tuple[PromptRow, ...], speech: Tensor | None, lengths: Tensor | None) -> _Reader:
+    prompt = lay_out(rows, model.llm.get_input_embeddings(), speech, lengths, padding_side="left")
+    decoder = BatchDecoder(model, prompt.mask)
+    return _Reader(decoder, decoder.run(prompt.embeds, prompt.position_ids))
 
 
 class _Search:
@@ -133,6 +163,7 @@ class _Search:
 
     def __init__(self, heard: Heard, config: JointConfig, stop_token_ids: list[int]) -> None:
         self._config, self._candidates = config, heard.candidates
+        self._weights = (config.llm_weight, config.prior_weight)
         # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a
         # full stop says nothing about the words.
         self._choices = torch.cat([heard.candidates, torch.tensor(stop_token_ids, device=heard.candidates.device)])
@@ -150,18 +181,25 @@ class _Search:
         """Beginnings that are followed; none once the search is over."""
         return len(self._ids)
 
-    def advance(self, logits: Tensor) -> list[tuple[int, int]]:
-        """Take the LLM's scores after each beginning, float (N, V); give parent and token of each new beginning."""
+    def advance(self, logits: Sequence[Tensor]) -> list[tuple[int, int]]:
+        """Take the LLM's scores after each beginning, float (N, V), heard and perhaps unheard.
+
+        Returns:
+            Parent and token of each new beginning.
+        """
         config, n_candidates = self._config, len(self._candidates)
-        llm = logits[:, self._choices].double().log_softmax(dim=1).cpu()
-        ends = llm[:, n_candidates:].logsumexp(dim=1)
+        llm, ends = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for weight, scores in zip(self._weights, logits):
+            log_probs = scores[:, self._choices].double().log_softmax(dim=1).cpu()
+            llm = llm + weight * log_probs[:, :n_candidates]
+            ends = ends + weight * log_probs[:, n_candidates:].logsumexp(dim=1)
         length = len(self._ids[0])
-        finished = self._prefixes.complete + config.llm_weight * (self._llm + ends) + config.token_bonus * length
+        finished = self._prefixes.complete + self._llm + ends + config.token_bonus * length
         best = int(finished.argmax())
         if float(finished[best]) > self._best_score:
             self._best_score, self.best = float(finished[best]), self._ids[best]
-        written = self._llm[:, None] + llm[:, :n_candidates]
-        scores = self._scorer.scores(self._prefixes) + config.llm_weight * written + config.token_bonus * (length + 1)
+        written = self._llm[:, None] + llm
+        scores = self._scorer.scores(self._prefixes) + written + config.token_bonus * (length + 1)
         top = scores.flatten().topk(min(config.beam, scores.numel()))
         promising = top.indices[top.values > self._best_score]
         if length >= self._longest or not len(promising):

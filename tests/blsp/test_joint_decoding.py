@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from blsp.conversation import Turn
 from blsp.ctc_prefix import CtcPrefixScorer
-from blsp.instructions import Instruction
+from blsp.instructions import Instruction, write_instruction
 from blsp.joint_decoding import Heard, JointConfig, decode_jointly, hear
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.modeling.batch import PromptBatch, PromptRow, SpeechEmbeds, lay_out
+from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 from blsp.transcription import transcribe, transcribe_batch
@@ -27,29 +28,38 @@ def made_up(seed: int, frames: int = 3) -> Heard:
     return Heard(torch.randn(2, 16), torch.tensor([70, 80, 90]), (2 * torch.randn(frames, 4)).log_softmax(1))
 
 
-def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config: JointConfig) -> float:
-    """The score of one answer, its LLM part from a single pass over prompt and answer."""
+def llm_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], turns: list[Turn]) -> float:
+    """Log probability that the LLM gives an answer and its end, from a single pass over prompt and answer."""
     ids = heard.candidates[list(numbers)]
-    row = PromptRow(tuple(render(model.template, INSTRUCTION.turns(CACHED_SPEECH))))
-    speech = SpeechEmbeds(heard.embeds[None], torch.tensor([len(heard.embeds)]))
-    batch = PromptBatch((row,), speech)
-    prompt = lay_out(batch.rows, model.llm.get_input_embeddings(), speech.values, speech.lengths)
+    row = PromptRow(tuple(render(model.template, turns)))
+    has_speech = turns[-1].speech is not None
+    speech = (heard.embeds[None], torch.tensor([len(heard.embeds)])) if has_speech else (None, None)
+    prompt = lay_out((row,), model.llm.get_input_embeddings(), *speech)
     embeds = torch.cat([prompt.embeds[0], model.embed_tokens(ids)])[None]
     with torch.no_grad():
         logits = model.llm(inputs_embeds=embeds).logits[0, prompt.embeds.size(1) - 1 :]
-    stops = sorted(model.stop_token_ids)
-    scores = logits[:, torch.cat([heard.candidates, torch.tensor(stops)])].double().log_softmax(1)
-    llm = sum(float(scores[i, number]) for i, number in enumerate(numbers)) + float(scores[-1, 3:].logsumexp(0))
+    choices = torch.cat([heard.candidates, torch.tensor(sorted(model.stop_token_ids))])
+    scores = logits[:, choices].double().log_softmax(1)
+    n = len(heard.candidates)
+    return sum(float(scores[i, number]) for i, number in enumerate(numbers)) + float(scores[-1, n:].logsumexp(0))
+
+
+def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config: JointConfig) -> float:
+    """The score of one answer."""
     scorer = CtcPrefixScorer(heard.log_probs)
     prefixes = scorer.start()
     for number in numbers:
         prefixes = scorer.extend(prefixes, torch.tensor([0]), torch.tensor([number]))
-    return float(prefixes.complete) + config.llm_weight * llm + config.token_bonus * len(numbers)
+    total = float(prefixes.complete) + config.token_bonus * len(numbers)
+    total += config.llm_weight * llm_score(model, heard, numbers, INSTRUCTION.turns(CACHED_SPEECH))
+    return total + config.prior_weight * llm_score(model, heard, numbers, write_instruction().text_turns(""))
 
 
-@pytest.mark.parametrize("llm_weight", [0.0, 0.5, 3.0])
-def test_a_wide_search_finds_the_best_of_all_answers(tiny_model: BlspModel, llm_weight: float) -> None:
-    config = JointConfig(beam=60, llm_weight=llm_weight, token_bonus=0.0)
+@pytest.mark.parametrize(("llm_weight", "prior_weight"), [(0.0, 0.0), (0.5, 0.0), (3.0, 0.0), (0.3, 0.7)])
+def test_a_wide_search_finds_the_best_of_all_answers(
+    tiny_model: BlspModel, llm_weight: float, prior_weight: float
+) -> None:
+    config = JointConfig(beam=60, llm_weight=llm_weight, prior_weight=prior_weight, token_bonus=0.0)
     utterances = [made_up(seed) for seed in range(3)]
     answers = [answer for n in range(4) for answer in itertools.product(range(3), repeat=n)]
     expected = []
@@ -61,10 +71,10 @@ def test_a_wide_search_finds_the_best_of_all_answers(tiny_model: BlspModel, llm_
 
 def test_the_llm_changes_what_is_read(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=6) for seed in range(6)]
-    found = [
-        decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(llm_weight=weight)) for weight in (0.0, 3.0)
-    ]
-    assert found[0] != found[1]
+    weights = [(0.0, 0.0), (3.0, 0.0), (0.0, 3.0)]
+    configs = [JointConfig(llm_weight=heard, prior_weight=prior) for heard, prior in weights]
+    found = {tuple(decode_jointly(tiny_model, utterances, INSTRUCTION, config)) for config in configs}
+    assert len(found) == 3
 
 
 def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> None:
