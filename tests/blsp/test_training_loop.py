@@ -223,6 +223,7 @@ class TestEnd:
     def test_steps_end_inside_an_epoch(self, tmp_path: Path) -> None:
         assert run(tmp_path, max_steps=11)["steps"] == 11
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_saves_and_leaves(self, tmp_path: Path, number: signal.Signals) -> None:
         class Stopped(ToyTask):

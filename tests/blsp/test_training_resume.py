@@ -17,6 +17,8 @@ from toy_training import ToyTask, losses, metrics, run
 from blsp.errors import CheckpointError
 from blsp.storage import read_json, write_manifest
 
+pytestmark = pytest.mark.slow  # a second or more each
+
 
 def same_state(first: Path, second: Path) -> bool:
     """Whether two runs left the same last checkpoint, products and numbers, bit for bit."""
@@ -52,7 +54,6 @@ def kill_and_compare(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     return outcome
 
 
-@pytest.mark.slow
 def test_twenty_kills(tmp_path: Path) -> None:
     kill_and_compare(tmp_path, kills=20, seed=2)
 

@@ -53,6 +53,7 @@ def jobs(name: str) -> dict[str, Job]:
     return {job.name: job for job in load_recipe(CONFIGS[name]).jobs}
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("paper")
 def test_the_paper_is_planned_to_the_sample() -> None:
     plans = {job.name: dict(plan.facts) for job, plan in planned("paper/pipeline")}
