@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,14 @@ class WhisperRecogniser:
         return " ".join(part for part in parts if part)
 
     def _transcribe_window(self, waveform: np.ndarray, language: str | None) -> str:
+        return "" if len(waveform) < MIN_SAMPLES else self.read([waveform], language)[0]
+
+    def read(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[str]:
+        """The words of a batch of utterances of at most 30 s, none too short for a spectrum; longer ones are cut."""
         from blsp.pretrained import quiet_transformers
 
-        if len(waveform) < MIN_SAMPLES:
-            return ""
-        features, _ = extract_features([waveform], int(self._whisper.config.num_mel_bins), padded=True)
-        features = features[:, :, : 2 * int(self._whisper.config.max_source_positions)]
+        features, _ = extract_features(waveforms, int(self._whisper.config.num_mel_bins), padded=True)
+        features = features[:, :, : 2 * int(self._whisper.config.max_source_positions)]  # (B, n_mels, 3000)
         weights = next(self._whisper.parameters())
         options = {"language": language} if language else {}
         with torch.inference_mode(), quiet_transformers():
@@ -49,8 +52,8 @@ class WhisperRecogniser:
                 features.to(device=weights.device, dtype=weights.dtype),
                 attention_mask=torch.ones(features.shape[::2], dtype=torch.int64, device=weights.device),
                 task="transcribe",
-                max_new_tokens=min(400, repeat_limit(waveform)),
+                max_new_tokens=min(400, max(map(repeat_limit, waveforms))),
                 **options,
             )
-        text: str = self._tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
-        return text.strip()
+        texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]

@@ -33,33 +33,18 @@ class Recogniser:
 
     def __init__(self, whisper: tuple[WhisperForConditionalGeneration, PreTrainedTokenizerBase] | None = None) -> None:
         from blsp.pretrained import load_whisper, resolve
+        from blsp.whisper_recogniser import WhisperRecogniser
 
-        self._whisper, self._tokenizer = whisper or load_whisper(resolve("embedded"))
+        self._recogniser = WhisperRecogniser(*(whisper or load_whisper(resolve("embedded"))))
 
     def read(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """The words of utterances of at most 30 seconds, each float32 (N,) at 16 kHz; longer ones are cut."""
-        import torch
-
-        from blsp.features import MIN_SAMPLES, extract_features
-        from blsp.instructions import repeat_limit
-        from blsp.pretrained import quiet_transformers
+        from blsp.features import MIN_SAMPLES
 
         if not waveforms:
             return []
         padded = [np.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform)))) for waveform in waveforms]
-        config, weights = self._whisper.config, next(self._whisper.parameters())
-        features, _ = extract_features(padded, int(config.num_mel_bins), padded=True)
-        features = features[:, :, : 2 * int(config.max_source_positions)]  # (B, n_mels, 3000)
-        with torch.inference_mode(), quiet_transformers():
-            ids = self._whisper.generate(
-                features.to(device=weights.device, dtype=weights.dtype),
-                attention_mask=torch.ones(features.shape[::2], dtype=torch.int64, device=weights.device),
-                task="transcribe",
-                language="en",
-                max_new_tokens=min(400, max(map(repeat_limit, padded))),
-            )
-        texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self._recogniser.read(padded, "en")
 
 
 def read_back(

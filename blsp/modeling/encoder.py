@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from blsp.modeling.context import valid_positions
 
 
 class SpeechEncoder(nn.Module):
@@ -69,12 +70,12 @@ class SpeechEncoder(nn.Module):
             )
         x = input_features.to(self.whisper.conv1.weight.dtype)
         out_lengths = self.output_lengths(lengths)
-        out_valid = _valid(out_lengths, (frames + 1) // 2)
+        out_valid = valid_positions(out_lengths, (frames + 1) // 2)
         if self.padded:  # attention sees the silence too, as when it was trained
             return self._encode(x, None, None) * out_valid[:, :, None], out_lengths
         if bool((lengths == frames).all()):
             return self._encode(x, None, None), out_lengths
-        hidden_states = self._encode(x, _valid(lengths, frames)[:, None], out_valid[:, None, None])
+        hidden_states = self._encode(x, valid_positions(lengths, frames)[:, None], out_valid[:, None, None])
         return hidden_states * out_valid[:, :, None], out_lengths
 
     def _encode(self, x: Tensor, valid: Tensor | None, attended: Tensor | None) -> Tensor:
@@ -89,8 +90,3 @@ class SpeechEncoder(nn.Module):
             x = layer(x, mask)
         hidden_states: Tensor = self.whisper.layer_norm(x)
         return hidden_states
-
-
-def _valid(lengths: Tensor, size: int) -> Tensor:
-    """Mask of valid positions, bool (B, size)."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
