@@ -16,6 +16,7 @@ from blsp.audio import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
 from blsp.data.encoding import FORMAT, encode, open_cache
 from blsp.errors import AudioError
+from blsp.storage import content_mark
 
 if TYPE_CHECKING:
     import torch
@@ -192,12 +193,13 @@ class SpeechLoader:
         return np.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform))))
 
     def _key(self, utterance: Utterance, variant: int | None) -> bytes:
-        """Name of an utterance's states: other audio, padding or augmentation has another one."""
+        """Name of an utterance's states: other audio, padding or augmentation has another one, a moved corpus not."""
         path = self._manifest.root / utterance.audio
-        file, sign, _ = str(path).rpartition("#")
-        facts = (Path(file) if sign and file.endswith(".parquet") else path).stat()
+        file, sign, row = str(path).rpartition("#")
+        in_shard = bool(sign) and file.endswith(".parquet")
         parts: list[Any] = [self._cache.encoder if self._cache is not None else "", self._padded]
-        parts += [str(path.absolute()), facts.st_size, facts.st_mtime_ns, utterance.start, utterance.duration]
+        parts += [content_mark(Path(file) if in_shard else path), row if in_shard else ""]
+        parts += [utterance.start, utterance.duration]
         if variant is not None:
             parts += [self._version, utterance.id, variant]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
@@ -261,8 +263,7 @@ def _version(config: AugmentationConfig, seed: int) -> str:
     later = {name: share for name in ("small_room", "band_limit", "codec") if (share := getattr(config, name))}
     parts += [later] if later else []  # so that caches from before these options are still read
     if config.noise is not None and config.noise_share:
-        facts = [(path, path.stat()) for path in noise_files(config.noise)]
-        parts += [[str(path.relative_to(config.noise)), s.st_size, s.st_mtime_ns] for path, s in facts]
+        parts += [[str(path.relative_to(config.noise)), content_mark(path)] for path in noise_files(config.noise)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

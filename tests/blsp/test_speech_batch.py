@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -169,6 +170,23 @@ def test_a_changed_folder_of_noises_changes_keys(
     before = keys(manifest, config, tiny_encoder)
     save_audio(tmp_path / "noise" / "b.wav", np.ones(8000, np.float32) / 2)
     assert not before & keys(manifest, config, tiny_encoder)
+
+
+def test_a_copied_corpus_finds_the_states_of_the_first(
+    manifest: Manifest, tiny_encoder: SpeechEncoder, cached: SpeechConfig, tmp_path: Path
+) -> None:
+    (manifest.root / "noise").mkdir()
+    save_audio(manifest.root / "noise" / "a.wav", np.ones(8000, np.float32) / 2)
+    shutil.copytree(manifest.root, tmp_path / "elsewhere", copy_function=shutil.copyfile)  # other times, too
+
+    def keys_in(folder: Path) -> set[bytes]:
+        config = replace(cached, augmentation=AugmentationConfig(noise=folder / "noise", noise_share=1))
+        return keys(Manifest(folder / "manifest.jsonl"), config, tiny_encoder)
+
+    assert len(keys_in(manifest.root)) == 5
+    assert keys_in(tmp_path / "elsewhere") == keys_in(manifest.root)
+    save_audio(tmp_path / "elsewhere" / "noise" / "a.wav", np.ones(8000, np.float32) / 3)
+    assert not keys_in(tmp_path / "elsewhere") & keys_in(manifest.root)
 
 
 def test_augmentation_is_a_function_of_seed_utterance_and_variant(
