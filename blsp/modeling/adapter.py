@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -63,6 +63,18 @@ class Adapter(nn.Module):
         self.bottleneck = Bottleneck(config.llm_dim, config.bottleneck_dim)
         self.norm = nn.LayerNorm(config.llm_dim)
         self.ctc = CtcHead(config.llm_dim) if config.readout != "frames" else None
+
+    def set_readout(self, readout: Readout) -> None:
+        """Let the LLM read something else of this adapter than it was trained for; every frame costs it its CTC head.
+
+        Raises:
+            ValueError: `readout` needs a CTC head, and there is none.
+        """
+        if readout == "frames":
+            self.ctc = None
+        elif self.ctc is None:
+            raise ValueError(f"`readout` must be frames for an adapter without CTC head, but is {readout} instead.")
+        self.config = replace(self.config, readout=readout)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row before any selection, int64 (B,)."""

@@ -55,7 +55,7 @@ class AlignmentConfig(SpeechTrainingConfig):
             raise ValueError("`sources` must name at least one behaviour, but is empty instead.")
         if (self.case == "true") != bool(self.spelling):
             raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
-        if self.objective.ctc > 0 and self.model.adapter == "new" and self.model.readout == "frames":
+        if self.objective.ctc > 0 and self.model.is_new_without_head:
             raise ValueError("`objective.ctc` needs an adapter with a CTC head, but `model.readout` is 'frames'.")
 
 

@@ -51,7 +51,7 @@ class CtcConfig(SpeechTrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.head == "token_embeddings" and self.model.adapter == "new" and self.model.readout == "frames":
+        if self.head == "token_embeddings" and self.model.is_new_without_head:
             raise ValueError("`head: token_embeddings` needs an adapter that reads: set `model.readout: ctc_expected`.")
         if (self.case == "true") != bool(self.spelling):
             raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from blsp.errors import ConfigError
+
 if TYPE_CHECKING:
-    from blsp.modeling.adapter import Adapter, AdapterConfig
+    from blsp.modeling.adapter import Adapter, AdapterConfig, Readout
     from blsp.modeling.model import BlspModel
     from blsp.specs import ModelSpec
 
@@ -35,12 +37,18 @@ class ModelConfig:
     """Convolutions of a new adapter, each with stride 2."""
     bottleneck_dim: int = 512
     """Inner width of a new adapter's bottleneck."""
-    readout: Literal["frames", "ctc_frames", "ctc_expected"] = "frames"
-    """What the LLM reads of a new adapter: every frame (the paper), or what its CTC head reads."""
+    readout: Literal["frames", "ctc_frames", "ctc_expected"] | None = None
+    """What the LLM reads: every frame (the paper), or what the adapter's CTC head reads; by default as the adapter was
+    trained, and every frame of a new one."""
     blocks: tuple[int, ...] = ()
     """Transformer blocks of a new adapter after each convolution; empty: none, as in the paper."""
     letters: bool = False
     """Whether a new adapter reads letters after its first convolution and tells the later layers."""
+
+    @property
+    def is_new_without_head(self) -> bool:
+        """Whether the adapter is a new one of which every frame is read: it has no CTC head."""
+        return self.adapter == "new" and self.readout in (None, "frames")
 
     def spec(self) -> ModelSpec:
         """What the model is put together from; reads a checkpoint's `blsp.json`, loads no weights.
@@ -67,17 +75,32 @@ class ModelConfig:
         Args:
             speech: Load encoder and adapter too; without them the model takes text only.
             seed: Start of the random numbers of a new adapter.
+
+        Raises:
+            ConfigError: `readout` needs a CTC head, and the adapter has none.
         """
         from blsp.pretrained import load_model
 
         if not speech or self.adapter != "new":
-            return load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)
+            model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)
+            if self.readout is not None and model.adapter is not None:
+                self._read_as_told(model.adapter, self.readout)
+            return model
         return load_model(
             self.spec(),
             device=self.device,
             dtype=self.dtype,
             new_adapter=lambda encoder_dim, llm_dim: self.new_adapter(encoder_dim, llm_dim, seed),
         )
+
+    def _read_as_told(self, adapter: Adapter, readout: Readout) -> None:
+        try:
+            adapter.set_readout(readout)
+        except ValueError as error:
+            raise ConfigError(
+                f"`model.readout` is {readout}, but the adapter of {self.name} has no CTC head.",
+                hint="Leave it out, or start from a new one: model.adapter=new",
+            ) from error
 
     def new_adapter(self, encoder_dim: int, llm_dim: int, seed: int) -> Adapter:
         """A random adapter of the configured shape, float32."""
@@ -98,7 +121,7 @@ class ModelConfig:
             llm_dim,
             kernel_sizes=tuple(self.kernel_sizes),
             bottleneck_dim=self.bottleneck_dim,
-            readout=self.readout,
+            readout=self.readout or "frames",
             blocks=tuple(self.blocks),
             letters=self.letters,
         )

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from blsp.errors import ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
 from blsp.modeling.context import _rotate
 from blsp.modeling.letters import LETTERS, letter_labels, letters_of
+from blsp.stages.model_config import ModelConfig
 
 
 def make_adapter(readout: Readout = "frames") -> Adapter:
@@ -166,3 +170,32 @@ def test_frames_read_out_changes_nothing() -> None:
     kept, kept_lengths = make_adapter().read_out(embeds, lengths, torch.eye(6))
     assert kept is embeds
     assert kept_lengths is lengths
+
+
+def test_another_readout_of_the_same_weights() -> None:
+    adapter = adapter_that_reads_unit_vectors("ctc_expected")
+    embeds, lengths, tokens = torch.eye(6)[None, :3], torch.tensor([3]), torch.eye(6)
+    expected, _ = adapter.read_out(embeds, lengths, tokens)
+    adapter.set_readout("ctc_frames")
+    frames, _ = adapter.read_out(embeds, lengths, tokens)
+    assert adapter.config.readout == "ctc_frames"
+    assert not torch.equal(frames, expected)
+    adapter.set_readout("frames")
+    assert adapter.ctc is None
+    assert torch.equal(adapter.read_out(embeds, lengths, tokens)[0], embeds)
+    with pytest.raises(ValueError, match="must be frames for an adapter without CTC head, but is ctc_frames"):
+        adapter.set_readout("ctc_frames")
+
+
+def test_a_config_reads_a_loaded_adapter_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = make_adapter("ctc_expected")
+    monkeypatch.setattr("blsp.pretrained.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
+    ModelConfig().load()
+    assert adapter.config.readout == "ctc_expected"
+    ModelConfig(readout="frames").load()
+    assert adapter.config.readout == "frames"
+    with pytest.raises(
+        ConfigError, match=r"`model\.readout` is ctc_frames, but the adapter of embedded has no CTC head"
+    ):
+        ModelConfig(readout="ctc_frames").load()
+    assert ModelConfig(adapter="new").new_adapter(8, 6, seed=0).config.readout == "frames"

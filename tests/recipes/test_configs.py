@@ -76,7 +76,8 @@ def test_the_paper_is_trained_with_its_settings() -> None:
     assert instruct.lora is None
     assert (instruct.training.epochs, instruct.training.batch_size) == (3, 128)
     assert blsp.model.spec().encoder == "openai/whisper-small"
-    assert (blsp.model.kernel_sizes, blsp.model.bottleneck_dim, blsp.model.readout) == ((5, 5, 5), 512, "frames")
+    shape = blsp.model.adapter_shape(1024, 4096)
+    assert (shape.kernel_sizes, shape.bottleneck_dim, shape.readout) == ((5, 5, 5), 512, "frames")
     assert (blsp.training.epochs, blsp.training.learning_rate, blsp.training.warmup_steps) == (1, 5e-5, 1000)
     assert blsp.model.spec().template == "paper"
     assert [task.name for task in found["evaluate_blsp"].config.tasks if task.kind == "translation"] == [
