@@ -11,11 +11,27 @@ from functools import partial
 
 from blsp.errors import DataError
 from blsp.training.config import TrainingConfig
-from blsp.training.processes import deal
+from blsp.training.processes import deal, process_count
 from blsp.training.task import Batch, Step, TrainingTask
 
+_MANY_ROUNDS = 4
+"""Micro-batches for each process, from which on it matters little how evenly they are dealt."""
 _STEPS_AHEAD = 2
 """Steps in work besides the one that trains; more where they are small."""
+
+
+def spread(step: Step, processes: int) -> Step:
+    """Micro-batches of a step, divided so that all processes have the same to do.
+
+    A step of few micro-batches would leave some idle: its parts differ in length, and may be fewer than the processes.
+    Each is then divided among all; a micro-batch holds samples of like length, so that every nth of it is as long.
+    """
+    if processes == 1 or len(step) >= _MANY_ROUNDS * processes:
+        return step
+    divided = [
+        micro_batch[i::processes] for micro_batch in step if len(micro_batch) >= processes for i in range(processes)
+    ]
+    return (*divided, *(micro_batch for micro_batch in step if len(micro_batch) < processes))
 
 
 class StepPlan:
@@ -126,7 +142,8 @@ class StepLoader:
             coming = next(self._coming, None)
             if coming is None:
                 return
-            number, epoch, step = coming
+            number, epoch, planned = coming
+            step = spread(planned, process_count())
             jobs = [(i, counts, self._begin(step, i, epoch)) for i, counts in deal(len(step))]
             self._pending.append(_PendingStep(number, epoch, step, jobs))
 

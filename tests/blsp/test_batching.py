@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
+from blsp.training.loading import spread
 
 
 def make_samples(n: int, n_groups: int = 3, seed: int = 0) -> EpochSamples:
@@ -109,3 +110,29 @@ def test_a_million_samples_are_planned_at_once() -> None:
     plan = plan_epoch(samples, BatchingConfig(240), batch_size=768, seed=0, epoch=0)
     assert plan[len(plan) // 2]
     assert time.thread_time() - shuffled < shuffled - started
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"),
+    [
+        ([[1, 2, 3, 4, 5]], [[1, 3, 5], [2, 4]]),
+        ([[1, 2, 3, 4], [5, 6], [7]], [[1, 3], [2, 4], [5], [6], [7]]),
+        ([[1], [2]], [[1], [2]]),
+        ([[i, i + 1] for i in range(0, 16, 2)], [[i, i + 1] for i in range(0, 16, 2)]),
+    ],
+    ids=["one for two", "a small one stays whole", "nothing to divide", "many are dealt as they are"],
+)
+def test_processes_share_each_micro_batch_of_a_small_step(step: list[list[int]], wanted: list[list[int]]) -> None:
+    assert [list(part) for part in spread(step, 2)] == wanted
+    assert spread(step, 1) is step
+
+
+def test_processes_of_a_step_have_as_long_to_do() -> None:
+    """Sorted by length in pools, and most steps of one micro-batch: one of two processes would only keep pace."""
+    seconds = np.random.default_rng(0).uniform(1, 4, 640).astype(np.float32)
+    samples = EpochSamples(np.arange(640), seconds, np.zeros(640, np.int32))
+    for step in plan_epoch(samples, BatchingConfig(max_seconds=120), batch_size=32, seed=0, epoch=0):
+        parts = spread(step, 2)
+        first, second = (sum(float(seconds[list(part)].sum()) for part in parts[rank::2]) for rank in (0, 1))
+        assert first == pytest.approx(second, rel=0.15)
+        assert sorted(n for part in parts for n in part) == sorted(n for part in step for n in part)

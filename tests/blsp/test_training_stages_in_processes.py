@@ -20,7 +20,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "alignment": {
         "sources": [{"behaviour": "repetition"}],
         "objective": {"distillation": 1.0},
-        "speech": {"augmentation": {"dropout": 0.1, "time_masks": 1}},
+        "speech": {"augmentation": {"time_masks": 1}},
     },
     "ctc": {},
     "translation": {"lora": {"rank": 2}},
