@@ -31,7 +31,7 @@ class JointConfig:
     beam: int = 4
     """Beginnings of each utterance that are followed."""
     llm_weight: float = 0.2
-    """Weight of the log probability that the LLM gives the words after it has heard them."""
+    """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked."""
     prior_weight: float = 0.4
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     token_bonus: float = 1.0
@@ -108,11 +108,15 @@ def decode_jointly(
     texts = [""] * len(heard)
     if not spoken:
         return texts
-    readers = [_hearing(model, [heard[i].embeds for i in spoken], instruction)]
+    readers, weights = [], []
+    if config.llm_weight:
+        readers.append(_hearing(model, [heard[i].embeds for i in spoken], instruction))
+        weights.append(config.llm_weight)
     if config.prior_weight:
         readers.append(_writing(model, len(spoken)))
+        weights.append(config.prior_weight)
     logits = [reader.first for reader in readers]
-    searches = [_Search(heard[i], config, sorted(model.stop_token_ids)) for i in spoken]
+    searches = [_Search(heard[i], config, weights, sorted(model.stop_token_ids)) for i in spoken]
     while True:
         parents, tokens, first = [], [], 0
         for search in searches:
@@ -161,9 +165,8 @@ def _read(model: BlspModel, rows: tuple[PromptRow, ...], speech: Tensor | None, 
 class _Search:
     """Beam search of one utterance."""
 
-    def __init__(self, heard: Heard, config: JointConfig, stop_token_ids: list[int]) -> None:
-        self._config, self._candidates = config, heard.candidates
-        self._weights = (config.llm_weight, config.prior_weight)
+    def __init__(self, heard: Heard, config: JointConfig, weights: Sequence[float], stop_token_ids: list[int]) -> None:
+        self._config, self._candidates, self._weights = config, heard.candidates, weights
         # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a
         # full stop says nothing about the words.
         self._choices = torch.cat([heard.candidates, torch.tensor(stop_token_ids, device=heard.candidates.device)])
@@ -182,13 +185,14 @@ class _Search:
         return len(self._ids)
 
     def advance(self, logits: Sequence[Tensor]) -> list[tuple[int, int]]:
-        """Take the LLM's scores after each beginning, float (N, V), heard and perhaps unheard.
+        """Take the LLM's scores after each beginning, float (N, V), one for each weight.
 
         Returns:
             Parent and token of each new beginning.
         """
         config, n_candidates = self._config, len(self._candidates)
-        llm, ends = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        llm = torch.zeros(self.n_rows, n_candidates, dtype=torch.float64)
+        ends = torch.zeros(self.n_rows, dtype=torch.float64)
         for weight, scores in zip(self._weights, logits):
             log_probs = scores[:, self._choices].double().log_softmax(dim=1).cpu()
             llm = llm + weight * log_probs[:, :n_candidates]

@@ -77,6 +77,13 @@ def test_the_llm_changes_what_is_read(tiny_model: BlspModel) -> None:
     assert len(found) == 3
 
 
+def test_an_llm_without_weight_is_not_asked(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    utterances = [made_up(seed, frames=6) for seed in range(3)]
+    wanted = decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(llm_weight=1e-9, prior_weight=0))
+    monkeypatch.setattr(type(tiny_model.llm), "forward", None)
+    assert decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(llm_weight=0, prior_weight=0)) == wanted
+
+
 def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=n) for seed, n in enumerate((9, 2, 5, 7))]
     utterances.insert(1, Heard(torch.zeros(0, 16), torch.tensor([70]), torch.zeros(3, 2)))
