@@ -17,6 +17,7 @@ STAGES = {
     "conversations": "blsp.stages.conversations:ConversationsStage",
     "ctc": "blsp.stages.ctc:CtcStage",
     "alignment": "blsp.stages.alignment:AlignmentStage",
+    "averaging": "blsp.stages.averaging:AveragingStage",
     "translation": "blsp.stages.translation:TranslationStage",
     "questions": "blsp.stages.questions:QuestionsStage",
     "evaluation": "blsp.stages.evaluation:EvaluationStage",
