@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blsp.audio import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
 
 Readout = Literal["frames", "ctc_frames", "ctc_expected"]
+_FEW_TOKENS_PER_SECOND = 0.6
+"""Slow speech has more: children spelling single words have 0.7."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,14 @@ class AdapterConfig:
     """Transformer blocks after each convolution, as many numbers as convolutions; empty: none, as in the paper."""
     letters: bool = False
     """Whether letters are read after the first convolution, and the later layers told which (decision 0007)."""
+    min_confidence: float = 0.0
+    """Mean probability that the CTC head has to give the tokens it reads in an utterance, and twice as much where it
+    reads hardly any: below it the utterance is taken for noise, in which nothing was said. Not while training."""
+
+    @property
+    def embeds_per_second(self) -> float:
+        """Speech embeddings before any selection."""
+        return float(ENCODER_FRAMES_PER_SECOND) / 2.0 ** len(self.kernel_sizes)
 
 
 @dataclass(frozen=True)
@@ -117,8 +128,24 @@ class Adapter(nn.Module):
         """
         if self.ctc is None:
             return speech_embeds, lengths
+        if logits is None:
+            logits = self.ctc.logits(speech_embeds, token_embeds)
         expected = self.config.readout == "ctc_expected"
-        return self.ctc.read_out(speech_embeds, lengths, token_embeds, expected=expected, logits=logits)
+        kept, kept_lengths = self.ctc.read_out(speech_embeds, lengths, token_embeds, logits, expected=expected)
+        if self.training or not self.config.min_confidence:
+            return kept, kept_lengths
+        kept_lengths = torch.where(self._hears_words(logits, lengths), kept_lengths, 0)
+        return kept * valid_positions(kept_lengths, kept.size(1))[:, :, None], kept_lengths
+
+    def _hears_words(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        """Whether what the head reads in each row is sure and frequent enough to be speech, bool (B,)."""
+        best, labels = logits.float().max(dim=2)
+        chances = (best - logits.float().logsumexp(dim=2)).exp()
+        new = new_tokens(labels, lengths)
+        n = new.sum(dim=1)
+        confidence = (chances * new).sum(dim=1) / n.clamp(min=1)
+        few = n < _FEW_TOKENS_PER_SECOND * lengths / self.config.embeds_per_second
+        return confidence >= self.config.min_confidence * torch.where(few, 2.0, 1.0)
 
 
 class ConvSubsampler(nn.Module):
@@ -239,9 +266,9 @@ class CtcHead(nn.Module):
         speech_embeds: Tensor,
         lengths: Tensor,
         token_embeds: Tensor,
+        logits: Tensor,
         *,
         expected: bool,
-        logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Keep the frames that read as new tokens: no blanks, no repeats.
 
@@ -249,15 +276,14 @@ class CtcHead(nn.Module):
             speech_embeds: Result of `Adapter.forward`, float (B, S, E).
             lengths: Valid frames in each row, int64 (B,).
             token_embeds: The LLM's input embeddings, float (V, E).
+            logits: Result of `logits()` for all tokens.
             expected: Replace each kept frame by the mean of the token embeddings under the head's distribution,
                 raised to the power `sharpness`.
-            logits: Result of `logits()` for all tokens, where it is there already.
 
         Returns:
             Kept embeddings, float (B, K, E), zero past each row's length; and their lengths, int64 (B,), 0 for a
             row in which nothing was read.
         """
-        logits = self.logits(speech_embeds, token_embeds) if logits is None else logits
         keep = new_tokens(logits.argmax(dim=2), lengths)
         kept_lengths = keep.sum(dim=1)
         order = (~keep).to(torch.int8).argsort(dim=1, stable=True)[:, : int(kept_lengths.max())]  # (B, K)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -170,6 +171,28 @@ def test_frames_read_out_changes_nothing() -> None:
     kept, kept_lengths = make_adapter().read_out(embeds, lengths, torch.eye(6))
     assert kept is embeds
     assert kept_lengths is lengths
+
+
+@pytest.mark.parametrize(
+    ("sureness", "n_tokens", "n_frames", "heard"),
+    [(2.0, 4, 40, False), (4.0, 4, 40, True), (4.0, 1, 40, False), (9.0, 1, 40, True), (4.0, 1, 10, True)],
+    ids=["unsure", "sure", "hardly anything in 6.4 s", "one word, but surely", "one word in 1.6 s"],
+)
+def test_what_is_read_unsurely_was_not_said(sureness: float, n_tokens: int, n_frames: int, heard: bool) -> None:
+    """Of 7 labels, one has a score higher by `sureness`: a probability of 0.59, 0.92 or 1."""
+    adapter = adapter_that_reads_unit_vectors("ctc_expected")
+    adapter.config = replace(adapter.config, min_confidence=0.6 if sureness < 4 else 0.47)
+    assert adapter.config.embeds_per_second == 6.25
+    assert adapter.ctc is not None
+    with torch.no_grad():
+        adapter.ctc.scale.fill_(1.0)
+    frames = sureness * -torch.eye(6)[0].repeat(n_frames, 1)
+    frames[: 2 * n_tokens : 2] = sureness * torch.eye(6)[2]
+    for is_training, wanted in ((False, n_tokens if heard else 0), (True, n_tokens)):
+        adapter.train(is_training)
+        kept, lengths = adapter.read_out(frames[None], torch.tensor([n_frames]), torch.eye(6))
+        assert lengths.tolist() == [wanted]
+        assert bool(kept.any()) == bool(wanted)
 
 
 def test_another_readout_of_the_same_weights() -> None:
