@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.audio import ENCODER_FRAMES_PER_SECOND, WHISPER_WINDOW_SECONDS, Waveform
+from blsp.audio import WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.modeling.adapter import new_tokens
@@ -94,7 +94,7 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
     tokens: Tensor = model.llm.get_input_embeddings().weight.to(weight.dtype)  # (V, E)
     cosines = F.normalize(embeds[0].float(), dim=1) @ F.normalize(tokens.float(), dim=1).T  # (S, V)
     found = cosines.topk(k, dim=1)
-    frame_seconds = 2 ** len(model.adapter.config.kernel_sizes) / ENCODER_FRAMES_PER_SECOND
+    frame_seconds = 1 / model.adapter.config.embeds_per_second
     frames = []
     for s, token_id in enumerate(_read_tokens(model, embeds, lengths, tokens)):
         pairs = zip(found.indices[s].tolist(), found.values[s].tolist())

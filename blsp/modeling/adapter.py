@@ -131,11 +131,9 @@ class Adapter(nn.Module):
         if logits is None:
             logits = self.ctc.logits(speech_embeds, token_embeds)
         expected = self.config.readout == "ctc_expected"
-        kept, kept_lengths = self.ctc.read_out(speech_embeds, lengths, token_embeds, logits, expected=expected)
-        if self.training or not self.config.min_confidence:
-            return kept, kept_lengths
-        kept_lengths = torch.where(self._hears_words(logits, lengths), kept_lengths, 0)
-        return kept * valid_positions(kept_lengths, kept.size(1))[:, :, None], kept_lengths
+        if self.config.min_confidence and not self.training:
+            lengths = torch.where(self._hears_words(logits, lengths), lengths, 0)
+        return self.ctc.read_out(speech_embeds, lengths, token_embeds, logits, expected=expected)
 
     def _hears_words(self, logits: Tensor, lengths: Tensor) -> Tensor:
         """Whether what the head reads in each row is sure and frequent enough to be speech, bool (B,)."""

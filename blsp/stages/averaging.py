@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +91,8 @@ def mean_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapt
     Raises:
         CheckpointError: Their shapes differ.
     """
+    import torch
+
     first = adapters[0]
     for other in adapters[1:]:
         if other.config != first.config:
@@ -99,6 +100,7 @@ def mean_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapt
                 f"Adapters of a mean must have one shape, but have {first.config} and {other.config}."
             )
     states, total = [adapter.state_dict() for adapter in adapters], sum(weights)
-    add = functools.partial(sum, start=0.0)
-    first.load_state_dict({k: add(w / total * s[k].float() for w, s in zip(weights, states)) for k in states[0]})
+    first.load_state_dict(
+        {k: torch.stack([w / total * s[k].float() for w, s in zip(weights, states)]).sum(dim=0) for k in states[0]}
+    )
     return first
