@@ -157,13 +157,8 @@ class BatchDecoder:
 
     def run(self, embeds: Tensor, position_ids: Tensor) -> Tensor:
         """Read embeds (B, Q, E); the scores of what comes next, float (B, V)."""
-        output = self._model.llm(
-            inputs_embeds=embeds,
-            attention_mask=self._mask,
-            position_ids=position_ids,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
+        output = self._model.run_llm(
+            embeds, self._cache, attention_mask=self._mask, position_ids=position_ids, logits_to_keep=1
         )
         logits: Tensor = output.logits[:, -1]
         return logits

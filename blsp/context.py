@@ -104,11 +104,10 @@ class CachedContext:
         start = len(self._keys)
         self._crop(start)  # a run that failed half-way has left its marks in some layers
         with self._cancelled_by(cancel):
-            output = self._model.llm(
-                inputs_embeds=torch.cat(parts)[None],
+            output = self._model.run_llm(
+                torch.cat(parts)[None],
+                self._cache,
                 position_ids=torch.arange(start, start + len(keys), device=self._model.device)[None],
-                past_key_values=self._cache,
-                use_cache=True,
                 logits_to_keep=1,
             )
         self._keys += keys

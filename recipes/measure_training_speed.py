@@ -174,12 +174,11 @@ def loss_sum(model: BlspModel, rows: tuple[PromptRow, ...], states: HiddenStates
     targets = labels[:, 1:]
     columns = (targets != IGNORED_LABEL).any(dim=0).nonzero()[:, 0]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits = model.llm(
-        inputs_embeds=prompt[:, len(prefix) :],
+    logits = model.run_llm(
+        prompt[:, len(prefix) :],
+        model._read_prefix(prefix, len(rows)),
         attention_mask=mask,
         position_ids=positions[:, len(prefix) :],
-        past_key_values=model._read_prefix(prefix, len(rows)),
-        use_cache=bool(prefix),
         logits_to_keep=columns - len(prefix) if tricks.labels_only else 0,
     ).logits
     targets = targets[:, columns] if tricks.labels_only else targets[:, len(prefix) :]

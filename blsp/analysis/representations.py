@@ -184,8 +184,9 @@ class _Prompts:
         """Keys and values of what all prompts begin with, layer by layer."""
         if not ids:
             return []
-        output = self._model.llm(inputs_embeds=self._model.embed_tokens(ids)[None], use_cache=True, logits_to_keep=1)
-        return [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        cache = DynamicCache()
+        self._model.run_llm(self._model.embed_tokens(ids)[None], cache, logits_to_keep=1)
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _read(
         self, embeds: Tensor, last: Tensor, known: list[tuple[Tensor, Tensor]], n_known: int
@@ -195,11 +196,10 @@ class _Prompts:
         cache = DynamicCache([(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in known])
         columns, where = last.unique(return_inverse=True)  # type: ignore[no-untyped-call]
         # All padding is on the right, where a causal model never looks: no mask is needed.
-        output = self._model.llm(
-            inputs_embeds=embeds,
+        output = self._model.run_llm(
+            embeds,
+            cache if known else None,
             position_ids=torch.arange(n_known, n_known + embeds.size(1), device=embeds.device)[None],
-            past_key_values=cache if known else None,
-            use_cache=bool(known),
             output_hidden_states=True,
             logits_to_keep=columns,
         )

@@ -33,13 +33,8 @@ def log_likelihoods(model: BlspModel, prompts: Sequence[Sequence[Turn]], answers
     embeds = model.embed_batch_speech(PromptBatch(tuple(rows), speech))
     prompt = lay_out(rows, model.llm.get_input_embeddings(), *embeds, padding_side="left")
     cache = DynamicCache()
-    output = model.llm(
-        inputs_embeds=prompt.embeds,
-        attention_mask=prompt.mask,
-        position_ids=prompt.position_ids,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
+    output = model.run_llm(
+        prompt.embeds, cache, attention_mask=prompt.mask, position_ids=prompt.position_ids, logits_to_keep=1
     )
     first = output.logits[:, -1:]  # (B, 1, V)
     ids = [model.template.answer(answer) + model.template.answer_end for answer in answers]
@@ -51,12 +46,11 @@ def _score(model: BlspModel, mask: Tensor, cache: DynamicCache, first: Tensor, i
     n_rows, n_read = len(mask), len(ids) - 1
     logits = first
     if n_read:
-        output = model.llm(
-            inputs_embeds=model.embed_tokens(ids[:-1])[None].expand(n_rows, -1, -1),
+        output = model.run_llm(
+            model.embed_tokens(ids[:-1])[None].expand(n_rows, -1, -1),
+            cache,
             attention_mask=torch.cat([mask, mask.new_ones(n_rows, n_read)], dim=1),
             position_ids=mask.sum(dim=1)[:, None] + torch.arange(n_read, device=mask.device),
-            past_key_values=cache,
-            use_cache=True,
         )
         for layer in cache.layers:
             layer.crop(-n_read)  # negative: what to drop

@@ -6,10 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,6 +31,9 @@ from blsp.modeling.batch import (
 )
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import PromptTemplate
+
+CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
+"""What a transformers LLM's `forward` calls the keys and values of earlier positions."""
 
 MAX_PREFIXES = 4
 """Constant prompts whose keys and values are kept: those of a few behaviours, for hearing and for reading."""
@@ -130,6 +136,20 @@ class BlspModel(nn.Module):
         embeds: Tensor = self.llm.get_input_embeddings()(torch.as_tensor(ids, dtype=torch.int64, device=self.device))
         return embeds
 
+    def run_llm(self, embeds: Tensor, cache: DynamicCache | None = None, **options: Any) -> Any:
+        """Let the LLM read embeddings.
+
+        Args:
+            embeds: Float (B, Q, E).
+            cache: Keys and values of what it has read before, to which those of `embeds` are added; None to read
+                from the start and keep none.
+            options: What else its `forward` takes.
+
+        Returns:
+            What its `forward` returns, as a rule a `CausalLMOutputWithPast`.
+        """
+        return self.llm(inputs_embeds=embeds, use_cache=cache is not None, **{CACHE_ARGUMENT: cache}, **options)
+
     def embed_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """What the LLM reads for each waveform.
 
@@ -212,11 +232,10 @@ class BlspModel(nn.Module):
         prefix = () if self.trains_llm else shared_prefix(batch.rows)
         # All padding is on the right, where a causal model never looks: no mask is needed, which keeps the fast
         # attention kernels, and positions just count up.
-        logits = self.llm(
-            inputs_embeds=prompt.embeds[:, len(prefix) :],
+        logits = self.run_llm(
+            prompt.embeds[:, len(prefix) :],
+            self._read_prefix(prefix, len(batch.rows)),
             position_ids=torch.arange(len(prefix), prompt.embeds.size(1), device=self.device)[None],
-            past_key_values=self._read_prefix(prefix, len(batch.rows)),
-            use_cache=bool(prefix),
             logits_to_keep=columns - len(prefix),
         ).logits  # (B, columns, V)
         logits = logits[is_answer[:, columns]]  # (N, V)
@@ -229,9 +248,10 @@ class BlspModel(nn.Module):
             return None
         layers = self._prefixes.pop(ids, None)
         if layers is None:
+            cache = DynamicCache()
             with torch.no_grad():
-                cache = self.llm(inputs_embeds=self.embed_tokens(ids)[None], use_cache=True, logits_to_keep=1)
-            layers = [(layer.keys, layer.values) for layer in cache.past_key_values.layers]
+                self.run_llm(self.embed_tokens(ids)[None], cache, logits_to_keep=1)
+            layers = [(layer.keys, layer.values) for layer in cache.layers]
         self._prefixes[ids] = layers  # the latest stands last
         if len(self._prefixes) > MAX_PREFIXES:
             del self._prefixes[next(iter(self._prefixes))]

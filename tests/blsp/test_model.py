@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, WhisperForConditionalGeneration
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
 from blsp.conversation import Turn
 from blsp.errors import UnsupportedError
@@ -295,6 +295,16 @@ def test_a_constant_prompt_is_read_once_and_changes_nothing(tiny_model: BlspMode
             n = len(answer_ids(tiny_model, example))
             rows = output.logits[:n] if i == 0 else output.logits[-n:]
             torch.testing.assert_close(rows, alone[-n - 1 : -1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_llms_cache_goes_by_the_name_that_transformers_has_for_it(tiny_model: BlspModel) -> None:
+    embeds = tiny_model.embed_tokens([[5, 6, 7, 8]])
+    cache = DynamicCache()
+    tiny_model.run_llm(embeds[:, :3], cache, logits_to_keep=1)
+    assert cache.get_seq_length() == 3
+    continued = tiny_model.run_llm(embeds[:, 3:], cache, position_ids=torch.tensor([[3]])).logits[0, -1]
+    torch.testing.assert_close(continued, tiny_model.run_llm(embeds).logits[0, -1])
 
 
 def test_the_position_that_predicts_the_answer_is_not_in_the_prefix(tiny_model: BlspModel) -> None:
