@@ -11,7 +11,9 @@ from blsp.stages.base import Stage
 
 STAGES = {
     "manifest": "blsp.stages.manifest:ManifestStage",
+    "texts": "blsp.stages.texts:TextsStage",
     "synthesis": "blsp.stages.synthesis:SynthesisStage",
+    "splicing": "blsp.stages.splicing:SplicingStage",
     "instruction_tuning": "blsp.stages.instruction_tuning:InstructionTuningStage",
     "behaviours": "blsp.stages.behaviours:BehavioursStage",
     "conversations": "blsp.stages.conversations:ConversationsStage",
