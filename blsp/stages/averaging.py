@@ -78,7 +78,7 @@ class AveragingStage(Stage[AveragingConfig]):
         first = config.models[0]
         weights = config.weights or (1.0,) * len(config.models)
         mean = mean_adapter([load_adapter(path) for path in config.models], weights)
-        metadata = {**read_metadata(first), "mean_of": [path.name for path in config.models]}
+        metadata = {**read_metadata(first), "mean_of": ["/".join(path.parts[-2:]) for path in config.models]}
         save_adapter(config.out / MODEL, mean, metadata=metadata, dtype=getattr(torch, config.dtype))
         product = Product(resolve(str(first)), config.out.absolute().parent)
         write_checkpoint_spec(config.out / MODEL, product.named_from(config.out / MODEL))

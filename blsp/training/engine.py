@@ -106,7 +106,7 @@ class Engine:
     def seed(self, seed: int, step: int, micro_batch: int) -> None:
         """Start all random numbers anew: a micro-batch draws the same when it is run again, in whatever process.
 
-        Processes divide micro-batches (`blsp.training.loading.spread`): another number of them draws otherwise.
+        Processes divide micro-batches (`blsp.training.loading.split_step`): another number of them draws otherwise.
         """
         number = int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1)[0])
         random.seed(number)

@@ -20,7 +20,7 @@ _STEPS_AHEAD = 2
 """Steps in work besides the one that trains; more where they are small."""
 
 
-def spread(step: Step, processes: int) -> Step:
+def split_step(step: Step, processes: int) -> Step:
     """Micro-batches of a step, divided so that all processes have the same to do.
 
     A step of few micro-batches would leave some idle: its parts differ in length, and may be fewer than the processes.
@@ -143,7 +143,7 @@ class StepLoader:
             if coming is None:
                 return
             number, epoch, planned = coming
-            step = spread(planned, process_count())
+            step = split_step(planned, process_count())
             jobs = [(i, counts, self._begin(step, i, epoch)) for i, counts in deal(len(step))]
             self._pending.append(_PendingStep(number, epoch, step, jobs))
 

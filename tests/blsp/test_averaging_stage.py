@@ -23,7 +23,7 @@ def checkpoint(folder: Path, seed: int, bottleneck: int = 4) -> Path:
 
 
 def test_the_mean_is_that_of_each_weight(tmp_path: Path) -> None:
-    models = [checkpoint(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    models = [checkpoint(tmp_path / name / "model", seed) for seed, name in enumerate("ab")]
     config = AveragingConfig(out=tmp_path / "run", models=tuple(models), weights=(3, 1))
     assert AveragingStage().plan(config).notes == []
     AveragingStage().run(config, Silent())
@@ -31,7 +31,7 @@ def test_the_mean_is_that_of_each_weight(tmp_path: Path) -> None:
     first, second, mean = (load_adapter(folder).state_dict() for folder in (*models, made))
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, 0.75 * first[name] + 0.25 * second[name])
-    assert json.loads((made / "adapter.json").read_text())["metadata"] == {"seed": 0, "mean_of": ["a", "b"]}
+    assert json.loads((made / "adapter.json").read_text())["metadata"] == {"seed": 0, "mean_of": ["a/model", "b/model"]}
     assert (resolve(str(made)).encoder, resolve(str(made)).adapter) == ("embedded", str(made))
 
 

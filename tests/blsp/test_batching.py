@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
-from blsp.training.loading import spread
+from blsp.training.loading import split_step
 
 
 def make_samples(n: int, n_groups: int = 3, seed: int = 0) -> EpochSamples:
@@ -123,8 +123,8 @@ def test_a_million_samples_are_planned_at_once() -> None:
     ids=["one for two", "a small one stays whole", "nothing to divide", "many are dealt as they are"],
 )
 def test_processes_share_each_micro_batch_of_a_small_step(step: list[list[int]], wanted: list[list[int]]) -> None:
-    assert [list(part) for part in spread(step, 2)] == wanted
-    assert spread(step, 1) is step
+    assert [list(part) for part in split_step(step, 2)] == wanted
+    assert split_step(step, 1) is step
 
 
 def test_processes_of_a_step_have_as_long_to_do() -> None:
@@ -132,7 +132,7 @@ def test_processes_of_a_step_have_as_long_to_do() -> None:
     seconds = np.random.default_rng(0).uniform(1, 4, 640).astype(np.float32)
     samples = EpochSamples(np.arange(640), seconds, np.zeros(640, np.int32))
     for step in plan_epoch(samples, BatchingConfig(max_seconds=120), batch_size=32, seed=0, epoch=0):
-        parts = spread(step, 2)
+        parts = split_step(step, 2)
         first, second = (sum(float(seconds[list(part)].sum()) for part in parts[rank::2]) for rank in (0, 1))
         assert first == pytest.approx(second, rel=0.15)
         assert sorted(n for part in parts for n in part) == sorted(n for part in step for n in part)
