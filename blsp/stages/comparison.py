@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp.config import Values, build
-from blsp.errors import ConfigError
+from blsp.errors import ConfigError, ModelNotFoundError
 from blsp.evaluation.tasks import Hearing, TaskConfig
 from blsp.stages.base import StageConfig
 from blsp.stages.evaluation import FILE_NAME, EvaluationConfig
@@ -21,6 +21,7 @@ from blsp.stages.report import ReportConfig, ReportedSystem
 from blsp.stages.representations import RepresentationsConfig
 from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
+from blsp.storage import sha256_of
 
 if TYPE_CHECKING:
     from blsp.stages.pipeline import Job, Recipe
@@ -186,7 +187,7 @@ class _Expansion:
                 ReportedSystem(
                     name=system.name,
                     hears=system.hears,
-                    model=_model_title(system.model),
+                    model=_model_title(system.model, hears=system.hears),
                     answers=answers,
                     verdicts=verdicts,
                     representations=representations,
@@ -284,9 +285,26 @@ class _Expansion:
         return self._job("report", "report", config, hints)
 
 
-def _model_title(model: ModelConfig) -> str:
+def _model_title(model: ModelConfig, hears: Hearing) -> str:
+    """Which model it is, down to the adapter's weights where they are on this machine and used."""
     parts = {"encoder": model.encoder, "llm": model.llm, "adapter": model.adapter}
-    return " ".join([model.name, *(f"{name}={value}" for name, value in parts.items() if value)])
+    title = " ".join([model.name, *(f"{name}={value}" for name, value in parts.items() if value)])
+    notes = [] if model.dtype == "auto" else [model.dtype]
+    if hears in ("speech", "ctc") and (digest := _adapter_digest(model)) is not None:
+        notes.append(f"adapter sha256 {digest[:12]}")
+    return f"{title} ({', '.join(notes)})" if notes else title
+
+
+def _adapter_digest(model: ModelConfig) -> str | None:
+    from blsp.checkpoint import WEIGHTS_NAME
+    from blsp.specs import local_parts
+
+    try:
+        folder = local_parts(model.spec()).adapter
+    except ModelNotFoundError:  # it is still to be made
+        return None
+    path = None if folder is None else folder / WEIGHTS_NAME
+    return sha256_of(path) if path is not None and path.is_file() else None
 
 
 def without_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,11 @@ from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from blsp.audio import Waveform
     from blsp.data.splicing import Gap, Piece
+    from blsp.modeling.model import BlspModel
 
 FILE_NAME, GAPS_NAME, AUDIO_NAME = "manifest.jsonl", "gaps.jsonl", "audio"
 _AT_ONCE = 16
@@ -102,38 +107,45 @@ class SplicingStage(Stage[SplicingConfig]):
 
 def _gaps(config: SplicingConfig, manifest: Manifest, watcher: Watcher) -> list[list[Gap]]:
     """Gaps of each recording; those of recordings without a speaker are not looked for."""
-    import torch
-
     from blsp.data.splicing import Gap, find_gaps
 
     store = LineStore(config.out / GAPS_NAME, len(manifest))
     model = None
     for chunk in store.chunks(_AT_ONCE):
         numbers = [number for number in chunk if number not in store]
-        found: dict[int, list[Gap]] = {number: [] for number in numbers}
         named = [number for number in numbers if manifest[number].speaker is not None]
+        found: dict[int, list[Gap]] = {number: [] for number in numbers}
         if named:
             model = model or config.model.load()
-            if model.adapter is None or not model.adapter.config.letters:
-                raise ConfigError(
-                    f"The adapter of {config.model.name} reads no letters.", hint="Use another one: model.name=embedded"
-                )
             waveforms = [load_waveform(manifest[number], manifest.root) for number in named]
-            with torch.inference_mode():
-                states, lengths, counts = model.encode_speech(waveforms)
-                dtype = next(model.adapter.parameters()).dtype
-                _, _, letters = model.adapter.forward_with_letters(states.to(dtype), lengths)
-            assert letters is not None  # the config says so
-            scores = letters.logits.float().log_softmax(dim=2).cpu().numpy()
-            rows = iter([row[:n] for row, n in zip(scores, letters.lengths.tolist())])
-            for number, waveform, n_windows in zip(named, waveforms, counts):
-                first = [next(rows) for _ in range(n_windows)]
-                if n_windows == 1:
-                    found[number] = find_gaps(waveform, manifest[number].text, first[0])
+            scores = _read_letters(model, waveforms, config.model.name)
+            found |= {n: find_gaps(w, manifest[n].text, s) for n, w, s in zip(named, waveforms, scores)}
         store.write({number: {"gaps": [asdict(gap) for gap in gaps]} for number, gaps in found.items()})
         watcher.advance(store.n_done, len(manifest), "recording", {})
     store.publish()
     return [[Gap(**gap) for gap in line["gaps"]] for _, line in read_lines(store.path)]
+
+
+def _read_letters(model: BlspModel, waveforms: Sequence[Waveform], name: str) -> list[np.ndarray]:
+    """Log-probabilities of blank and letters in each recording, float32 (T, 1 + letters).
+
+    Raises:
+        ConfigError: The model's adapter reads no letters.
+    """
+    import numpy as np
+    import torch
+
+    if model.adapter is None or not model.adapter.config.letters:
+        raise ConfigError(f"The adapter of {name} reads no letters.", hint="Use another one: model.name=embedded")
+    with torch.inference_mode():
+        states, lengths, n_windows = model.encode_speech(waveforms)
+        dtype = next(model.adapter.parameters()).dtype
+        _, _, letters = model.adapter.forward_with_letters(states.to(dtype), lengths)
+    assert letters is not None  # the config says so
+    scores = letters.logits.float().log_softmax(dim=2).cpu().numpy()
+    windows = [row[:n] for row, n in zip(scores, letters.lengths.tolist())]
+    starts = np.cumsum([0, *n_windows])
+    return [np.concatenate(windows[first:stop]) for first, stop in itertools.pairwise(starts)]
 
 
 def _utterances(config: SplicingConfig, manifest: Manifest, gaps: Sequence[Sequence[Gap]]) -> list[list[Piece]]:

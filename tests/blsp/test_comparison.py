@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_speech
 from test_evaluation_stage import make_manifest
 
 from blsp.config import write_yaml
@@ -21,6 +22,7 @@ from blsp.stages.base import Silent
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
+from blsp.storage import sha256_of
 
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -91,6 +93,25 @@ def test_what_is_not_there_is_left_out_with_the_command_that_makes_it(write: Cal
     plans = {job.name: plan for job, plan in plan_jobs(recipe)}
     assert plans["Text+LLM: asr/tiny"].facts["asr/tiny: utterances"] == 5
     assert not any(plan.problems for plan in plans.values())
+
+
+def test_the_report_names_weights_and_numbers(
+    write: Callable[..., Path], tmp_path: Path, tiny_model: BlspModel
+) -> None:
+    model = tiny_speech.write_model(tmp_path / "tiny", tiny_model)
+    digest = sha256_of(tmp_path / "tiny" / "adapter" / "adapter.safetensors")[:12]
+    folder = str(tmp_path / "tiny" / "adapter")
+    systems = [
+        {"name": "Text+LLM", "hears": "transcript", "model": model},
+        {"name": "BLSP", "model": {**model, "dtype": "bfloat16"}},
+        {"name": "later", "model": {"name": str(tmp_path / "later")}},
+    ]
+    named = {s.name: s.model for s in load_recipe(write(systems=systems)).jobs[-1].config.systems}
+    assert named == {
+        "Text+LLM": folder,
+        "BLSP": f"{folder} (bfloat16, adapter sha256 {digest})",
+        "later": str(tmp_path / "later"),
+    }
 
 
 def test_nothing_to_evaluate_is_an_error(write: Callable[..., Path]) -> None:
