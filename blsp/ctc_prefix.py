@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Prefixes:
     """The same of paths that end in the blank (or have no frame), float64 (N, T + 1)."""
     last: Tensor
     """Number of the last token of each beginning, int64 (N,); -1 for the empty one."""
+    begins: Tensor
+    """Log probability that what was said begins so, float64 (N,)."""
 
     @property
     def complete(self) -> Tensor:
@@ -33,7 +36,12 @@ class Prefixes:
 
     def select(self, rows: Tensor) -> Prefixes:
         """Those of some rows, int64 (M,), perhaps repeated."""
-        return Prefixes(self.ends_in_token[rows], self.ends_in_blank[rows], self.last[rows])
+        return Prefixes(self.ends_in_token[rows], self.ends_in_blank[rows], self.last[rows], self.begins[rows])
+
+    def replaced(self, rows: Tensor, others: Prefixes) -> Prefixes:
+        """These, with those of some rows, int64 (M,), replaced by M others."""
+        pairs = [(getattr(self, field.name), getattr(others, field.name)) for field in fields(self)]
+        return Prefixes(*(mine.index_copy(0, rows, theirs) for mine, theirs in pairs))
 
 
 class CtcPrefixScorer:
@@ -58,7 +66,7 @@ class CtcPrefixScorer:
     def start(self) -> Prefixes:
         """The empty beginning."""
         blank = torch.cat([self._blank.new_zeros(1), self._blank])[None]
-        return Prefixes(torch.full_like(blank, _NEVER), blank, torch.full((1,), -1))
+        return Prefixes(torch.full_like(blank, _NEVER), blank, torch.full((1,), -1), blank.new_zeros(1))
 
     def scores(self, prefixes: Prefixes) -> Tensor:
         """Log probability that what was said begins with each beginning and each candidate after it, float64 (N, C)."""
@@ -68,6 +76,7 @@ class CtcPrefixScorer:
         """Beginnings `rows` (M,), each with one candidate of `tokens` (M,) added."""
         arrivals = self._arrivals(prefixes.select(rows), tokens)  # (M, T)
         # Staying in the token from frame s to frame t costs the sum of its log probabilities there.
+        begins = torch.logsumexp(arrivals + self._tokens[tokens], dim=1)
         sums = self._sums[tokens]
         before = torch.cat([sums.new_zeros(len(tokens), 1), sums[:, :-1]], dim=1)
         token = torch.logcumsumexp(arrivals - before, dim=1) + sums
@@ -75,7 +84,18 @@ class CtcPrefixScorer:
         blanks = torch.cat([self._blank.new_zeros(1), self._blank[:-1]])
         blank = torch.logcumsumexp(token[:, :-1] - blanks, dim=1) + self._blank
         blank = torch.cat([blank.new_full((len(tokens), 1), _NEVER), blank], dim=1).clamp(min=_NEVER)
-        return Prefixes(token, blank, tokens)
+        return Prefixes(token, blank, tokens, begins)
+
+    def extend_by(self, prefixes: Prefixes, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> Prefixes:
+        """Beginnings `rows`, each with as many candidates added as `tokens` has for it, perhaps none."""
+        longer = prefixes.select(torch.tensor(rows))
+        for position in range(max(map(len, tokens), default=0)):
+            going_on = [i for i, added in enumerate(tokens) if len(added) > position]
+            extended = self.extend(
+                longer, torch.tensor(going_on), torch.tensor([tokens[i][position] for i in going_on])
+            )
+            longer = longer.replaced(torch.tensor(going_on), extended)
+        return longer
 
     def _arrivals(self, prefixes: Prefixes, tokens: Tensor | None = None) -> Tensor:
         """Log probability that the beginning is read before each frame, so that a candidate may start there.

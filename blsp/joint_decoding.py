@@ -3,7 +3,7 @@
 A small LLM that repeats on its own forgets, embellishes and goes on with the sentence; the CTC head alone knows no
 language. Each beginning of an answer is scored by both, in one beam search. The LLM is asked twice: what it says having
 heard the speech, where it also repeats what the adapter misread; and what it would write at all, which knows no
-such words.
+such words. And where the adapter reads letters on the way, these have a say too: they fail elsewhere than the tokens.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ from blsp.ctc_prefix import CtcPrefixScorer, Prefixes
 from blsp.decoding import decode
 from blsp.instructions import Instruction, write_instruction
 from blsp.modeling.batch import PromptRow, lay_out
+from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
+
+_SPACE = LETTERS.index(" ")
+_SPELT = 8
+"""How many times more beginnings are spelt than are followed."""
 
 
 @dataclass(frozen=True)
 class JointConfig:
-    """How the scores make one: log P(head) + weights * log P(LLM) + `token_bonus` * tokens."""
+    """How the scores make one: log P(head) + weights * log P(LLM, letters) + `token_bonus` * tokens."""
 
     beam: int = 4
     """Beginnings of each utterance that are followed."""
@@ -34,16 +39,18 @@ class JointConfig:
     """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked."""
     prior_weight: float = 0.4
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
+    letter_weight: float = 0.3
+    """Weight of the log probability that the adapter gives their letters, where it reads letters."""
     token_bonus: float = 1.0
     """Added for each token, since the LLM's probabilities favour short answers."""
-    tokens_per_frame: int = 12
+    tokens_per_frame: int = 30
     """Candidates are the best tokens of each frame, so many of them."""
 
     def __post_init__(self) -> None:
         for name in ("beam", "tokens_per_frame"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
-        for name in ("llm_weight", "prior_weight"):
+        for name in ("llm_weight", "prior_weight", "letter_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, but is {getattr(self, name)} instead.")
 
@@ -53,7 +60,7 @@ class Heard:
     """One utterance as adapter and CTC head hear it.
 
     Shapes:
-        K embeddings, E LLM width, T frames, C candidates.
+        K embeddings, E LLM width, T frames, C candidates, H frames of the letters.
     """
 
     embeds: Tensor
@@ -62,6 +69,8 @@ class Heard:
     """Ids of the tokens that were perhaps said, int64 (C,)."""
     log_probs: Tensor
     """Of the blank (index 0) and of the candidates in each frame, float (T, 1 + C)."""
+    letters: Tensor | None = None
+    """Log probabilities of the blank (index 0) and of `blsp.modeling.letters.LETTERS`, float (H, 1 + letters)."""
 
 
 @torch.inference_mode()
@@ -76,15 +85,17 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     if adapter is None or adapter.ctc is None:
         raise ValueError("`model` must have an adapter with a CTC head, but has none.")
     table = model.llm.get_input_embeddings().weight
-    embeds, lengths = adapter(hidden_states.to(next(adapter.parameters()).dtype), lengths)
+    embeds, lengths, letters = adapter.forward_with_letters(hidden_states.to(next(adapter.parameters()).dtype), lengths)
     logits = adapter.ctc.logits(embeds, table)
     kept, kept_lengths = adapter.read_out(embeds, lengths, table, logits=logits)
     heard = []
-    for row, n, states, n_kept in zip(logits, lengths.tolist(), kept.to(model.dtype), kept_lengths.tolist()):
-        log_probs = row[:n].float().log_softmax(dim=1)  # (T, 1 + V)
+    for i, (n, n_kept) in enumerate(zip(lengths.tolist(), kept_lengths.tolist())):
+        log_probs = logits[i, :n].float().log_softmax(dim=1)  # (T, 1 + V)
         best = log_probs[:, 1:].topk(config.tokens_per_frame, dim=1).indices
-        candidates = best.unique()
-        heard.append(Heard(states[:n_kept], candidates, torch.cat([log_probs[:, :1], log_probs[:, 1 + candidates]], 1)))
+        candidates = torch.unique(best)
+        read = torch.cat([log_probs[:, :1], log_probs[:, 1 + candidates]], dim=1)
+        spelt = None if letters is None else letters.logits[i, : letters.lengths[i]].float().log_softmax(dim=1)
+        heard.append(Heard(kept[i, :n_kept].to(model.dtype), candidates, read, spelt))
     return heard
 
 
@@ -116,7 +127,7 @@ def decode_jointly(
         readers.append(_writing(model, len(spoken)))
         weights.append(config.prior_weight)
     logits = [reader.first for reader in readers]
-    searches = [_Search(heard[i], config, weights, sorted(model.stop_token_ids)) for i in spoken]
+    searches = [_Search(heard[i], config, weights, model) for i in spoken]
     while True:
         parents, tokens, first = [], [], 0
         for search in searches:
@@ -162,16 +173,45 @@ def _read(model: BlspModel, rows: tuple[PromptRow, ...], speech: Tensor | None, 
     return _Reader(decoder, decoder.run(prompt.embeds, prompt.position_ids))
 
 
+class _Speller:
+    """Scores beginnings by the letters that the adapter read. One utterance.
+
+    Args:
+        letters: Log probabilities of the blank and of the letters, float (H, 1 + letters).
+        spellings: Letters of each candidate, by their numbers from 0.
+    """
+
+    def __init__(self, letters: Tensor, spellings: Sequence[Sequence[int]]) -> None:
+        self._scorer = CtcPrefixScorer(letters.cpu())
+        self._spellings = spellings
+        self.prefixes = self._scorer.start()
+        """Those of the beginnings that are followed."""
+
+    def extended(self, parents: Sequence[int], candidates: Sequence[int]) -> Prefixes:
+        """Beginnings with one candidate more; spaces are read between words only, and once."""
+        last = self.prefixes.last.tolist()
+        added = [
+            spelling[1:] if spelling and spelling[0] == _SPACE and last[parent] in (-1, _SPACE) else spelling
+            for parent, spelling in zip(parents, (self._spellings[candidate] for candidate in candidates))
+        ]
+        return self._scorer.extend_by(self.prefixes, parents, added)
+
+
 class _Search:
     """Beam search of one utterance."""
 
-    def __init__(self, heard: Heard, config: JointConfig, weights: Sequence[float], stop_token_ids: list[int]) -> None:
+    def __init__(self, heard: Heard, config: JointConfig, weights: Sequence[float], model: BlspModel) -> None:
         self._config, self._candidates, self._weights = config, heard.candidates, weights
         # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a
         # full stop says nothing about the words.
-        self._choices = torch.cat([heard.candidates, torch.tensor(stop_token_ids, device=heard.candidates.device)])
+        stops = torch.tensor(sorted(model.stop_token_ids), device=heard.candidates.device)
+        self._choices = torch.cat([heard.candidates, stops])
         self._scorer = CtcPrefixScorer(heard.log_probs.cpu())
         self._prefixes: Prefixes = self._scorer.start()
+        self._speller = None
+        if config.letter_weight and heard.letters is not None:
+            spellings = [letter_labels(decode(model.tokenizer, [i]), strip=False) for i in heard.candidates.tolist()]
+            self._speller = _Speller(heard.letters, [[label - 1 for label in labels] for labels in spellings])
         self._ids: list[list[int]] = [[]]
         self._llm = torch.zeros(1, dtype=torch.float64)
         self._longest = len(heard.log_probs)
@@ -190,28 +230,49 @@ class _Search:
         Returns:
             Parent and token of each new beginning.
         """
-        config, n_candidates = self._config, len(self._candidates)
+        n_candidates = len(self._candidates)
         llm = torch.zeros(self.n_rows, n_candidates, dtype=torch.float64)
         ends = torch.zeros(self.n_rows, dtype=torch.float64)
         for weight, scores in zip(self._weights, logits):
             log_probs = scores[:, self._choices].double().log_softmax(dim=1).cpu()
             llm = llm + weight * log_probs[:, :n_candidates]
             ends = ends + weight * log_probs[:, n_candidates:].logsumexp(dim=1)
-        length = len(self._ids[0])
-        finished = self._prefixes.complete + self._llm + ends + config.token_bonus * length
-        best = int(finished.argmax())
-        if float(finished[best]) > self._best_score:
-            self._best_score, self.best = float(finished[best]), self._ids[best]
+        self._finish(ends)
         written = self._llm[:, None] + llm
-        scores = self._scorer.scores(self._prefixes) + written + config.token_bonus * (length + 1)
-        top = scores.flatten().topk(min(config.beam, scores.numel()))
-        promising = top.indices[top.values > self._best_score]
-        if length >= self._longest or not len(promising):
+        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + written)
+        if self._longest <= len(self._ids[0]) or not len(parents):
             self._ids = []
             return []
-        parents, tokens = promising // n_candidates, promising % n_candidates
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
         self._llm = written[parents, tokens]
         ids = self._candidates.cpu()[tokens].tolist()
         self._ids = [[*self._ids[parent], token] for parent, token in zip(parents.tolist(), ids)]
         return list(zip(parents.tolist(), ids))
+
+    def _finish(self, ends: Tensor) -> None:
+        """Note the best answer that ends here, given the LLM's weighted scores of the end, float64 (N,)."""
+        finished = self._prefixes.complete + self._llm + ends + self._config.token_bonus * len(self._ids[0])
+        if self._speller is not None:
+            finished = finished + self._config.letter_weight * self._speller.prefixes.complete
+        best = int(finished.argmax())
+        if float(finished[best]) > self._best_score:
+            self._best_score, self.best = float(finished[best]), self._ids[best]
+
+    def _promising(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Parents and numbers of the candidates to go on with, given the scores of all without letters, (N, C)."""
+        config = self._config
+        scores = scores + config.token_bonus * (len(self._ids[0]) + 1)
+        if self._speller is None:
+            good = scores.flatten().topk(min(config.beam, scores.numel()))
+            chosen = good.indices[good.values > self._best_score]
+            return chosen // scores.size(1), chosen % scores.size(1)
+        # Spelling costs time: only what is good enough without letters is spelt.
+        unspelt = scores + config.letter_weight * self._speller.prefixes.begins[:, None]
+        top = unspelt.flatten().topk(min(_SPELT * config.beam, scores.numel())).indices
+        parents, tokens = top // scores.size(1), top % scores.size(1)
+        spelt = self._speller.extended(parents.tolist(), tokens.tolist())
+        totals = scores.flatten()[top] + config.letter_weight * spelt.begins
+        best = totals.topk(min(config.beam, len(totals)))
+        chosen = best.indices[best.values > self._best_score]
+        self._speller.prefixes = spelt.select(chosen)
+        return parents[chosen], tokens[chosen]

@@ -9,9 +9,15 @@ LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 _NUMBERS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
 
 
-def letter_labels(text: str) -> list[int]:
-    """CTC labels of a text's letters, 0 being the blank: case and what is no letter are left out."""
-    found = (_NUMBERS.get(letter) for letter in " ".join(text.lower().replace("\u2019", "'").split()))
+def letter_labels(text: str, *, strip: bool = True) -> list[int]:
+    """CTC labels of a text's letters, 0 being the blank: case and what is no letter are left out.
+
+    Args:
+        text: The text.
+        strip: Leave out spaces at its ends, and all but one between words.
+    """
+    plain = text.lower().replace("\u2019", "'")
+    found = (_NUMBERS.get(letter) for letter in (" ".join(plain.split()) if strip else plain))
     return [number for number in found if number is not None]
 
 

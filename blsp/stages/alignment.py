@@ -92,7 +92,7 @@ def alignment_inputs(config: AlignmentConfig) -> list[Path]:
     paths = [config.manifest, *([config.validation] if config.validation is not None else [])]
     for source in (*config.sources, *config.validation_sources):
         paths += [path for path in (source.path, source.manifest) if path is not None] + [*source.spelling]
-    return list(dict.fromkeys([*paths, *config.spelling, *model_inputs(config.model)]))
+    return list(dict.fromkeys([*paths, *config.spelling, *model_inputs(config.model, speech=True)]))
 
 
 def with_behaviours(plan: Plan, config: AlignmentConfig) -> Plan:

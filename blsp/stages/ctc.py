@@ -79,7 +79,7 @@ class CtcStage(Stage[CtcConfig]):
     def inputs(self, config: CtcConfig) -> list[Path]:
         """Manifests, texts, and models from folders."""
         paths = [config.manifest, *([config.validation] if config.validation is not None else [])]
-        return [*paths, *config.spelling, *model_inputs(config.model)]
+        return [*paths, *config.spelling, *model_inputs(config.model, speech=True)]
 
     def outputs(self, config: CtcConfig) -> list[Path]:
         """The checkpoint."""

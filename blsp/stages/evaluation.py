@@ -82,7 +82,7 @@ class EvaluationStage(Stage[EvaluationConfig]):
         """The test sets, and the model where it is a folder."""
         manifests = dict.fromkeys(config.manifest_of(task) for task in config.tasks)
         questions = dict.fromkeys(task.questions for task in config.tasks if task.questions is not None)
-        return [*manifests, *questions, *model_inputs(config.model)]
+        return [*manifests, *questions, *model_inputs(config.model, speech=config.hears in ("speech", "ctc"))]
 
     def outputs(self, config: EvaluationConfig) -> list[Path]:
         """The hypotheses."""

@@ -64,7 +64,7 @@ class RepresentationsStage(Stage[RepresentationsConfig]):
 
     def inputs(self, config: RepresentationsConfig) -> list[Path]:
         """The speech, and the model where it is a folder."""
-        return [config.manifest, *model_inputs(config.model)]
+        return [config.manifest, *model_inputs(config.model, speech=config.hears in ("speech", "ctc"))]
 
     def outputs(self, config: RepresentationsConfig) -> list[Path]:
         """The readings."""

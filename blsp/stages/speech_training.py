@@ -73,14 +73,20 @@ class Work:
     """Whether the LLM also reads the transcript."""
 
 
-def model_inputs(config: ModelConfig) -> list[Path]:
-    """Folders of this machine that a model's config names, there or still to be made."""
+def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
+    """Folders of this machine that a model's config names, there or still to be made.
+
+    Args:
+        config: The model.
+        speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
+    """
     from blsp.hub import is_hub_id
-    from blsp.specs import EMBEDDED, PRESETS
+    from blsp.specs import EMBEDDED, EMBEDDED_ADAPTER, PRESETS
 
     names = (config.name, config.encoder, config.llm, config.adapter)
     known = {None, "new", EMBEDDED, *PRESETS}
-    return [Path(n).expanduser() for n in names if n not in known and n and (Path(n).is_dir() or not is_hub_id(n))]
+    found = [Path(n).expanduser() for n in names if n not in known and n and (Path(n).is_dir() or not is_hub_id(n))]
+    return [*found, EMBEDDED_ADAPTER] if speech and (config.adapter or config.name) == EMBEDDED else found
 
 
 def plan_speech_training(config: SpeechTrainingConfig, size: ModelSize, work: Work) -> Plan:

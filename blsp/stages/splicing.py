@@ -68,7 +68,7 @@ class SplicingStage(Stage[SplicingConfig]):
 
     def inputs(self, config: SplicingConfig) -> list[Path]:
         """Recordings' manifest and model."""
-        return [config.manifest, *model_inputs(config.model)]
+        return [config.manifest, *model_inputs(config.model, speech=True)]
 
     def outputs(self, config: SplicingConfig) -> list[Path]:
         """The manifest; it names the recordings."""

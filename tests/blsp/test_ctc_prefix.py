@@ -43,6 +43,7 @@ def test_scores_are_those_of_all_paths(beginning: tuple[int, ...]) -> None:
         longer = (*beginning, token)
         expected = sum(p for text, p in all_paths.items() if text[: len(longer)] == longer)
         assert scores[token].item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert prefixes_of(scorer, longer).begins.exp().item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_several_beginnings_at_once_are_each_as_alone() -> None:
@@ -54,6 +55,19 @@ def test_several_beginnings_at_once_are_each_as_alone() -> None:
         alone = prefixes_of(scorer, tokens)
         torch.testing.assert_close(both.ends_in_token[row], alone.ends_in_token[0])
         torch.testing.assert_close(scorer.scores(both)[row], scorer.scores(alone)[0])
+
+
+def test_beginnings_grow_by_as_many_tokens_as_each_is_given() -> None:
+    torch.manual_seed(2)
+    scorer = CtcPrefixScorer(torch.randn(30, 6).log_softmax(1))
+    first = scorer.extend(scorer.start(), torch.tensor([0, 0]), torch.tensor([1, 2]))
+    grown = scorer.extend_by(first, [1, 0, 1, 0], [(3, 3, 0), (), (4,), (1, 2)])
+    for row, tokens in enumerate([(2, 3, 3, 0), (1,), (2, 4), (1, 1, 2)]):
+        alone = prefixes_of(scorer, tokens)
+        assert grown.last[row] == tokens[-1]
+        torch.testing.assert_close(grown.begins[row], alone.begins[0])
+        torch.testing.assert_close(grown.complete[row], alone.complete[0])
+    assert len(scorer.extend_by(first, [1], [()]).last) == 1
 
 
 def test_a_sure_head_leaves_no_doubt_over_many_frames() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from blsp.conversation import Turn
 from blsp.ctc_prefix import CtcPrefixScorer
 from blsp.instructions import Instruction, write_instruction
-from blsp.joint_decoding import Heard, JointConfig, decode_jointly, hear
+from blsp.joint_decoding import Heard, JointConfig, _Speller, decode_jointly, hear
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, lay_out
+from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 from blsp.transcription import transcribe, transcribe_batch
@@ -22,10 +24,12 @@ MakeSpeech = Callable[..., np.ndarray]
 INSTRUCTION = Instruction("Repeat.")
 
 
-def made_up(seed: int, frames: int = 3) -> Heard:
-    """Three candidates, heard in a few frames."""
+def made_up(seed: int, frames: int = 3, *, letters: bool = False) -> Heard:
+    """Three candidates, heard in a few frames, and perhaps letters in a few more."""
     torch.manual_seed(seed)
-    return Heard(torch.randn(2, 16), torch.tensor([70, 80, 90]), (2 * torch.randn(frames, 4)).log_softmax(1))
+    embeds, log_probs = torch.randn(2, 16), (2 * torch.randn(frames, 4)).log_softmax(1)
+    spelt = torch.randn(4 * frames, 1 + len(LETTERS)).log_softmax(1) if letters else None
+    return Heard(embeds, torch.tensor([70, 80, 90]), log_probs, spelt)
 
 
 def llm_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], turns: list[Turn]) -> float:
@@ -51,16 +55,26 @@ def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config
     for number in numbers:
         prefixes = scorer.extend(prefixes, torch.tensor([0]), torch.tensor([number]))
     total = float(prefixes.complete) + config.token_bonus * len(numbers)
+    if heard.letters is not None:
+        text = model.tokenizer.decode(heard.candidates[list(numbers)])
+        speller = CtcPrefixScorer(heard.letters)
+        spelt = speller.extend_by(speller.start(), [0], [[label - 1 for label in letter_labels(text)]])
+        total += config.letter_weight * float(spelt.complete)
     total += config.llm_weight * llm_score(model, heard, numbers, INSTRUCTION.turns(CACHED_SPEECH))
     return total + config.prior_weight * llm_score(model, heard, numbers, write_instruction().text_turns(""))
 
 
-@pytest.mark.parametrize(("llm_weight", "prior_weight"), [(0.0, 0.0), (0.5, 0.0), (3.0, 0.0), (0.3, 0.7)])
+@pytest.mark.parametrize(
+    ("llm_weight", "prior_weight", "letter_weight"),
+    [(0.0, 0.0, 0.0), (0.5, 0.0, 0.0), (3.0, 0.0, 0.0), (0.3, 0.7, 0.0), (0.0, 0.0, 0.3), (0.3, 0.4, 1.0)],
+)
 def test_a_wide_search_finds_the_best_of_all_answers(
-    tiny_model: BlspModel, llm_weight: float, prior_weight: float
+    tiny_model: BlspModel, llm_weight: float, prior_weight: float, letter_weight: float
 ) -> None:
-    config = JointConfig(beam=60, llm_weight=llm_weight, prior_weight=prior_weight, token_bonus=0.0)
-    utterances = [made_up(seed) for seed in range(3)]
+    config = JointConfig(
+        beam=60, llm_weight=llm_weight, prior_weight=prior_weight, letter_weight=letter_weight, token_bonus=0.0
+    )
+    utterances = [made_up(seed, letters=letter_weight > 0) for seed in range(3)]
     answers = [answer for n in range(4) for answer in itertools.product(range(3), repeat=n)]
     expected = []
     for heard in utterances:
@@ -91,6 +105,26 @@ def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> Non
     assert together == [decode_jointly(tiny_model, [heard], INSTRUCTION)[0] for heard in utterances]
     assert together[1] == ""
     assert any(together)
+
+
+def test_letters_change_what_is_read_where_they_count(tiny_model: BlspModel) -> None:
+    utterances = [made_up(seed, frames=6, letters=True) for seed in range(6)]
+    unspelt = [replace(heard, letters=None) for heard in utterances]
+    silent, loud = JointConfig(letter_weight=0.0), JointConfig(letter_weight=2.0)
+    without = decode_jointly(tiny_model, unspelt, INSTRUCTION, loud)
+    assert decode_jointly(tiny_model, utterances, INSTRUCTION, silent) == without
+    assert decode_jointly(tiny_model, utterances, INSTRUCTION, loud) != without
+
+
+def test_words_are_spelt_with_one_space_between_them() -> None:
+    """Tokens bring their own spaces; at the beginning none is read, and never two in a row."""
+    scores = torch.randn(20, 1 + len(LETTERS)).log_softmax(1)
+    speller = _Speller(scores, [[label - 1 for label in letter_labels(text, strip=False)] for text in (" a", "b ", "")])
+    for tokens, text in ((0, "a"), (0, "a a"), (1, "a ab "), (0, "a ab a"), (2, "a ab a")):
+        speller.prefixes = speller.extended([0], [tokens])
+        scorer = CtcPrefixScorer(scores)
+        whole = scorer.extend_by(scorer.start(), [0], [[label - 1 for label in letter_labels(text, strip=False)]])
+        torch.testing.assert_close(speller.prefixes.complete, whole.complete)
 
 
 def test_a_bonus_makes_answers_longer(tiny_model: BlspModel) -> None:

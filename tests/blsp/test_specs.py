@@ -8,7 +8,18 @@ import pytest
 from blsp import hub, specs
 from blsp.embedded import LLM, part_folder
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
-from blsp.specs import PRESETS, ModelSpec, fetch_parts, local_parts, part_path, resolve, write_checkpoint_spec
+from blsp.specs import (
+    EMBEDDED_ADAPTER,
+    PRESETS,
+    ModelSpec,
+    fetch_parts,
+    local_parts,
+    part_path,
+    resolve,
+    write_checkpoint_spec,
+)
+from blsp.stages.model_config import ModelConfig
+from blsp.stages.speech_training import model_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +223,11 @@ def test_local_parts_makes_nothing_up(tmp_path: Path) -> None:
     assert not part_folder(LLM).exists()
     folder = _model(tmp_path / "m")
     assert local_parts(resolve("embedded", encoder=str(folder), adapter=str(folder))).adapter == folder
+
+
+def test_the_shipped_adapter_is_an_input_of_what_uses_it() -> None:
+    """Else answers of the adapter that was shipped before are taken for those of the one that is."""
+    assert model_inputs(ModelConfig(), speech=True) == [EMBEDDED_ADAPTER]
+    assert model_inputs(ModelConfig(), speech=False) == []
+    assert model_inputs(ModelConfig(adapter="new"), speech=True) == []
+    assert model_inputs(ModelConfig(name="runs/ctc/model"), speech=True) == [Path("runs/ctc/model")]
