@@ -27,7 +27,7 @@ def split(text: str, min_words: int = 2, max_words: int = 8) -> list[str]:
     [
         ("Call me Ishmael. Some years ago it was. Yes.", ["Call me Ishmael.", "Some years ago it was."]),
         ("He met Mr. Starbuck there. It was Capt. Ahab!", ["He met Mr. Starbuck there.", "It was Capt. Ahab!"]),
-        ("“What ho!” cried he. “Who’s there?”", ['What ho!" cried he.', "Who's there?"]),
+        ("“What ho!” cried he. “Who’s there?”", ["What ho! cried he.", "Who's there?"]),
         (
             "One two three four, five six seven; eight nine ten.",
             ["One two three four, five six seven", "Eight nine ten."],
