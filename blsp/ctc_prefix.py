@@ -75,8 +75,8 @@ class CtcPrefixScorer:
     def extend(self, prefixes: Prefixes, rows: Tensor, tokens: Tensor) -> Prefixes:
         """Beginnings `rows` (M,), each with one candidate of `tokens` (M,) added."""
         arrivals = self._arrivals(prefixes.select(rows), tokens)  # (M, T)
-        # Staying in the token from frame s to frame t costs the sum of its log probabilities there.
         begins = torch.logsumexp(arrivals + self._tokens[tokens], dim=1)
+        # Staying in the token from frame s to frame t costs the sum of its log probabilities there.
         sums = self._sums[tokens]
         before = torch.cat([sums.new_zeros(len(tokens), 1), sums[:, :-1]], dim=1)
         token = torch.logcumsumexp(arrivals - before, dim=1) + sums

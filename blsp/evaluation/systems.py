@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from blsp.errors import UnsupportedError
-from blsp.evaluation.tasks import Hearing
+from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def load_system(config: ModelConfig, hears: Hearing) -> System:
         BlspError: Weights are missing or do not fit; see `blsp.pretrained`.
         UnsupportedError: The adapter cannot read by CTC.
     """
-    model = config.load(speech=hears in ("speech", "ctc"))
+    model = config.load(speech=hears in BY_ADAPTER)
     if hears == "whisper":
         return System(model, hears, _whisper(config))
     if hears == "transcript":

@@ -12,6 +12,8 @@ from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 Hearing = Literal["speech", "transcript", "whisper", "ctc"]
 """speech: the LLM hears it (BLSP, ASR pretraining, fine-tuned). transcript: it reads what was said (Text+LLM).
 whisper, ctc: it reads what Whisper's decoder or the CTC recogniser has written (Whisper+LLM, CTC+LLM)."""
+BY_ADAPTER: tuple[Hearing, ...] = ("speech", "ctc")
+"""Ways to hear that take encoder and adapter."""
 CLASSIFY_INTENT = "Please classify the intent of the text, choose from [{labels}]."
 """Source: paper, table 11, SNIPS and FSC."""
 CLASSIFY_SENTIMENT = "Please classify the emotional tone of the text as either positive, negative, or neutral."

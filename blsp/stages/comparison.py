@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.config import Values, build
 from blsp.errors import ConfigError, ModelNotFoundError
-from blsp.evaluation.tasks import Hearing, TaskConfig
+from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import StageConfig
 from blsp.stages.evaluation import FILE_NAME, EvaluationConfig
 from blsp.stages.judgement import FILE_NAME as VERDICTS_NAME
@@ -290,7 +290,7 @@ def _model_title(model: ModelConfig, hears: Hearing) -> str:
     parts = {"encoder": model.encoder, "llm": model.llm, "adapter": model.adapter}
     title = " ".join([model.name, *(f"{name}={value}" for name, value in parts.items() if value)])
     notes = [] if model.dtype == "auto" else [model.dtype]
-    if hears in ("speech", "ctc") and (digest := _adapter_digest(model)) is not None:
+    if hears in BY_ADAPTER and (digest := _adapter_digest(model)) is not None:
         notes.append(f"adapter sha256 {digest[:12]}")
     return f"{title} ({', '.join(notes)})" if notes else title
 

@@ -14,7 +14,7 @@ from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import ErrorCount, Manifest, Utterance, load_waveform
 from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
-from blsp.evaluation.tasks import Hearing, TaskConfig
+from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
@@ -82,7 +82,7 @@ class EvaluationStage(Stage[EvaluationConfig]):
         """The test sets, and the model where it is a folder."""
         manifests = dict.fromkeys(config.manifest_of(task) for task in config.tasks)
         questions = dict.fromkeys(task.questions for task in config.tasks if task.questions is not None)
-        return [*manifests, *questions, *model_inputs(config.model, speech=config.hears in ("speech", "ctc"))]
+        return [*manifests, *questions, *model_inputs(config.model, speech=config.hears in BY_ADAPTER)]
 
     def outputs(self, config: EvaluationConfig) -> list[Path]:
         """The hypotheses."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from blsp.data.behaviours import spread
 from blsp.data.manifest import Manifest, Utterance, load_waveform
 from blsp.errors import DataError
-from blsp.evaluation.tasks import Hearing
+from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 from blsp.instructions import CONTRASTED
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
@@ -64,7 +64,7 @@ class RepresentationsStage(Stage[RepresentationsConfig]):
 
     def inputs(self, config: RepresentationsConfig) -> list[Path]:
         """The speech, and the model where it is a folder."""
-        return [config.manifest, *model_inputs(config.model, speech=config.hears in ("speech", "ctc"))]
+        return [config.manifest, *model_inputs(config.model, speech=config.hears in BY_ADAPTER)]
 
     def outputs(self, config: RepresentationsConfig) -> list[Path]:
         """The readings."""
