@@ -31,18 +31,22 @@ _SPELT = 8
 
 @dataclass(frozen=True)
 class JointConfig:
-    """How the scores make one: log P(head) + weights * log P(LLM, letters) + `token_bonus` * tokens."""
+    """How the scores make one: log P(head) + weights * log P(LLM, letters) + `letter_bonus` * letters."""
 
     beam: int = 4
     """Beginnings of each utterance that are followed."""
     llm_weight: float = 0.2
     """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked."""
-    prior_weight: float = 0.4
+    prior_weight: float = 0.8
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
-    letter_weight: float = 0.3
+    letter_weight: float = 0.8
     """Weight of the log probability that the adapter gives their letters, where it reads letters."""
-    token_bonus: float = 1.0
-    """Added for each token, since the LLM's probabilities favour short answers."""
+    letter_bonus: float = 0.4
+    """Added for each letter or digit, since the LLM's probabilities favour short answers. (A bonus for each token would
+    favour words in fragments.)"""
+    outlook: float = 0.5
+    """What a letter that is still to come is expected to cost. It counts where beginnings are chosen that are followed:
+    without it, those that have said least would look best, fragments of words again."""
     tokens_per_frame: int = 30
     """Candidates are the best tokens of each frame, so many of them."""
 
@@ -92,11 +96,17 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     for i, (n, n_kept) in enumerate(zip(lengths.tolist(), kept_lengths.tolist())):
         log_probs = logits[i, :n].float().log_softmax(dim=1)  # (T, 1 + V)
         best = log_probs[:, 1:].topk(config.tokens_per_frame, dim=1).indices
-        candidates = torch.unique(best)
+        candidates = _with_words(model, torch.unique(best))
         read = torch.cat([log_probs[:, :1], log_probs[:, 1 + candidates]], dim=1)
         spelt = None if letters is None else letters.logits[i, : letters.lengths[i]].float().log_softmax(dim=1)
         heard.append(Heard(kept[i, :n_kept].to(model.dtype), candidates, read, spelt))
     return heard
+
+
+def _with_words(model: BlspModel, candidates: Tensor) -> Tensor:
+    """Those tokens that have letters or digits. Others cost no letter, so that they would win where words fit badly."""
+    texts = model.tokenizer.batch_decode(candidates[:, None])
+    return candidates[[any(map(str.isalnum, text)) for text in texts]]
 
 
 @torch.inference_mode()
@@ -208,12 +218,16 @@ class _Search:
         self._choices = torch.cat([heard.candidates, stops])
         self._scorer = CtcPrefixScorer(heard.log_probs.cpu())
         self._prefixes: Prefixes = self._scorer.start()
+        self._texts = [decode(model.tokenizer, [i]).lower() for i in heard.candidates.tolist()]
+        self._n_letters = torch.tensor([sum(map(str.isalnum, text)) for text in self._texts])
         self._speller = None
         if config.letter_weight and heard.letters is not None:
-            spellings = [letter_labels(decode(model.tokenizer, [i]), strip=False) for i in heard.candidates.tolist()]
+            spellings = [letter_labels(text, strip=False) for text in self._texts]
             self._speller = _Speller(heard.letters, [[label - 1 for label in labels] for labels in spellings])
         self._ids: list[list[int]] = [[]]
+        self._written = [""]  # each beginning in small letters
         self._llm = torch.zeros(1, dtype=torch.float64)
+        self._said = torch.zeros(1, dtype=torch.int64)
         self._longest = len(heard.log_probs)
         self._best_score = -float("inf")
         self.best: list[int] = []
@@ -238,41 +252,51 @@ class _Search:
             llm = llm + weight * log_probs[:, :n_candidates]
             ends = ends + weight * log_probs[:, n_candidates:].logsumexp(dim=1)
         self._finish(ends)
-        written = self._llm[:, None] + llm
-        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + written)
+        written = self._llm[:, None] + llm + self._config.letter_bonus * self._n_letters
+        said = self._said[:, None] + self._n_letters
+        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + written, said)
         if self._longest <= len(self._ids[0]) or not len(parents):
             self._ids = []
             return []
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
-        self._llm = written[parents, tokens]
+        self._llm, self._said = written[parents, tokens], said[parents, tokens]
+        self._written = [self._written[i] + self._texts[j] for i, j in zip(parents.tolist(), tokens.tolist())]
         ids = self._candidates.cpu()[tokens].tolist()
         self._ids = [[*self._ids[parent], token] for parent, token in zip(parents.tolist(), ids)]
         return list(zip(parents.tolist(), ids))
 
     def _finish(self, ends: Tensor) -> None:
         """Note the best answer that ends here, given the LLM's weighted scores of the end, float64 (N,)."""
-        finished = self._prefixes.complete + self._llm + ends + self._config.token_bonus * len(self._ids[0])
+        finished = self._prefixes.complete + self._llm + ends
         if self._speller is not None:
             finished = finished + self._config.letter_weight * self._speller.prefixes.complete
         best = int(finished.argmax())
         if float(finished[best]) > self._best_score:
             self._best_score, self.best = float(finished[best]), self._ids[best]
 
-    def _promising(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Parents and numbers of the candidates to go on with, given the scores of all without letters, (N, C)."""
+    def _promising(self, scores: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
+        """What to go on with, given the scores without letters and the number of letters said, (N, C).
+
+        Returns:
+            Parents and numbers of the candidates, int64 (M,), at most as many as the beam is wide.
+        """
         config = self._config
-        scores = scores + config.token_bonus * (len(self._ids[0]) + 1)
-        if self._speller is None:
-            good = scores.flatten().topk(min(config.beam, scores.numel()))
-            chosen = good.indices[good.values > self._best_score]
-            return chosen // scores.size(1), chosen % scores.size(1)
+        outlook = config.outlook * said
         # Spelling costs time: only what is good enough without letters is spelt.
-        unspelt = scores + config.letter_weight * self._speller.prefixes.begins[:, None]
-        top = unspelt.flatten().topk(min(_SPELT * config.beam, scores.numel())).indices
+        spelt_so_far = 0.0 if self._speller is None else config.letter_weight * self._speller.prefixes.begins[:, None]
+        top = (scores + outlook + spelt_so_far).flatten().topk(min(_SPELT * config.beam, scores.numel())).indices
         parents, tokens = top // scores.size(1), top % scores.size(1)
-        spelt = self._speller.extended(parents.tolist(), tokens.tolist())
-        totals = scores.flatten()[top] + config.letter_weight * spelt.begins
-        best = totals.topk(min(config.beam, len(totals)))
-        chosen = best.indices[best.values > self._best_score]
-        self._speller.prefixes = spelt.select(chosen)
-        return parents[chosen], tokens[chosen]
+        scores, outlook = scores.flatten()[top], outlook.flatten()[top]
+        spelt = None
+        if self._speller is not None:
+            spelt = self._speller.extended(parents.tolist(), tokens.tolist())
+            scores = scores + config.letter_weight * spelt.begins
+        # The same words in other tokens, or with capitals, would only take a place.
+        chosen: dict[str, int] = {}
+        for i in (scores + outlook).argsort(descending=True).tolist():
+            if len(chosen) < config.beam and float(scores[i]) > self._best_score:
+                chosen.setdefault(self._written[int(parents[i])] + self._texts[int(tokens[i])], i)
+        rows = torch.tensor(list(chosen.values()), dtype=torch.int64)
+        if spelt is not None and self._speller is not None:
+            self._speller.prefixes = spelt.select(rows)
+        return parents[rows], tokens[rows]

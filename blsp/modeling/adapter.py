@@ -36,6 +36,9 @@ class AdapterConfig:
     """Transformer blocks after each convolution, as many numbers as convolutions; empty: none, as in the paper."""
     letters: bool = False
     """Whether letters are read after the first convolution, and the later layers told which (decision 0007)."""
+    letters_per_position: int = 1
+    """Letters read at each position after the first convolution (25 Hz): 2 leave room for the blank that CTC needs
+    between equal letters, and for fast speech (decision 0013)."""
     min_confidence: float = 0.0
     """Mean probability that the CTC head has to give the tokens it reads in an utterance, and twice as much where it
     reads hardly any: below it the utterance is taken for noise, in which nothing was said. Not while training."""
@@ -48,7 +51,7 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class LetterScores:
-    """What the adapter reads letter by letter, at half the encoder's rate."""
+    """What the adapter reads letter by letter, at half the encoder's rate times `letters_per_position`."""
 
     logits: Tensor
     """Scores of the blank (index 0) and of `blsp.modeling.letters.LETTERS`, float (B, H, 1 + letters)."""
@@ -69,7 +72,11 @@ class Adapter(nn.Module):
         super().__init__()
         self.config = config
         self.subsampler = ConvSubsampler(
-            config.encoder_dim, config.llm_dim, config.kernel_sizes, config.blocks, letters=config.letters
+            config.encoder_dim,
+            config.llm_dim,
+            config.kernel_sizes,
+            config.blocks,
+            letters_per_position=config.letters_per_position if config.letters else 0,
         )
         self.bottleneck = Bottleneck(config.llm_dim, config.bottleneck_dim)
         self.norm = nn.LayerNorm(config.llm_dim)
@@ -86,6 +93,19 @@ class Adapter(nn.Module):
         elif self.ctc is None:
             raise ValueError(f"`readout` must be frames for an adapter without CTC head, but is {readout} instead.")
         self.config = replace(self.config, readout=readout)
+
+    def set_letters_per_position(self, n: int) -> None:
+        """Read more letters at each position, at first what is read now, repeated: training then tells them apart.
+
+        Raises:
+            ValueError: No letters are read, or `n` is no multiple of their present number.
+        """
+        reader, now = self.subsampler.letters, self.config.letters_per_position
+        if reader is None or n % now:
+            known = "an adapter without letters" if reader is None else f"one that reads {now}"
+            raise ValueError(f"`n` must be a multiple of what is read now, but is {n} for {known} instead.")
+        self.subsampler.letters = reader.repeated(n // now).to(reader.scores.weight)
+        self.config = replace(self.config, letters_per_position=n)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row before any selection, int64 (B,)."""
@@ -161,7 +181,7 @@ class ConvSubsampler(nn.Module):
         kernel_sizes: tuple[int, ...] = (5, 5, 5),
         blocks: tuple[int, ...] = (),
         *,
-        letters: bool = False,
+        letters_per_position: int = 0,
     ) -> None:
         super().__init__()
         if any(k % 2 == 0 for k in kernel_sizes):
@@ -177,7 +197,7 @@ class ConvSubsampler(nn.Module):
             nn.ModuleList(ContextBlock(width) for _ in range(n))
             for width, n in zip(widths[1:], blocks or [0] * len(kernel_sizes))
         )
-        self.letters = LetterReader(widths[1]) if letters else None
+        self.letters = LetterReader(widths[1], letters_per_position) if letters_per_position else None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row, int64 (B,)."""
@@ -198,7 +218,7 @@ class ConvSubsampler(nn.Module):
                 x = block(x, valid)
             if i == 0 and self.letters is not None:
                 x, logits = self.letters(x)
-                scores = LetterScores(logits, lengths)
+                scores = LetterScores(logits, lengths * self.letters.per_position)
             x = x.transpose(1, 2)
         x = x * valid_positions(lengths, x.size(2))[:, None]
         return x.transpose(1, 2), lengths, scores  # (B, S, E), (B,)

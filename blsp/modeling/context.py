@@ -66,21 +66,42 @@ class ContextBlock(nn.Module):
 class LetterReader(nn.Module):
     """Scores letters, and tells the layers after it which it read.
 
+    Args:
+        width: Width of the positions.
+        per_position: Letters, or blanks, that are read at each position.
+
     Shapes:
-        B batch, S positions, W width, C = 1 + number of letters; index 0 is the blank.
+        B batch, S positions, N letters a position, W width, C = 1 + number of letters; index 0 is the blank.
     Source: intermediate CTC with self-conditioning, arXiv 2104.02724.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, per_position: int = 1) -> None:
         super().__init__()
+        self.per_position = per_position
         self.norm = nn.LayerNorm(width)
-        self.scores = nn.Linear(width, 1 + len(LETTERS))
-        self.told = nn.Linear(1 + len(LETTERS), width)
+        self.scores = nn.Linear(width, per_position * (1 + len(LETTERS)))
+        self.told = nn.Linear(per_position * (1 + len(LETTERS)), width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, W) -> the same with the letters told, and the scores, float (B, S, C)."""
-        logits = self.scores(self.norm(x))
-        return x + self.told(logits.softmax(dim=2).to(x.dtype)), logits
+        """(B, S, W) -> the same with the letters told, and the scores in their order, float (B, S * N, C)."""
+        batch, size, _ = x.shape
+        logits = self.scores(self.norm(x)).view(batch, size * self.per_position, 1 + len(LETTERS))
+        read = logits.softmax(dim=2).to(x.dtype)
+        return x + self.told(read.view(batch, size, -1)), logits
+
+    @torch.no_grad()
+    def repeated(self, times: int) -> LetterReader:
+        """A reader of `times` as many letters that does what this one does: repeated letters are one to CTC."""
+        reader = LetterReader(self.scores.in_features, times * self.per_position)
+        reader.norm.load_state_dict(self.norm.state_dict())
+        n, width = 1 + len(LETTERS), self.scores.in_features
+        scores = self.scores.weight.view(self.per_position, n, width).repeat_interleave(times, dim=0)
+        reader.scores.weight.copy_(scores.view(-1, width))
+        reader.scores.bias.copy_(self.scores.bias.view(self.per_position, n).repeat_interleave(times, dim=0).view(-1))
+        told = self.told.weight.view(width, self.per_position, n).repeat_interleave(times, dim=1)
+        reader.told.weight.copy_(told.view(width, -1) / times)
+        reader.told.bias.copy_(self.told.bias)
+        return reader
 
 
 def valid_positions(lengths: Tensor, size: int) -> Tensor:

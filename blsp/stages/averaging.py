@@ -88,12 +88,18 @@ class AveragingStage(Stage[AveragingConfig]):
 def mean_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
     """The first adapter with the weighted mean of all adapters' weights.
 
+    All read as many letters at a position as the one that reads most.
+
     Raises:
         CheckpointError: Their shapes differ.
     """
     import torch
 
     first = adapters[0]
+    most = max(adapter.config.letters_per_position for adapter in adapters)
+    for adapter in adapters:
+        if adapter.config.letters_per_position < most:
+            adapter.set_letters_per_position(most)
     for other in adapters[1:]:
         if other.config != first.config:
             raise CheckpointError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from blsp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from blsp.modeling.adapter import Adapter, AdapterConfig, Readout
+    from blsp.modeling.adapter import Adapter, AdapterConfig
     from blsp.modeling.model import BlspModel
     from blsp.specs import ModelSpec
 
@@ -44,6 +44,9 @@ class ModelConfig:
     """Transformer blocks of a new adapter after each convolution; empty: none, as in the paper."""
     letters: bool = False
     """Whether a new adapter reads letters after its first convolution and tells the later layers."""
+    letters_per_position: int | None = None
+    """How many letters the adapter reads every 40 ms; one that was trained with fewer begins with these, repeated. By
+    default as many as it was trained with, and one of a new adapter."""
 
     @property
     def is_new_without_head(self) -> bool:
@@ -77,14 +80,15 @@ class ModelConfig:
             seed: Start of the random numbers of a new adapter.
 
         Raises:
-            ConfigError: `readout` needs a CTC head, and the adapter has none.
+            ConfigError: `readout` needs a CTC head, or `letters_per_position` an adapter that reads letters, and the
+                adapter has none.
         """
         from blsp.pretrained import load_model
 
         if not speech or self.adapter != "new":
             model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)
-            if self.readout is not None and model.adapter is not None:
-                self._read_as_told(model.adapter, self.readout)
+            if model.adapter is not None:
+                self._read_as_told(model.adapter)
             return model
         return load_model(
             self.spec(),
@@ -93,13 +97,23 @@ class ModelConfig:
             new_adapter=lambda encoder_dim, llm_dim: self.new_adapter(encoder_dim, llm_dim, seed),
         )
 
-    def _read_as_told(self, adapter: Adapter, readout: Readout) -> None:
+    def _read_as_told(self, adapter: Adapter) -> None:
         try:
-            adapter.set_readout(readout)
+            if self.readout is not None:
+                adapter.set_readout(self.readout)
         except ValueError as error:
             raise ConfigError(
-                f"`model.readout` is {readout}, but the adapter of {self.name} has no CTC head.",
+                f"`model.readout` is {self.readout}, but the adapter of {self.name} has no CTC head.",
                 hint="Leave it out, or start from a new one: model.adapter=new",
+            ) from error
+        try:
+            if self.letters_per_position is not None:
+                adapter.set_letters_per_position(self.letters_per_position)
+        except ValueError as error:
+            raise ConfigError(
+                f"`model.letters_per_position` is {self.letters_per_position}, which the adapter of {self.name} cannot "
+                f"become: it reads {adapter.config.letters_per_position if adapter.config.letters else 'no letters'}.",
+                hint="Leave it out, or start from a new one: model.adapter=new model.letters=true",
             ) from error
 
     def new_adapter(self, encoder_dim: int, llm_dim: int, seed: int) -> Adapter:
@@ -124,4 +138,5 @@ class ModelConfig:
             readout=self.readout or "frames",
             blocks=tuple(self.blocks),
             letters=self.letters,
+            letters_per_position=self.letters_per_position or 1,
         )

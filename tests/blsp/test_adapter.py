@@ -8,7 +8,7 @@ import torch
 
 from blsp.errors import ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
-from blsp.modeling.context import _rotate
+from blsp.modeling.context import LetterReader, _rotate
 from blsp.modeling.letters import LETTERS, letter_labels, letters_of
 from blsp.stages.model_config import ModelConfig
 
@@ -87,6 +87,40 @@ def test_letters_change_what_the_later_layers_hear() -> None:
         adapter.subsampler.letters.scores.bias[3] += 10
     after, _ = adapter(states, torch.tensor([16]))
     assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_more_letters_a_position_begin_as_the_same_letters_repeated() -> None:
+    adapter, states, lengths = make_context_adapter(), torch.randn(2, 41, 8), torch.tensor([41, 20])
+    before, _, letters = adapter.forward_with_letters(states, lengths)
+    adapter.set_letters_per_position(2)
+    adapter.set_letters_per_position(6)
+    after, _, more = adapter.forward_with_letters(states, lengths)
+    torch.testing.assert_close(after, before)
+    assert letters is not None
+    assert more is not None
+    assert more.lengths.tolist() == [6 * n for n in letters.lengths.tolist()] == [126, 60]
+    torch.testing.assert_close(more.logits, letters.logits.repeat_interleave(6, dim=1))
+    assert adapter.config.letters_per_position == 6
+    adapter.load_state_dict(Adapter(adapter.config).state_dict())  # the shape that its config says
+
+
+def test_letters_at_one_position_are_read_one_after_the_other() -> None:
+    reader = LetterReader(8, per_position=2)
+    n = 1 + len(LETTERS)
+    with torch.no_grad():
+        reader.scores.bias.copy_(torch.arange(2 * n))
+        reader.scores.weight.zero_()
+    _, logits = reader(torch.randn(1, 3, 8))
+    assert logits.shape == (1, 6, n)
+    torch.testing.assert_close(logits[0, ::2], torch.arange(n).float().expand(3, n))
+    torch.testing.assert_close(logits[0, 1::2], torch.arange(n, 2 * n).float().expand(3, n))
+
+
+@pytest.mark.parametrize(("letters", "n"), [(True, 3), (False, 2)])
+def test_letters_a_position_can_only_be_multiplied(letters: bool, n: int) -> None:
+    adapter = Adapter(AdapterConfig(8, 6, bottleneck_dim=4, letters=letters, letters_per_position=2))
+    with pytest.raises(ValueError, match=f"must be a multiple of what is read now, but is {n}"):
+        adapter.set_letters_per_position(n)
 
 
 def test_rotary_positions_depend_on_the_distance_alone() -> None:
@@ -222,3 +256,19 @@ def test_a_config_reads_a_loaded_adapter_as_it_says(monkeypatch: pytest.MonkeyPa
     ):
         ModelConfig(readout="ctc_frames").load()
     assert ModelConfig(adapter="new").new_adapter(8, 6, seed=0).config.readout == "frames"
+
+
+def test_a_config_lets_a_loaded_adapter_read_more_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = make_context_adapter()
+    monkeypatch.setattr("blsp.pretrained.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
+    ModelConfig().load()
+    assert adapter.config.letters_per_position == 1
+    ModelConfig(letters_per_position=2).load()
+    assert adapter.config.letters_per_position == 2
+    with pytest.raises(ConfigError, match=r"`model.letters_per_position` is 3, .*: it reads 2\.$"):
+        ModelConfig(letters_per_position=3).load()
+    adapter = make_adapter()
+    with pytest.raises(ConfigError, match=r"`model.letters_per_position` is 2, .*: it reads no letters\.$"):
+        ModelConfig(letters_per_position=2).load()
+    new = ModelConfig(adapter="new", letters=True, letters_per_position=2).new_adapter(8, 6, seed=0)
+    assert new.config.letters_per_position == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.specs import PRESETS, resolve, write_checkpoint_spec
-from blsp.stages.averaging import AveragingConfig, AveragingStage
+from blsp.stages.averaging import AveragingConfig, AveragingStage, mean_adapter
 from blsp.stages.base import Silent
 
 
@@ -47,6 +48,16 @@ def test_shapes_must_be_one(tmp_path: Path) -> None:
     models = (checkpoint(tmp_path / "a", 0), checkpoint(tmp_path / "b", 1, bottleneck=5))
     with pytest.raises(CheckpointError, match="must have one shape"):
         AveragingStage().run(AveragingConfig(out=tmp_path / "run", models=models), Silent())
+
+
+def test_who_reads_fewer_letters_reads_them_repeatedly_in_the_mean() -> None:
+    shape = AdapterConfig(8, 6, kernel_sizes=(3, 3), bottleneck_dim=4, letters=True)
+    fewer, more = Adapter(shape), Adapter(replace(shape, letters_per_position=2))
+    states, lengths = torch.randn(1, 20, 8), torch.tensor([20])
+    wanted = fewer(states, lengths)[0]
+    mean = mean_adapter([fewer, more], [1, 0])
+    assert mean.config.letters_per_position == 2
+    torch.testing.assert_close(mean(states, lengths)[0], wanted)
 
 
 @pytest.mark.parametrize("weights", [[1], [0, 0], [2, -1]])

@@ -12,7 +12,7 @@ import torch
 from blsp.conversation import Turn
 from blsp.ctc_prefix import CtcPrefixScorer
 from blsp.instructions import Instruction, write_instruction
-from blsp.joint_decoding import Heard, JointConfig, _Speller, decode_jointly, hear
+from blsp.joint_decoding import Heard, JointConfig, _Search, _Speller, decode_jointly, hear
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.letters import LETTERS, letter_labels
@@ -54,7 +54,7 @@ def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config
     prefixes = scorer.start()
     for number in numbers:
         prefixes = scorer.extend(prefixes, torch.tensor([0]), torch.tensor([number]))
-    total = float(prefixes.complete) + config.token_bonus * len(numbers)
+    total = float(prefixes.complete)
     if heard.letters is not None:
         text = model.tokenizer.decode(heard.candidates[list(numbers)])
         speller = CtcPrefixScorer(heard.letters)
@@ -72,7 +72,7 @@ def test_a_wide_search_finds_the_best_of_all_answers(
     tiny_model: BlspModel, llm_weight: float, prior_weight: float, letter_weight: float
 ) -> None:
     config = JointConfig(
-        beam=60, llm_weight=llm_weight, prior_weight=prior_weight, letter_weight=letter_weight, token_bonus=0.0
+        beam=60, llm_weight=llm_weight, prior_weight=prior_weight, letter_weight=letter_weight, letter_bonus=0.0
     )
     utterances = [made_up(seed, letters=letter_weight > 0) for seed in range(3)]
     answers = [answer for n in range(4) for answer in itertools.product(range(3), repeat=n)]
@@ -130,10 +130,38 @@ def test_words_are_spelt_with_one_space_between_them() -> None:
 def test_a_bonus_makes_answers_longer(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=8) for seed in range(8)]
     short, long = (
-        sum(map(len, decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(token_bonus=bonus))))
+        sum(map(len, decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(letter_bonus=bonus))))
         for bonus in (-2.0, 2.0)
     )
     assert short < long
+
+
+def said(model: BlspModel, texts: list[str], frames: list[dict[str, float]]) -> Heard:
+    """Made-up speech: single tokens by their texts, and the probability of each in each frame; the rest is blank."""
+    ids = [model.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    assert [len(tokens) for tokens in ids] == [1] * len(texts)
+    chances = torch.tensor([[1 - sum(frame.values()), *(frame.get(text, 0.0) for text in texts)] for frame in frames])
+    return Heard(torch.randn(2, 16), torch.tensor([token for (token,) in ids]), (chances + 1e-6).log())
+
+
+def test_a_narrow_search_does_not_prefer_what_has_said_less(tiny_model: BlspModel) -> None:
+    """A fragment says less than the word, so that it looks better until the rest of it is due."""
+    heard = said(tiny_model, [" the", " t"], [{" the": 0.4, " t": 0.5}, {}])
+    spelt = torch.full((3, 1 + len(LETTERS)), 0.1 / len(LETTERS))
+    spelt[torch.arange(3), torch.tensor(letter_labels("the"))] = 0.9
+    heard = replace(heard, letters=spelt.log())
+    narrow = JointConfig(beam=1, llm_weight=0, prior_weight=0, letter_bonus=0)
+    assert decode_jointly(tiny_model, [heard], INSTRUCTION, replace(narrow, outlook=0.0)) == ["t"]
+    assert decode_jointly(tiny_model, [heard], INSTRUCTION, replace(narrow, outlook=0.5)) == ["the"]
+    assert decode_jointly(tiny_model, [heard], INSTRUCTION, replace(narrow, beam=9, outlook=0.0)) == ["the"]
+
+
+def test_the_same_words_in_capitals_take_no_place_in_the_search(tiny_model: BlspModel) -> None:
+    texts = ["e", "E", "t", "h"]
+    heard = said(tiny_model, texts, [{"e": 0.34, "E": 0.33, "t": 0.32}, {}, {"h": 0.9}, {}])
+    config = JointConfig(beam=2, llm_weight=0, prior_weight=0, letter_bonus=0)
+    search = _Search(heard, config, [], tiny_model)
+    assert [texts[heard.candidates.tolist().index(token)] for _, token in search.advance([])] == ["e", "t"]
 
 
 @pytest.fixture
@@ -155,11 +183,23 @@ def test_candidates_are_the_best_tokens_of_each_frame(reading_model: BlspModel, 
         embeds, frames = reading_model.adapter(hidden_states, lengths)
         logits = reading_model.adapter.ctc.logits(embeds, reading_model.llm.get_input_embeddings().weight)[0]
     whole = logits[: int(frames[0])].log_softmax(1)
-    assert set(first.candidates.tolist()) == set(whole[:, 1:].topk(2, dim=1).indices.flatten().tolist())
+    best = set(whole[:, 1:].topk(2, dim=1).indices.flatten().tolist())
+    words = {token for token in best if any(map(str.isalnum, reading_model.tokenizer.decode([token])))}
+    assert set(first.candidates.tolist()) == words
     torch.testing.assert_close(first.log_probs[:, 1:], whole[:, 1 + first.candidates])
     expected, kept = reading_model.embed_speech([make_speech(1.0), make_speech(2.0)])
     assert [len(first.embeds), len(second.embeds)] == kept.tolist()
     torch.testing.assert_close(second.embeds, expected[1, : int(kept[1])])
+
+
+def test_what_has_no_letter_is_no_candidate(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
+    hidden_states, lengths, _ = reading_model.encode_speech([make_speech(1.0)])
+    n_tokens = reading_model.llm.get_input_embeddings().num_embeddings
+    (heard,) = hear(reading_model, hidden_states, lengths, JointConfig(tokens_per_frame=n_tokens))
+    texts = [reading_model.tokenizer.decode([token]) for token in heard.candidates.tolist()]
+    assert {"a", "Z", " the", "7"} < set(texts)
+    assert not {"!", " ", ".", "\n"} & set(texts)
+    assert heard.log_probs.size(1) == 1 + len(texts)
 
 
 def test_an_adapter_without_head_cannot_be_asked(tiny_model: BlspModel) -> None:
