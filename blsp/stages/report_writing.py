@@ -38,7 +38,8 @@ from blsp.stages.run_folder import config_digest
 _CHARTS = (
     ("WER", "asr", "Word error rate", "WER (%)"),
     ("agreement", "agreement", "Answers to speech that agree with those to the transcript", "agreement (%)"),
-    ("accuracy by likelihood", "accuracy", "Accuracy by the likelihood of each label", "accuracy (%)"),
+    ("accuracy", "accuracy", "Accuracy of the label that is written", "accuracy (%)"),
+    ("accuracy by likelihood", "accuracy-by-likelihood", "Accuracy by the likelihood of each label", "accuracy (%)"),
     ("BLEU", "bleu", "Translation", "SacreBLEU"),
 )
 """Metric, name, title and axis of each chart of scores."""
