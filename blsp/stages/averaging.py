@@ -98,7 +98,7 @@ def mean_adapter(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapt
     first = adapters[0]
     most = max(adapter.config.letters_per_position for adapter in adapters)
     for adapter in adapters:
-        if adapter.config.letters_per_position < most:
+        if adapter.config.letters and most % adapter.config.letters_per_position == 0:
             adapter.set_letters_per_position(most)
     for other in adapters[1:]:
         if other.config != first.config:

@@ -60,6 +60,14 @@ def test_who_reads_fewer_letters_reads_them_repeatedly_in_the_mean() -> None:
     torch.testing.assert_close(mean(states, lengths)[0], wanted)
 
 
+@pytest.mark.parametrize(("letters", "per_position"), [(False, 1), (True, 3)])
+def test_letters_that_cannot_be_made_alike_are_another_shape(letters: bool, per_position: int) -> None:
+    shape = AdapterConfig(8, 6, bottleneck_dim=4, letters=True, letters_per_position=2)
+    other = Adapter(replace(shape, letters=letters, letters_per_position=per_position))
+    with pytest.raises(CheckpointError, match="must have one shape"):
+        mean_adapter([Adapter(shape), other], [1, 1])
+
+
 @pytest.mark.parametrize("weights", [[1], [0, 0], [2, -1]])
 def test_weights_must_be_a_share_of_each(weights: list[float]) -> None:
     with pytest.raises(ConfigError, match=r"`weights` must be a number for each of 2 models"):
