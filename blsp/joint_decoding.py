@@ -219,7 +219,7 @@ class _Search:
         self._scorer = CtcPrefixScorer(heard.log_probs.cpu())
         self._prefixes: Prefixes = self._scorer.start()
         self._texts = [decode(model.tokenizer, [i]).lower() for i in heard.candidates.tolist()]
-        self._n_letters = torch.tensor([sum(map(str.isalnum, text)) for text in self._texts])
+        self._n_letters = _letters_in(self._texts)
         self._speller = None
         if config.letter_weight and heard.letters is not None:
             spellings = [letter_labels(text, strip=False) for text in self._texts]
@@ -227,7 +227,6 @@ class _Search:
         self._ids: list[list[int]] = [[]]
         self._written = [""]  # each beginning in small letters
         self._llm = torch.zeros(1, dtype=torch.float64)
-        self._said = torch.zeros(1, dtype=torch.int64)
         self._longest = len(heard.log_probs)
         self._best_score = -float("inf")
         self.best: list[int] = []
@@ -251,22 +250,24 @@ class _Search:
             log_probs = scores[:, self._choices].double().log_softmax(dim=1).cpu()
             llm = llm + weight * log_probs[:, :n_candidates]
             ends = ends + weight * log_probs[:, n_candidates:].logsumexp(dim=1)
-        self._finish(ends)
-        written = self._llm[:, None] + llm + self._config.letter_bonus * self._n_letters
-        said = self._said[:, None] + self._n_letters
-        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + written, said)
+        said = _letters_in(self._written)
+        self._finish(ends + self._config.letter_bonus * said)
+        llm = self._llm[:, None] + llm
+        said = said[:, None] + self._n_letters
+        heard = self._scorer.scores(self._prefixes)
+        parents, tokens = self._promising(heard + llm + self._config.letter_bonus * said, said)
         if self._longest <= len(self._ids[0]) or not len(parents):
             self._ids = []
             return []
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
-        self._llm, self._said = written[parents, tokens], said[parents, tokens]
+        self._llm = llm[parents, tokens]
         self._written = [self._written[i] + self._texts[j] for i, j in zip(parents.tolist(), tokens.tolist())]
         ids = self._candidates.cpu()[tokens].tolist()
         self._ids = [[*self._ids[parent], token] for parent, token in zip(parents.tolist(), ids)]
         return list(zip(parents.tolist(), ids))
 
     def _finish(self, ends: Tensor) -> None:
-        """Note the best answer that ends here, given the LLM's weighted scores of the end, float64 (N,)."""
+        """Note the best answer that ends here, given bonus and the LLM's weighted scores of the end, float64 (N,)."""
         finished = self._prefixes.complete + self._llm + ends
         if self._speller is not None:
             finished = finished + self._config.letter_weight * self._speller.prefixes.complete
@@ -300,3 +301,8 @@ class _Search:
         if spelt is not None and self._speller is not None:
             self._speller.prefixes = spelt.select(rows)
         return parents[rows], tokens[rows]
+
+
+def _letters_in(texts: Sequence[str]) -> Tensor:
+    """Letters and digits of each text, int64 (N,)."""
+    return torch.tensor([sum(map(str.isalnum, text)) for text in texts])
