@@ -1,15 +1,24 @@
-"""How well beginnings of a transcript fit what a CTC head heard: exact, for many beginnings and tokens at once."""
+"""How well beginnings of a transcript fit what a CTC head heard, for many beginnings and tokens at once.
+
+Exact but for what is less likely than e**-100: a beginning is only looked at in the frames where it may have ended, so
+that the work for a word does not grow with the length of the utterance.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _NEVER = -1e30
 """Logarithm of a probability of zero; finite, so that differences stay numbers."""
+_NEGLIGIBLE = 100.0
+"""Nats below a beginning's best frame at which its other frames are let go."""
+_MORE_FRAMES = 24
+"""Frames after its parent's that a beginning is followed at first; as many as it takes in a pause."""
 
 
 @dataclass(frozen=True)
@@ -17,31 +26,49 @@ class Prefixes:
     """N beginnings of a transcript.
 
     Shapes:
-        T frames. Entry t is about the first t frames, so that entry 0 is about none.
+        W numbers of frames in a row, from `start` on: entry w is about the first `start + w` frames. At all others
+        no beginning ends.
     """
 
     ends_in_token: Tensor
-    """Log probability of all paths that read the beginning in t frames, its last token last, float64 (N, T + 1)."""
+    """Log probability of all paths that read the beginning in so many frames, its last token last, float64 (N, W)."""
     ends_in_blank: Tensor
-    """The same of paths that end in the blank (or have no frame), float64 (N, T + 1)."""
+    """The same of paths that end in the blank (or have no frame), float64 (N, W)."""
     last: Tensor
     """Number of the last token of each beginning, int64 (N,); -1 for the empty one."""
     begins: Tensor
     """Log probability that what was said begins so, float64 (N,)."""
+    complete: Tensor
+    """Log probability that each beginning is all that was said, float64 (N,)."""
+    start: int
+    """Number of frames that the first entries are about."""
 
     @property
-    def complete(self) -> Tensor:
-        """Log probability that each beginning is all that was said, float64 (N,)."""
-        return torch.logaddexp(self.ends_in_token[:, -1], self.ends_in_blank[:, -1])
+    def stop(self) -> int:
+        """Number of frames after those that the last entries are about."""
+        return self.start + self.ends_in_token.size(1)
 
-    def select(self, rows: Tensor) -> Prefixes:
-        """Those of some rows, int64 (M,), perhaps repeated."""
-        return Prefixes(self.ends_in_token[rows], self.ends_in_blank[rows], self.last[rows], self.begins[rows])
+    def select(self, rows: Sequence[int] | Tensor) -> Prefixes:
+        """Those of some rows, perhaps repeated."""
+        rows = torch.as_tensor(rows, dtype=torch.int64)
+        token, blank, last, begins, complete = (
+            x[rows] for x in (self.ends_in_token, self.ends_in_blank, self.last, self.begins, self.complete)
+        )
+        return Prefixes(token, blank, last, begins, complete, self.start)
 
-    def replaced(self, rows: Tensor, others: Prefixes) -> Prefixes:
-        """These, with those of some rows, int64 (M,), replaced by M others."""
-        pairs = [(getattr(self, field.name), getattr(others, field.name)) for field in fields(self)]
-        return Prefixes(*(mine.index_copy(0, rows, theirs) for mine, theirs in pairs))
+    @staticmethod
+    def joined(parts: Sequence[Prefixes]) -> Prefixes:
+        """All of several, in their order."""
+        start, stop = min(part.start for part in parts), max(part.stop for part in parts)
+        margins = [(part.start - start, stop - part.stop) for part in parts]
+        token, blank = (
+            torch.cat([F.pad(getattr(part, name), margin, value=_NEVER) for part, margin in zip(parts, margins)])
+            for name in ("ends_in_token", "ends_in_blank")
+        )
+        last, begins, complete = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("last", "begins", "complete")
+        )
+        return Prefixes(token, blank, last, begins, complete, start)
 
 
 class CtcPrefixScorer:
@@ -52,59 +79,101 @@ class CtcPrefixScorer:
             is missing belongs to tokens that are no candidates.
 
     Shapes:
-        T frames, C candidates, N beginnings.
+        T frames, C candidates, N beginnings, W entries of these.
     Source: Watanabe et al. 2017, "Hybrid CTC/Attention Architecture for End-to-End Speech Recognition", algorithm 2;
     the recursions over time are cumulative sums here.
     """
 
     def __init__(self, log_probs: Tensor) -> None:
         log_probs = log_probs.double().clamp(min=-1e4)
-        self._tokens = log_probs[:, 1:].T  # (C, T)
-        self._blank = log_probs[:, 0].cumsum(0)  # (T,): log probability that the first t + 1 frames are all blank
-        self._sums = self._tokens.cumsum(1)  # (C, T)
+        self._n_frames = len(log_probs)
+        self._tokens = log_probs[:, 1:].T.contiguous()  # (C, T)
+        self._blank = F.pad(log_probs[:, 0].cumsum(0), (1, 0))  # (T + 1,): that the first t frames are all blank
+        self._sums = F.pad(self._tokens.cumsum(1), (1, 0))  # (C, T + 1): that they are all this token
 
     def start(self) -> Prefixes:
         """The empty beginning."""
-        blank = torch.cat([self._blank.new_zeros(1), self._blank])[None]
-        return Prefixes(torch.full_like(blank, _NEVER), blank, torch.full((1,), -1), blank.new_zeros(1))
+        blank = self._blank[None]
+        return self._trimmed(torch.full_like(blank, _NEVER), blank, torch.full((1,), -1), blank.new_zeros(1), 0)
 
     def scores(self, prefixes: Prefixes) -> Tensor:
         """Log probability that what was said begins with each beginning and each candidate after it, float64 (N, C)."""
-        return torch.logsumexp(self._arrivals(prefixes) + self._tokens, dim=2)
+        free, after_blank = self._arrivals(prefixes)
+        again = torch.arange(len(self._tokens))[None] == prefixes.last[:, None]  # (N, C)
+        arrivals = torch.where(again[:, :, None], after_blank[:, None], free[:, None])
+        return torch.logsumexp(arrivals + self._tokens[:, prefixes.start :][:, : free.size(1)], dim=2)
 
-    def extend(self, prefixes: Prefixes, rows: Tensor, tokens: Tensor) -> Prefixes:
+    def extend(self, prefixes: Prefixes, rows: Sequence[int] | Tensor, tokens: Sequence[int] | Tensor) -> Prefixes:
         """Beginnings `rows` (M,), each with one candidate of `tokens` (M,) added."""
-        arrivals = self._arrivals(prefixes.select(rows), tokens)  # (M, T)
-        begins = torch.logsumexp(arrivals + self._tokens[tokens], dim=1)
-        # Staying in the token from frame s to frame t costs the sum of its log probabilities there.
-        sums = self._sums[tokens]
-        before = torch.cat([sums.new_zeros(len(tokens), 1), sums[:, :-1]], dim=1)
-        token = torch.logcumsumexp(arrivals - before, dim=1) + sums
-        token = torch.cat([token.new_full((len(tokens), 1), _NEVER), token], dim=1).clamp(min=_NEVER)
-        blanks = torch.cat([self._blank.new_zeros(1), self._blank[:-1]])
-        blank = torch.logcumsumexp(token[:, :-1] - blanks, dim=1) + self._blank
-        blank = torch.cat([blank.new_full((len(tokens), 1), _NEVER), blank], dim=1).clamp(min=_NEVER)
-        return Prefixes(token, blank, tokens, begins)
+        tokens, start = torch.as_tensor(tokens), prefixes.start
+        if start == self._n_frames:  # there is none left for another token
+            never = torch.full((len(tokens),), _NEVER, dtype=torch.float64)
+            return Prefixes(never[:, None], never[:, None], tokens, never, never, start)
+        parents = prefixes.select(rows)
+        free, after_blank = self._arrivals(parents)
+        arrivals = torch.where((tokens == parents.last)[:, None], after_blank, free)  # (M, A)
+        chances = self._tokens[tokens, start:]
+        begins = torch.logsumexp(arrivals + chances[:, : arrivals.size(1)], dim=1)
+        width = arrivals.size(1)
+        while True:
+            width = min(width + _MORE_FRAMES, self._n_frames - start)
+            arrivals = F.pad(arrivals, (0, width - arrivals.size(1)), value=_NEVER)
+            token, blank = self._stay(arrivals, tokens, start)
+            still_there = _lives(torch.maximum(token, blank))[:, -1].any()
+            if start + width == self._n_frames or not still_there:
+                return self._trimmed(token, blank, tokens, begins, start + 1)
+            width *= 2
 
     def extend_by(self, prefixes: Prefixes, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> Prefixes:
-        """Beginnings `rows`, each with as many candidates added as `tokens` has for it, perhaps none."""
-        longer = prefixes.select(torch.tensor(rows))
-        for position in range(max(map(len, tokens), default=0)):
-            going_on = [i for i, added in enumerate(tokens) if len(added) > position]
-            extended = self.extend(
-                longer, torch.tensor(going_on), torch.tensor([tokens[i][position] for i in going_on])
-            )
-            longer = longer.replaced(torch.tensor(going_on), extended)
-        return longer
+        """Beginnings `rows`, each with as many candidates added as `tokens` has for it, perhaps none.
 
-    def _arrivals(self, prefixes: Prefixes, tokens: Tensor | None = None) -> Tensor:
-        """Log probability that the beginning is read before each frame, so that a candidate may start there.
-
-        For all candidates, float64 (N, C, T), or for one a row, (N, T). The same token again needs a blank between.
+        What begins alike is looked at once.
         """
-        free = torch.logaddexp(prefixes.ends_in_token, prefixes.ends_in_blank)[:, :-1]  # (N, T)
-        after_blank = prefixes.ends_in_blank[:, :-1]
-        if tokens is not None:
-            return torch.where((tokens == prefixes.last)[:, None], after_blank, free)
-        again = torch.arange(len(self._tokens))[None] == prefixes.last[:, None]  # (N, C)
-        return torch.where(again[:, :, None], after_blank[:, None], free[:, None])
+        level, places, finished, order = prefixes, list(rows), list[Prefixes](), list[int]()
+        for position in range(max(map(len, tokens), default=0) + 1):
+            if ended := [i for i, added in enumerate(tokens) if len(added) == position]:
+                finished.append(level.select([places[i] for i in ended]))
+                order += ended
+            steps: dict[tuple[int, int], int] = {}
+            for i, added in enumerate(tokens):
+                if len(added) > position:
+                    places[i] = steps.setdefault((places[i], added[position]), len(steps))
+            if steps:
+                level = self.extend(level, [row for row, _ in steps], [token for _, token in steps])
+        return Prefixes.joined(finished).select(torch.tensor(order).argsort())
+
+    def _arrivals(self, prefixes: Prefixes) -> tuple[Tensor, Tensor]:
+        """Log probability that each beginning is read before each frame from `start` on, float64 (N, A).
+
+        In all ways, so that another token may start there; and ending in the blank, so that the same one may.
+        """
+        n = min(prefixes.stop, self._n_frames) - prefixes.start  # nothing starts after the last frame
+        blank = prefixes.ends_in_blank[:, :n]
+        return torch.logaddexp(prefixes.ends_in_token[:, :n], blank), blank
+
+    def _stay(self, arrivals: Tensor, tokens: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Log probability of being in each token, and in the blank after it, having arrived there: (M, A) each.
+
+        Entry a is about the end of frame `start + a`. To stay from one frame to another costs the sum of what lies
+        between.
+        """
+        stop = start + arrivals.size(1)
+        sums, blanks = self._sums[tokens, start : stop + 1], self._blank[start : stop + 1]
+        token = (torch.logcumsumexp(arrivals - sums[:, :-1], dim=1) + sums[:, 1:]).clamp(min=_NEVER)
+        before = F.pad(token[:, :-1], (1, 0), value=_NEVER)
+        blank = (torch.logcumsumexp(before - blanks[:-1], dim=1) + blanks[1:]).clamp(min=_NEVER)
+        return token, blank
+
+    def _trimmed(self, token: Tensor, blank: Tensor, last: Tensor, begins: Tensor, start: int) -> Prefixes:
+        """Beginnings without the entries at either end that are of no account, given the first one's frames."""
+        complete = torch.full_like(begins, _NEVER)
+        if start + token.size(1) == self._n_frames + 1:
+            complete = torch.logaddexp(token[:, -1], blank[:, -1])
+        used = _lives(torch.maximum(token, blank)).any(dim=0).nonzero()[:, 0].tolist()
+        first, stop = (used[0], used[-1] + 1) if used else (0, 1)
+        return Prefixes(token[:, first:stop], blank[:, first:stop], last, begins, complete, start + first)
+
+
+def _lives(ends: Tensor) -> Tensor:
+    """Which entries (N, W) are possible, and not much less likely than the best of their row."""
+    return ends >= (ends.amax(dim=1, keepdim=True) - _NEGLIGIBLE).clamp(min=_NEVER / 2)

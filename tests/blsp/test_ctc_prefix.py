@@ -53,7 +53,7 @@ def test_several_beginnings_at_once_are_each_as_alone() -> None:
     both = scorer.extend(first, torch.tensor([2, 0, 2]), torch.tensor([0, 1, 4]))
     for row, tokens in enumerate([(4, 0), (1, 1), (4, 4)]):
         alone = prefixes_of(scorer, tokens)
-        torch.testing.assert_close(both.ends_in_token[row], alone.ends_in_token[0])
+        torch.testing.assert_close(both.complete[row], alone.complete[0])
         torch.testing.assert_close(scorer.scores(both)[row], scorer.scores(alone)[0])
 
 
