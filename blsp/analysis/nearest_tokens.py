@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from blsp.audio import WHISPER_WINDOW_SECONDS, Waveform
+from blsp.ctc_alignment import align
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
-from blsp.modeling.adapter import new_tokens
+from blsp.modeling.adapter import LetterScores, new_tokens
 from blsp.modeling.model import BlspModel
 
 WORD_STARTS = ("Ġ", "▁")
@@ -42,8 +43,8 @@ class FrameMatch:
     nearest: tuple[TokenMatch, ...]
     """Nearest tokens, nearest first."""
     read: TokenMatch | None
-    """The token that the CTC head newly reads here: all that the LLM then hears. None at a blank, at a repetition,
-    and for an adapter without such a head."""
+    """The token that is newly read here: all that the LLM then hears. None at a blank, at a repetition, and for an
+    adapter without CTC head."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,15 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
     features, lengths = extract_features([waveform], model.encoder.n_mels, padded=model.encoder.padded)
     hidden_states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
     weight = next(model.adapter.parameters())
-    embeds, lengths = model.adapter(hidden_states[:, : int(lengths[0])].to(weight.dtype), lengths)  # (1, S, E)
+    embeds, lengths, letters = model.adapter.forward_with_letters(
+        hidden_states[:, : int(lengths[0])].to(weight.dtype), lengths
+    )  # (1, S, E)
     tokens: Tensor = model.llm.get_input_embeddings().weight.to(weight.dtype)  # (V, E)
     cosines = F.normalize(embeds[0].float(), dim=1) @ F.normalize(tokens.float(), dim=1).T  # (S, V)
     found = cosines.topk(k, dim=1)
     frame_seconds = 1 / model.adapter.config.embeds_per_second
     frames = []
-    for s, token_id in enumerate(_read_tokens(model, embeds, lengths, tokens)):
+    for s, token_id in enumerate(_read_tokens(model, embeds, lengths, letters, tokens)):
         pairs = zip(found.indices[s].tolist(), found.values[s].tolist())
         nearest = tuple(_match(model.tokenizer, i, cosine) for i, cosine in pairs)
         read = None if token_id is None else _match(model.tokenizer, token_id, float(cosines[s, token_id]))
@@ -105,12 +108,23 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
     return UtteranceMatch(tuple(frames), frame_seconds, model.adapter.ctc is not None)
 
 
-def _read_tokens(model: BlspModel, embeds: Tensor, lengths: Tensor, tokens: Tensor) -> list[int | None]:
-    """The token that the CTC head newly reads at each of the S embeddings, if there is one."""
-    assert model.adapter is not None
-    if model.adapter.ctc is None:
+def _read_tokens(
+    model: BlspModel, embeds: Tensor, lengths: Tensor, letters: LetterScores | None, tokens: Tensor
+) -> list[int | None]:
+    """The token that is newly read at each of the S embeddings, if there is one."""
+    adapter = model.adapter
+    assert adapter is not None
+    if adapter.ctc is None:
         return [None] * embeds.size(1)
-    labels = model.adapter.ctc.logits(embeds, tokens).argmax(dim=2)  # (1, S), 0 is the blank
+    logits = adapter.ctc.logits(embeds, tokens)  # (1, S, 1 + V), the blank first
+    if adapter.reads_words:
+        (words,) = model.words(logits, lengths, letters)
+        read: list[int | None] = [None] * embeds.size(1)
+        log_probs = logits[0, : int(lengths[0])].float().log_softmax(dim=1).cpu().numpy()
+        for token, frame in zip(words, align(log_probs, [1 + token for token in words]).tolist() if words else ()):
+            read[frame] = token
+        return read
+    labels = logits.argmax(dim=2)
     is_new = new_tokens(labels, lengths)[0].tolist()
     return [label - 1 if new else None for label, new in zip(labels[0].tolist(), is_new)]
 

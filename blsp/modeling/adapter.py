@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from blsp.audio import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
 
-Readout = Literal["frames", "ctc_frames", "ctc_expected"]
+Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"]
 _FEW_TOKENS_PER_SECOND = 0.6
 """Slow speech has more: children spelling single words have 0.7."""
 
@@ -31,7 +31,8 @@ class AdapterConfig:
     """Inner width of the bottleneck."""
     readout: Readout = "frames"
     """What the LLM reads: every frame (the paper); or only those that the CTC head reads as new tokens, as they
-    are or as the token embedding that the head expects."""
+    are or as the token embedding that the head expects; or the tokens that a search by head and letters finds, which
+    is `ctc_expected` while training (decision 0014)."""
     blocks: tuple[int, ...] = ()
     """Transformer blocks after each convolution, as many numbers as convolutions; empty: none, as in the paper."""
     letters: bool = False
@@ -107,6 +108,11 @@ class Adapter(nn.Module):
         self.subsampler.letters = reader.repeated(n // now).to(reader.scores.weight)
         self.config = replace(self.config, letters_per_position=n)
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the LLM reads the tokens that a search finds, which this module alone cannot do."""
+        return self.config.readout == "ctc_words" and not self.training
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row before any selection, int64 (B,)."""
         return self.subsampler.output_lengths(lengths)
@@ -135,7 +141,7 @@ class Adapter(nn.Module):
     def read_out(
         self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor, *, logits: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Turn forward()'s result into what the LLM reads, by `config.readout`.
+        """Turn forward()'s result into what the LLM reads, by `config.readout` (`ctc_words`: as while training).
 
         Args:
             speech_embeds: Result of forward(), float (B, S, E).
@@ -150,10 +156,15 @@ class Adapter(nn.Module):
             return speech_embeds, lengths
         if logits is None:
             logits = self.ctc.logits(speech_embeds, token_embeds)
-        expected = self.config.readout == "ctc_expected"
-        if self.config.min_confidence and not self.training:
-            lengths = torch.where(self._hears_words(logits, lengths), lengths, 0)
+        expected = self.config.readout != "ctc_frames"
+        lengths = self.without_noise(logits, lengths)
         return self.ctc.read_out(speech_embeds, lengths, token_embeds, logits, expected=expected)
+
+    def without_noise(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        """Lengths (B,), 0 for rows in which the head's scores (B, S, 1 + V) tell of noise, by `min_confidence`."""
+        if not self.config.min_confidence or self.training:
+            return lengths
+        return torch.where(self._hears_words(logits, lengths), lengths, 0)
 
     def _hears_words(self, logits: Tensor, lengths: Tensor) -> Tensor:
         """Whether what the head reads in each row is sure and frequent enough to be speech, bool (B,)."""

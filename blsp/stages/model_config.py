@@ -37,7 +37,7 @@ class ModelConfig:
     """Convolutions of a new adapter, each with stride 2."""
     bottleneck_dim: int = 512
     """Inner width of a new adapter's bottleneck."""
-    readout: Literal["frames", "ctc_frames", "ctc_expected"] | None = None
+    readout: Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"] | None = None
     """What the LLM reads: every frame (the paper), or what the adapter's CTC head reads; by default as the adapter was
     trained, and every frame of a new one."""
     blocks: tuple[int, ...] = ()

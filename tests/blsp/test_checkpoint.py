@@ -38,7 +38,7 @@ def test_what_was_saved_is_loaded(saved: Path, tiny_adapter: Adapter) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["adapter.json", "adapter.safetensors"]
 
 
-@pytest.mark.parametrize("readout", ["ctc_frames", "ctc_expected"])
+@pytest.mark.parametrize("readout", ["ctc_frames", "ctc_expected", "ctc_words"])
 def test_the_ctc_head_belongs_to_it(tmp_path: Path, readout: Any) -> None:
     adapter = Adapter(AdapterConfig(8, 6, bottleneck_dim=4, readout=readout))
     save_adapter(tmp_path, adapter, metadata={})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +13,14 @@ import torch
 from blsp.conversation import Turn
 from blsp.ctc_prefix import CtcPrefixScorer
 from blsp.instructions import Instruction, write_instruction
-from blsp.joint_decoding import Heard, JointConfig, _Search, _Speller, decode_jointly, hear
+from blsp.joint_decoding import Heard, JointConfig, decode_jointly, hear
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 from blsp.transcription import transcribe, transcribe_batch
+from blsp.word_search import Reading, Speller, WordSearch
 
 MakeSpeech = Callable[..., np.ndarray]
 INSTRUCTION = Instruction("Repeat.")
@@ -29,12 +31,12 @@ def made_up(seed: int, frames: int = 3, *, letters: bool = False) -> Heard:
     torch.manual_seed(seed)
     embeds, log_probs = torch.randn(2, 16), (2 * torch.randn(frames, 4)).log_softmax(1)
     spelt = torch.randn(4 * frames, 1 + len(LETTERS)).log_softmax(1) if letters else None
-    return Heard(embeds, torch.tensor([70, 80, 90]), log_probs, spelt)
+    return Heard(embeds, Reading(torch.tensor([70, 80, 90]), log_probs, spelt))
 
 
 def llm_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], turns: list[Turn]) -> float:
     """Log probability that the LLM gives an answer and its end, from a single pass over prompt and answer."""
-    ids = heard.candidates[list(numbers)]
+    ids = heard.reading.candidates[list(numbers)]
     row = PromptRow(tuple(render(model.template, turns)))
     has_speech = turns[-1].speech is not None
     speech = (heard.embeds[None], torch.tensor([len(heard.embeds)])) if has_speech else (None, None)
@@ -42,22 +44,22 @@ def llm_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], turns: l
     embeds = torch.cat([prompt.embeds[0], model.embed_tokens(ids)])[None]
     with torch.no_grad():
         logits = model.llm(inputs_embeds=embeds).logits[0, prompt.embeds.size(1) - 1 :]
-    choices = torch.cat([heard.candidates, torch.tensor(sorted(model.stop_token_ids))])
+    choices = torch.cat([heard.reading.candidates, torch.tensor(sorted(model.stop_token_ids))])
     scores = logits[:, choices].double().log_softmax(1)
-    n = len(heard.candidates)
+    n = len(heard.reading.candidates)
     return sum(float(scores[i, number]) for i, number in enumerate(numbers)) + float(scores[-1, n:].logsumexp(0))
 
 
 def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config: JointConfig) -> float:
     """The score of one answer."""
-    scorer = CtcPrefixScorer(heard.log_probs)
+    scorer = CtcPrefixScorer(heard.reading.log_probs)
     prefixes = scorer.start()
     for number in numbers:
         prefixes = scorer.extend(prefixes, torch.tensor([0]), torch.tensor([number]))
     total = float(prefixes.complete)
-    if heard.letters is not None:
-        text = model.tokenizer.decode(heard.candidates[list(numbers)])
-        speller = CtcPrefixScorer(heard.letters)
+    if heard.reading.letters is not None:
+        text = model.tokenizer.decode(heard.reading.candidates[list(numbers)])
+        speller = CtcPrefixScorer(heard.reading.letters)
         spelt = speller.extend_by(speller.start(), [0], [[label - 1 for label in letter_labels(text)]])
         total += config.letter_weight * float(spelt.complete)
     total += config.llm_weight * llm_score(model, heard, numbers, INSTRUCTION.turns(CACHED_SPEECH))
@@ -79,7 +81,7 @@ def test_a_wide_search_finds_the_best_of_all_answers(
     expected = []
     for heard in utterances:
         best = max(answers, key=lambda answer: joint_score(tiny_model, heard, answer, config))
-        expected.append(tiny_model.tokenizer.decode(heard.candidates[list(best)]).strip())
+        expected.append(tiny_model.tokenizer.decode(heard.reading.candidates[list(best)]).strip())
     assert decode_jointly(tiny_model, utterances, INSTRUCTION, config) == expected
 
 
@@ -100,7 +102,7 @@ def test_an_llm_without_weight_is_not_asked(tiny_model: BlspModel, monkeypatch: 
 
 def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=n) for seed, n in enumerate((9, 2, 5, 7))]
-    utterances.insert(1, Heard(torch.zeros(0, 16), torch.tensor([70]), torch.zeros(3, 2)))
+    utterances.insert(1, Heard(torch.zeros(0, 16), Reading(torch.tensor([70]), torch.zeros(3, 2))))
     together = decode_jointly(tiny_model, utterances, INSTRUCTION)
     assert together == [decode_jointly(tiny_model, [heard], INSTRUCTION)[0] for heard in utterances]
     assert together[1] == ""
@@ -109,7 +111,7 @@ def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> Non
 
 def test_letters_change_what_is_read_where_they_count(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=6, letters=True) for seed in range(6)]
-    unspelt = [replace(heard, letters=None) for heard in utterances]
+    unspelt = [Heard(heard.embeds, replace(heard.reading, letters=None)) for heard in utterances]
     silent, loud = JointConfig(letter_weight=0.0), JointConfig(letter_weight=2.0)
     without = decode_jointly(tiny_model, unspelt, INSTRUCTION, loud)
     assert decode_jointly(tiny_model, utterances, INSTRUCTION, silent) == without
@@ -119,7 +121,7 @@ def test_letters_change_what_is_read_where_they_count(tiny_model: BlspModel) -> 
 def test_words_are_spelt_with_one_space_between_them() -> None:
     """Tokens bring their own spaces; at the beginning none is read, and never two in a row."""
     scores = torch.randn(20, 1 + len(LETTERS)).log_softmax(1)
-    speller = _Speller(scores, [[label - 1 for label in letter_labels(text, strip=False)] for text in (" a", "b ", "")])
+    speller = Speller(scores, [[label - 1 for label in letter_labels(text, strip=False)] for text in (" a", "b ", "")])
     for tokens, text in ((0, "a"), (0, "a a"), (1, "a ab "), (0, "a ab a"), (2, "a ab a")):
         speller.prefixes = speller.extended([0], [tokens])
         scorer = CtcPrefixScorer(scores)
@@ -141,7 +143,7 @@ def said(model: BlspModel, texts: list[str], frames: list[dict[str, float]]) -> 
     ids = [model.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     assert [len(tokens) for tokens in ids] == [1] * len(texts)
     chances = torch.tensor([[1 - sum(frame.values()), *(frame.get(text, 0.0) for text in texts)] for frame in frames])
-    return Heard(torch.randn(2, 16), torch.tensor([token for (token,) in ids]), (chances + 1e-6).log())
+    return Heard(torch.randn(2, 16), Reading(torch.tensor([token for (token,) in ids]), (chances + 1e-6).log()))
 
 
 def test_a_narrow_search_does_not_prefer_what_has_said_less(tiny_model: BlspModel) -> None:
@@ -149,7 +151,7 @@ def test_a_narrow_search_does_not_prefer_what_has_said_less(tiny_model: BlspMode
     heard = said(tiny_model, [" the", " t"], [{" the": 0.4, " t": 0.5}, {}])
     spelt = torch.full((3, 1 + len(LETTERS)), 0.1 / len(LETTERS))
     spelt[torch.arange(3), torch.tensor(letter_labels("the"))] = 0.9
-    heard = replace(heard, letters=spelt.log())
+    heard = Heard(heard.embeds, replace(heard.reading, letters=spelt.log()))
     narrow = JointConfig(beam=1, llm_weight=0, prior_weight=0, letter_bonus=0)
     assert decode_jointly(tiny_model, [heard], INSTRUCTION, replace(narrow, outlook=0.0)) == ["t"]
     assert decode_jointly(tiny_model, [heard], INSTRUCTION, replace(narrow, outlook=0.5)) == ["the"]
@@ -160,8 +162,8 @@ def test_the_same_words_in_capitals_take_no_place_in_the_search(tiny_model: Blsp
     texts = ["e", "E", "t", "h"]
     heard = said(tiny_model, texts, [{"e": 0.34, "E": 0.33, "t": 0.32}, {}, {"h": 0.9}, {}])
     config = JointConfig(beam=2, llm_weight=0, prior_weight=0, letter_bonus=0)
-    search = _Search(heard, config, [], tiny_model)
-    assert [texts[heard.candidates.tolist().index(token)] for _, token in search.advance([])] == ["e", "t"]
+    search = WordSearch(heard.reading, tiny_model.spellings, config)
+    assert [texts[heard.reading.candidates.tolist().index(token)] for _, token in search.advance()] == ["e", "t"]
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def reading_model(tiny_model: Any) -> BlspModel:
 def test_candidates_are_the_best_tokens_of_each_frame(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
     hidden_states, lengths, _ = reading_model.encode_speech([make_speech(1.0), make_speech(2.0)])
     first, second = hear(reading_model, hidden_states, lengths, JointConfig(tokens_per_frame=2))
-    assert len(first.log_probs) < len(second.log_probs)
+    assert len(first.reading.log_probs) < len(second.reading.log_probs)
     assert reading_model.adapter is not None
     assert reading_model.adapter.ctc is not None
     with torch.no_grad():
@@ -184,9 +186,10 @@ def test_candidates_are_the_best_tokens_of_each_frame(reading_model: BlspModel, 
         logits = reading_model.adapter.ctc.logits(embeds, reading_model.llm.get_input_embeddings().weight)[0]
     whole = logits[: int(frames[0])].log_softmax(1)
     best = set(whole[:, 1:].topk(2, dim=1).indices.flatten().tolist())
-    words = {token for token in best if any(map(str.isalnum, reading_model.tokenizer.decode([token])))}
-    assert set(first.candidates.tolist()) == words
-    torch.testing.assert_close(first.log_probs[:, 1:], whole[:, 1 + first.candidates])
+    decode = functools.partial(reading_model.tokenizer.decode, skip_special_tokens=True)
+    words = {token for token in best if any(map(str.isalnum, decode([token])))}
+    assert set(first.reading.candidates.tolist()) == words
+    torch.testing.assert_close(first.reading.log_probs[:, 1:], whole[:, 1 + first.reading.candidates])
     expected, kept = reading_model.embed_speech([make_speech(1.0), make_speech(2.0)])
     assert [len(first.embeds), len(second.embeds)] == kept.tolist()
     torch.testing.assert_close(second.embeds, expected[1, : int(kept[1])])
@@ -196,10 +199,10 @@ def test_what_has_no_letter_is_no_candidate(reading_model: BlspModel, make_speec
     hidden_states, lengths, _ = reading_model.encode_speech([make_speech(1.0)])
     n_tokens = reading_model.llm.get_input_embeddings().num_embeddings
     (heard,) = hear(reading_model, hidden_states, lengths, JointConfig(tokens_per_frame=n_tokens))
-    texts = [reading_model.tokenizer.decode([token]) for token in heard.candidates.tolist()]
+    texts = [reading_model.tokenizer.decode([token]) for token in heard.reading.candidates.tolist()]
     assert {"a", "Z", " the", "7"} < set(texts)
     assert not {"!", " ", ".", "\n"} & set(texts)
-    assert heard.log_probs.size(1) == 1 + len(texts)
+    assert heard.reading.log_probs.size(1) == 1 + len(texts)
 
 
 def test_an_adapter_without_head_cannot_be_asked(tiny_model: BlspModel) -> None:

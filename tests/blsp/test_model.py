@@ -192,7 +192,7 @@ def test_batch_without_answers_is_refused(tiny_model: BlspModel) -> None:
         tiny_model(PromptBatch((PromptRow((TokenSegment((3, 4)),)),)))
 
 
-@pytest.mark.parametrize("readout", ["frames", "ctc_frames", "ctc_expected"])
+@pytest.mark.parametrize("readout", ["frames", "ctc_frames", "ctc_expected", "ctc_words"])
 def test_only_the_adapter_learns(tiny_model: BlspModel, make_speech: MakeSpeech, readout: str) -> None:
     torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout=readout))  # type: ignore[arg-type]

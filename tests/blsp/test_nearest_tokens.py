@@ -21,13 +21,13 @@ def hearing(model: BlspModel, readout: str, wanted: list[int]) -> BlspModel:
     adapter = Adapter(AdapterConfig(WIDTH, WIDTH, bottleneck_dim=WIDTH // 2, readout=readout)).eval()  # type: ignore[arg-type]
     tokens = model.llm.get_input_embeddings().weight
 
-    def forward(hidden_states: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(hidden_states: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         lengths = adapter.output_lengths(lengths)
         embeds = torch.zeros(1, int(lengths[0]), WIDTH)
         embeds[0, : len(wanted)] = 3 * tokens[wanted]
-        return embeds, lengths
+        return embeds, lengths, None
 
-    adapter.forward = forward  # type: ignore[method-assign]
+    adapter.forward_with_letters = forward  # type: ignore[method-assign]
     return BlspModel(model.encoder, adapter, model.llm, model.tokenizer, model.template).eval()
 
 
@@ -65,6 +65,21 @@ def test_a_ctc_head_reads_each_token_once(tiny_model: BlspModel, make_speech: Ca
         token_id for wanted_id in wanted for token_id in (wanted_id, None)
     ]
     assert found.read_text == "Please repeat the capital"
+
+
+def test_words_of_a_search_stand_where_they_fit_best(
+    tiny_model: BlspModel, make_speech: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = hearing(tiny_model, "ctc_words", [])
+    assert model.adapter is not None
+    assert model.adapter.ctc is not None
+    (the, a) = (tiny_model.tokenizer(text, add_special_tokens=False).input_ids[0] for text in (" the", " a"))
+    logits = torch.zeros(1, 25, 320 + 1)
+    logits[0, torch.arange(25), torch.tensor([0, 0, 1 + the, 1 + the, *[0] * 5, 1 + a, *[0] * 15])] = 20.0
+    monkeypatch.setattr(model.adapter.ctc, "logits", lambda *_: logits)
+    found = match_tokens(model, make_speech(4.0))
+    assert {i: frame.read.token_id for i, frame in enumerate(found.frames) if frame.read} == {2: the, 9: a}
+    assert found.read_text == "the a"
 
 
 def test_words_and_pieces_of_words_are_told_apart() -> None:

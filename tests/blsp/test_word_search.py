@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from blsp.modeling import model as model_module
+from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores
+from blsp.modeling.letters import LETTERS, letter_labels
+from blsp.modeling.model import BlspModel
+from blsp.word_search import SearchConfig, Spellings, find_words, reading
+
+MakeSpeech = Callable[..., np.ndarray]
+
+
+@pytest.fixture
+def model(tiny_model: BlspModel) -> BlspModel:
+    """The tiny model with a random adapter that reads words."""
+    torch.manual_seed(3)
+    adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout="ctc_words")).eval()
+    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+
+
+def scores_of(model: BlspModel, tokens: list[dict[str, float]]) -> Tensor:
+    """The head's scores in some frames, given the probabilities of some tokens; the rest is blank. (1, T, 1 + V)."""
+    chances = torch.full((1, len(tokens), 1 + len(model.tokenizer)), 1e-7)
+    for frame, said in enumerate(tokens):
+        chances[0, frame, 0] = 1 - sum(said.values()) + 1e-7
+        for text, chance in said.items():
+            (token,) = model.tokenizer(text, add_special_tokens=False).input_ids
+            chances[0, frame, 1 + token] = chance
+    return chances.log()
+
+
+def letters_that_spell(text: str) -> LetterScores:
+    """Letters read surely, each once and with a blank after it."""
+    labels = [label for letter in letter_labels(text) for label in (letter, 0)]
+    chances = torch.full((1, len(labels), 1 + len(LETTERS)), 1e-3)
+    chances[0, torch.arange(len(labels)), torch.tensor(labels)] = 0.97
+    return LetterScores(chances.log(), torch.tensor([len(labels)]))
+
+
+def read(model: BlspModel, frames: list[dict[str, float]], letters: LetterScores | None = None) -> tuple[str, Tensor]:
+    """What the LLM reads: as text, and its embeddings."""
+    embeds, lengths = model.read_out(torch.zeros(1, len(frames), 16), torch.tensor([len(frames)]), letters,
+                                     logits=scores_of(model, frames))  # fmt: skip
+    table = model.llm.get_input_embeddings().weight
+    ids = torch.cdist(embeds[0, : int(lengths[0])], table).argmin(dim=1)
+    return model.tokenizer.decode(ids), embeds
+
+
+FRAMES = [{" the": 0.9}, {}, {" t": 0.5, " a": 0.4}, {}]
+
+
+def test_words_are_read_as_typed(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "QUESTION_FROM", float("inf"))
+    text, embeds = read(model, FRAMES)
+    assert text == "The t"
+    ids = model.tokenizer("The t", add_special_tokens=False).input_ids
+    torch.testing.assert_close(embeds[0], model.embed_tokens(ids))
+    monkeypatch.setattr(model_module, "QUESTION_FROM", -float("inf"))
+    assert read(model, FRAMES)[0] == "The t?"
+
+
+def test_letters_overrule_tokens(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "QUESTION_FROM", float("inf"))
+    assert read(model, FRAMES, letters_that_spell("the a"))[0] == "The a"
+    assert read(model, FRAMES, letters_that_spell("the t"))[0] == "The t"
+
+
+def test_nothing_is_read_of_silence(model: BlspModel) -> None:
+    assert read(model, [{}, {}, {}])[1].shape == (1, 0, 16)
+
+
+@torch.no_grad()
+def test_question_marks_come_from_the_llm_with_the_conversation_begun(model: BlspModel) -> None:
+    """As one plain pass over the prompt scores them, whatever is beside them in the batch."""
+    typed = ["what is this", "a", "tell me more of this"]
+    rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in typed]
+    opening = list(model.template.opening(None))
+    found = model._read_after(rows)
+    for row, scores in zip(rows, found):
+        alone = model.llm(torch.tensor([[*opening, *row]])).logits[0, -1]
+        torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_llm_that_is_trained_reads_its_prompt_anew(model: BlspModel) -> None:
+    rows = [[70, 80], [90]]
+    before = model._read_after(rows)
+    weight = next(model.llm.parameters())
+    weight.requires_grad_(True)
+    torch.testing.assert_close(model._read_after(rows), before, rtol=1e-4, atol=1e-4)
+    weight.add_(torch.randn_like(weight))
+    assert not torch.allclose(model._read_after(rows), before, atol=1e-2)
+
+
+def test_while_training_gradients_pass_through_what_is_read(model: BlspModel, make_speech: MakeSpeech) -> None:
+    in_use, _ = model.embed_speech([make_speech(1.0)])
+    assert not in_use.requires_grad
+    model.train()
+    training, _ = model.embed_speech([make_speech(1.0)])
+    assert training.requires_grad
+
+
+@torch.inference_mode()
+def test_utterances_read_together_are_each_as_alone(model: BlspModel, make_speech: MakeSpeech) -> None:
+    speech = [make_speech(2.0), make_speech(0.5, seed=1), make_speech(3.1, seed=2)]
+    together, lengths = model.embed_speech(speech)
+    assert int(lengths.max()) > 0
+    for waveform, row, n in zip(speech, together, lengths.tolist()):
+        alone, (n_alone,) = model.embed_speech([waveform])
+        assert n == n_alone
+        torch.testing.assert_close(row[:n], alone[0])
+
+
+def test_tokens_are_spelt_in_small_letters(tiny_model: BlspModel) -> None:
+    spellings = Spellings(tiny_model.tokenizer)
+    (the,) = tiny_model.tokenizer(" the", add_special_tokens=False).input_ids
+    assert spellings[the].text == " the"
+    assert [LETTERS[number] for number in spellings[the].letters] == [" ", "t", "h", "e"]
+    assert spellings[the].n_letters == 3
+    assert spellings[the] is spellings[the]
+    (mark,) = tiny_model.tokenizer("?", add_special_tokens=False).input_ids
+    assert (spellings[mark].letters, spellings[mark].n_letters) == ((), 0)
+
+
+def test_more_tokens_than_there_are_may_be_candidates(model: BlspModel) -> None:
+    logits = scores_of(model, FRAMES)[0]
+    everything = reading(logits, None, model.spellings, logits.size(1) + 5)
+    assert model.tokenizer.decode(find_words(everything, model.spellings, SearchConfig())) == " the t"
+
+
+@pytest.mark.parametrize(("name", "value"), [("beam", 0), ("tokens_per_frame", 0), ("letter_weight", -0.1)])
+def test_senseless_settings_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be at least"):
+        SearchConfig(**{name: value})  # type: ignore[arg-type]
