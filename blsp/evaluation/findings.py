@@ -10,6 +10,7 @@ from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
 from blsp.evaluation.report_layout import format_interval, format_p_value, format_value
 from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, paired_test
+from blsp.evaluation.tasks import ACCURACIES
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> It
     if subject.typed is None or subject.main is None:
         return
     for (task, metric), by_system in found.measures.items():
-        if metric not in ("WER", "BLEU", "accuracy", "accuracy by likelihood") or "alone" in task:
+        if metric not in ("WER", "BLEU", *ACCURACIES.values()) or "alone" in task:
             continue
         if {subject.typed, subject.main} <= by_system.keys():
             ceiling, own = by_system[subject.typed].statistics, by_system[subject.main].statistics

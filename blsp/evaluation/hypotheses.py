@@ -12,10 +12,10 @@ from blsp.conversation import Turn
 from blsp.data.manifest import Utterance
 from blsp.decoding import GenerationConfig
 from blsp.errors import UnsupportedError
-from blsp.evaluation.likelihood import log_likelihoods
+from blsp.evaluation.likelihood import calibrated_log_likelihoods
 from blsp.evaluation.question_answering import Question
 from blsp.evaluation.systems import System
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import NOTHING_TO_THE_POINT, TaskConfig
 from blsp.evaluation.understanding import named_label
 from blsp.instructions import Instruction
 from blsp.transcription import transcribe_batch
@@ -60,7 +60,7 @@ def answer_batch(
 
     Returns:
         For each group `hypothesis`, and by the task `recognised` (text by the recogniser alone), `answers` (of all
-        turns), `named` and `likeliest` (labels).
+        turns), `named`, `likeliest` and `calibrated` (labels).
     """
     words = _words(system, task, groups, waveforms)
     speaks = words is None
@@ -146,8 +146,11 @@ def _classify(system: System, task: TaskConfig, prompts: Sequence[Sequence[Turn]
         for result, answer in zip(results, _generate(system, task, prompts)):
             result |= {"hypothesis": answer, "named": named_label(answer, labels)}
     if task.by in ("likelihood", "both"):
-        for result, best in zip(results, log_likelihoods(system.model, prompts, labels).argmax(dim=1).tolist()):
-            result["likeliest"] = labels[best]
+        without = [task.prompt().text_turns(text) for text in NOTHING_TO_THE_POINT]
+        scores = calibrated_log_likelihoods(system.model, prompts, without, labels)
+        for name, best in zip(("likeliest", "calibrated"), (each.argmax(dim=1).tolist() for each in scores)):
+            for result, number in zip(results, best):
+                result[name] = labels[number]
     return results
 
 
@@ -166,7 +169,7 @@ def no_answer(system_recognises: bool, task: TaskConfig) -> dict[str, Any]:
     if task.by in ("generation", "both"):
         empty |= {"hypothesis": "", "named": None}
     if task.by in ("likelihood", "both"):
-        empty["likeliest"] = None
+        empty |= {"likeliest": None, "calibrated": None}
     return empty
 
 

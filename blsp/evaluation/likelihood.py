@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +40,30 @@ def log_likelihoods(model: BlspModel, prompts: Sequence[Sequence[Turn]], answers
     first = output.logits[:, -1:]  # (B, 1, V)
     ids = [model.template.answer(answer) + model.template.answer_end for answer in answers]
     return torch.stack([_score(model, prompt.mask, cache, first, answer) for answer in ids], dim=1)
+
+
+def calibrated_log_likelihoods(
+    model: BlspModel, prompts: Sequence[Sequence[Turn]], without: Sequence[Sequence[Turn]], answers: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """The same, plain and less what each answer has anyway, where the prompt says nothing to the point.
+
+    A small LLM prefers some answers whatever it is told, above all what the instruction names first.
+
+    Args:
+        model: The model.
+        prompts: B conversations that end with the user's turn.
+        without: Conversations of the same kind that say nothing to the point; of what they give to an answer, the
+            mean probability counts.
+        answers: K texts to compare.
+
+    Returns:
+        Natural logarithms, float32 (B, K), and logarithms of ratios, float32 (B, K).
+    Source: Zhao et al. 2021, "Calibrate Before Use" (arXiv 2102.09690), by ratios as in Holtzman et al. 2021
+        (arXiv 2104.08315).
+    """
+    scores = log_likelihoods(model, [*prompts, *without], answers)
+    given, anyway = scores[: len(prompts)], scores[len(prompts) :]
+    return given, given - (anyway.logsumexp(dim=0) - math.log(len(without)))
 
 
 def _score(model: BlspModel, mask: Tensor, cache: DynamicCache, first: Tensor, ids: Sequence[int]) -> Tensor:

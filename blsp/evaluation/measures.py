@@ -17,7 +17,7 @@ from blsp.evaluation.metric_counts import (
 )
 from blsp.evaluation.normalizers import normalizer_for
 from blsp.evaluation.question_answering import accept_rate_statistics, agreement, agreement_statistics, agrees
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import ACCURACIES, TaskConfig
 
 Line = Mapping[str, Any]
 ALONE = "recogniser alone"
@@ -97,7 +97,7 @@ def _word_errors(task: TaskConfig, lines: Sequence[Line]) -> list[Measure]:
 def _accuracies(lines: Sequence[Line]) -> list[UtteranceStatistics]:
     return [
         accuracy_statistics([line[field] == line["reference"] for line in lines], metric=metric)
-        for field, metric in (("named", "accuracy"), ("likeliest", "accuracy by likelihood"))
+        for field, metric in ACCURACIES.items()
         if all(field in line for line in lines)
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 from blsp.evaluation.metrics import corpus_word_errors, sacrebleu
 from blsp.evaluation.normalizers import normalizer, normalizer_for
 from blsp.evaluation.question_answering import agreement, agreement_statistics
-from blsp.evaluation.tasks import TaskConfig
+from blsp.evaluation.tasks import ACCURACIES, TaskConfig
 from blsp.evaluation.understanding import accuracy
 
 Line = Mapping[str, Any]
@@ -40,9 +40,11 @@ def score(task: TaskConfig, lines: Sequence[Line]) -> dict[str, str | int | floa
     if task.kind in ("answer", "conversation"):  # only beside the answers to the transcripts
         return {"utterances": len(lines)}
     scores: dict[str, str | int | float] = {}
-    for field, name in (("named", "accuracy"), ("likeliest", "accuracy_by_likelihood")):
+    for field, metric in ACCURACIES.items():
         if all(field in line for line in lines):
-            scores[name] = accuracy(references=references, hypotheses=[line[field] for line in lines])
+            scores[metric.replace(" ", "_")] = accuracy(
+                references=references, hypotheses=[line[field] for line in lines]
+            )
     if "accuracy" in scores:
         scores["without_label"] = sum(line["named"] is None for line in lines)
     return {**scores, "labels": len(task.all_labels), "utterances": len(lines)}

@@ -14,6 +14,15 @@ Hearing = Literal["speech", "transcript", "whisper", "ctc"]
 whisper, ctc: it reads what Whisper's decoder or the CTC recogniser has written (Whisper+LLM, CTC+LLM)."""
 BY_ADAPTER: tuple[Hearing, ...] = ("speech", "ctc")
 """Ways to hear that take encoder and adapter."""
+ACCURACIES = {
+    "named": "accuracy",
+    "likeliest": "accuracy by likelihood",
+    "calibrated": "accuracy by calibrated likelihood",
+}
+"""What is noted of an utterance whose label is asked for, and the metric that it makes: the label that the answer
+names, the likeliest one, and the likeliest less what each has anyway."""
+NOTHING_TO_THE_POINT = ("", "N/A")
+"""What stands in the place of an utterance to find out what each label has anyway. Source: arXiv 2102.09690."""
 CLASSIFY_INTENT = "Please classify the intent of the text, choose from [{labels}]."
 """Source: paper, table 11, SNIPS and FSC."""
 CLASSIFY_SENTIMENT = "Please classify the emotional tone of the text as either positive, negative, or neutral."
@@ -79,7 +88,8 @@ class TaskConfig:
     labels: tuple[str, ...] = ()
     """classification: other labels."""
     by: Literal["generation", "likelihood", "both"] = "generation"
-    """classification: take the label that the answer names (the paper), the likeliest label, or report both."""
+    """classification: take the label that the answer names (the paper), the likeliest label (plain, and less what each
+    has anyway), or report both."""
     sound: SoundConfig = field(default_factory=SoundConfig)
     """What is done to the speech first: noise, a telephone, haste."""
     turns: int = 3

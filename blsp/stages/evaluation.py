@@ -14,7 +14,7 @@ from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import ErrorCount, Manifest, Utterance, load_waveform
 from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
-from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
+from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
@@ -298,8 +298,7 @@ def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
         "wer",
         "recogniser_wer",
         "bleu",
-        "accuracy",
-        "accuracy_by_likelihood",
+        *(metric.replace(" ", "_") for metric in ACCURACIES.values()),
         "no_text",
         "normalizer",
         "signature",

@@ -40,6 +40,12 @@ _CHARTS = (
     ("agreement", "agreement", "Answers to speech that agree with those to the transcript", "agreement (%)"),
     ("accuracy", "accuracy", "Accuracy of the label that is written", "accuracy (%)"),
     ("accuracy by likelihood", "accuracy-by-likelihood", "Accuracy by the likelihood of each label", "accuracy (%)"),
+    (
+        "accuracy by calibrated likelihood",
+        "accuracy-by-calibrated-likelihood",
+        "Accuracy by the likelihood of each label, less what it has anyway",
+        "accuracy (%)",
+    ),
     ("BLEU", "bleu", "Translation", "SacreBLEU"),
 )
 """Metric, name, title and axis of each chart of scores."""

@@ -122,8 +122,9 @@ def test_hypotheses_are_those_of_each_utterance_alone(
     assert result["asr_wer"] == result["tasks"]["asr"]["wer"] == expected
     assert result["asr_normalizer"] == "whisper-english"
     assert result["tasks"]["asr"]["words"] == 21
-    right = sum(line["likeliest"] == line["reference"] for line in lines[14:])
-    assert result["intent_accuracy_by_likelihood"] == 100 * right / 7
+    for field, figure in (("likeliest", "likelihood"), ("calibrated", "calibrated_likelihood")):
+        right = sum(line[field] == line["reference"] for line in lines[14:])
+        assert result[f"intent_accuracy_by_{figure}"] == 100 * right / 7
     assert result["intent_accuracy"] == 100 * sum(x["named"] == x["reference"] for x in lines[14:]) / 7
     assert result["tasks"]["intent"]["without_label"] == sum(x["named"] is None for x in lines[14:])
     assert "tok:13a" in result["translation_signature"]
@@ -354,7 +355,7 @@ def test_a_recording_that_cannot_be_read_counts_as_nothing_heard(
         "unreadable": True,
         "hypothesis": "",
     }
-    assert (lines_of(config)[10]["named"], lines_of(config)[10]["likeliest"]) == (None, None)
+    assert [lines_of(config)[10][field] for field in ("named", "likeliest", "calibrated")] == [None] * 3
     (config.out / "hypotheses.jsonl").unlink()
     with pytest.raises(DataError, match=r"^More than 0 utterances cannot be read; .*test.jsonl, line 4"):
         EvaluationStage().run(replace(config, max_errors=0), Silent())

@@ -68,9 +68,15 @@ def test_comet_is_computed_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
 def test_accuracies_by_hand() -> None:
     task = TaskConfig(kind="classification", name="slu", labels=("on", "off"), by="both")
     answers = lines(["on", "off", "on", "off"], ["it is on", "?", "off", "off"])
-    for line, named, likeliest in zip(answers, ("on", None, "off", "off"), ("on", "on", "off", "on")):
-        line |= {"named": named, "likeliest": likeliest}
-    assert values(measure(task, answers)) == {("slu", "accuracy"): 50.0, ("slu", "accuracy by likelihood"): 25.0}
+    found = {"named": ("on", None, "off", "off"), "likeliest": ("on", "on", "off", "on"), "calibrated": [*"xxx", "off"]}
+    for field, labels in found.items():
+        for line, label in zip(answers, labels):
+            line[field] = label
+    assert values(measure(task, answers)) == {
+        ("slu", "accuracy"): 50.0,
+        ("slu", "accuracy by likelihood"): 25.0,
+        ("slu", "accuracy by calibrated likelihood"): 25.0,
+    }
 
 
 def test_answers_agree_by_first_word_or_half_of_the_words() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blsp.conversation import Turn
-from blsp.evaluation.likelihood import log_likelihoods
+from blsp.evaluation.likelihood import calibrated_log_likelihoods, log_likelihoods
 from blsp.evaluation.tasks import LABELS, TaskConfig
 from blsp.evaluation.understanding import accuracy, named_label
 from blsp.instructions import REPEAT, repeat_instruction
@@ -79,6 +79,19 @@ def test_likelihood_is_that_of_the_whole_answer(tiny_model: BlspModel, make_spee
                 expected = -output.loss * len(output.labels)
                 torch.testing.assert_close(scores[i, k], expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(log_likelihoods(tiny_model, prompts, labels[::-1]).flip(1), scores, rtol=0, atol=1e-5)
+
+
+def test_what_a_label_has_anyway_is_taken_off(tiny_model: BlspModel) -> None:
+    labels = ["on", "switch it off", "a"]
+    prompts = [[Turn("user", f"Choose. {text}")] for text in ("hello there", "off")]
+    without = [[Turn("user", f"Choose. {text}".strip())] for text in ("", "N/A")]
+    plain, calibrated = calibrated_log_likelihoods(tiny_model, prompts, without, labels)
+    torch.testing.assert_close(plain, log_likelihoods(tiny_model, prompts, labels), rtol=0, atol=1e-4)
+    anyway = log_likelihoods(tiny_model, without, labels).exp().mean(dim=0)
+    torch.testing.assert_close(calibrated.exp(), plain.exp() / anyway, rtol=1e-3, atol=0)
+    nothing, same = calibrated_log_likelihoods(tiny_model, without[:1], without[:1], labels)
+    assert nothing.std() > 0.1
+    torch.testing.assert_close(same, torch.zeros(1, 3), rtol=0, atol=1e-4)
 
 
 def test_instructions_of_table_11() -> None:

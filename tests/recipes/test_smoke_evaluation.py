@@ -38,7 +38,15 @@ def test_one_command_makes_the_whole_report(tmp_path: Path) -> None:
     assert scores["shipped adapter", "asr/smoke", "WER"] < 100
     assert {"agreement", "BLEU", "accuracy", "no text", "KL (nats)", "cosine"} <= {metric for _, _, metric in scores}
     names = {figure["name"] for figure in report["figures"]}
-    assert {"asr", "accuracy", "accuracy-by-likelihood", "representations", "similarities", "alignment"} <= names
+    assert {
+        "asr",
+        "accuracy",
+        "accuracy-by-likelihood",
+        "accuracy-by-calibrated-likelihood",
+        "representations",
+        "similarities",
+        "alignment",
+    } <= names
     assert any(name.startswith("nearest-tokens") for name in names)
     assert all((tmp_path / "out/report/page/figures" / f"{name}.svg").is_file() for name in names)
     assert report["worst"]
