@@ -65,7 +65,7 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     adapter = model.adapter
     if adapter is None or adapter.ctc is None:
         raise ValueError("`model` must have an adapter with a CTC head, but has none.")
-    frames, lengths, letters = adapter.forward_with_letters(hidden_states.to(next(adapter.parameters()).dtype), lengths)
+    frames, lengths, letters = adapter.forward_with_letters(hidden_states, lengths)
     logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
     embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)

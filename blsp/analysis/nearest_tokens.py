@@ -90,11 +90,8 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
         )
     features, lengths = extract_features([waveform], model.encoder.n_mels, padded=model.encoder.padded)
     hidden_states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
-    weight = next(model.adapter.parameters())
-    embeds, lengths, letters = model.adapter.forward_with_letters(
-        hidden_states[:, : int(lengths[0])].to(weight.dtype), lengths
-    )  # (1, S, E)
-    tokens: Tensor = model.llm.get_input_embeddings().weight.to(weight.dtype)  # (V, E)
+    embeds, lengths, letters = model.adapter.forward_with_letters(hidden_states[:, : int(lengths[0])], lengths)
+    tokens: Tensor = model.llm.get_input_embeddings().weight.to(embeds.dtype)  # (V, E), beside (1, S, E)
     cosines = F.normalize(embeds[0].float(), dim=1) @ F.normalize(tokens.float(), dim=1).T  # (S, V)
     found = cosines.topk(k, dim=1)
     frame_seconds = 1 / model.adapter.config.embeds_per_second

@@ -121,7 +121,7 @@ class Adapter(nn.Module):
         """Shorten and project encoder states.
 
         Args:
-            hidden_states: Encoder output, float (B, L, D).
+            hidden_states: Encoder output, float (B, L, D), of whatever type the encoder has.
             lengths: Valid frames in each row, int64 (B,).
 
         Returns:
@@ -134,7 +134,7 @@ class Adapter(nn.Module):
         self, hidden_states: Tensor, lengths: Tensor
     ) -> tuple[Tensor, Tensor, LetterScores | None]:
         """The same as forward(), and the letters that were read on the way; None for an adapter without."""
-        x, lengths, letters = self.subsampler(hidden_states, lengths)
+        x, lengths, letters = self.subsampler(hidden_states.to(self.norm.weight.dtype), lengths)
         x = self.norm(self.bottleneck(x))
         return x * valid_positions(lengths, x.size(1))[:, :, None], lengths, letters
 

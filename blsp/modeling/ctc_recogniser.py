@@ -111,8 +111,7 @@ class CtcRecogniser(nn.Module):
         self, hidden_states: Tensor, lengths: Tensor, vocabulary: Tensor | None = None
     ) -> tuple[Tensor, Tensor, LetterScores | None]:
         """As `logits`, and what the adapter reads letter by letter; None for one that does not."""
-        dtype = next(self.adapter.parameters()).dtype
-        embeds, lengths, letters = self.adapter.forward_with_letters(hidden_states.to(dtype), lengths)
+        embeds, lengths, letters = self.adapter.forward_with_letters(hidden_states, lengths)
         if self.projector is not None:
             return self.projector(embeds), lengths, letters
         assert self.adapter.ctc is not None

@@ -215,8 +215,7 @@ class BlspModel(nn.Module):
         """
         if self.adapter is None:
             raise UnsupportedError("This model has no speech adapter.", hint="Load it with `--adapter`.")
-        dtype = next(self.adapter.parameters()).dtype
-        frames, lengths, letters = self.adapter.forward_with_letters(hidden_states.to(dtype), lengths)
+        frames, lengths, letters = self.adapter.forward_with_letters(hidden_states, lengths)
         return self.read_out(frames, lengths, letters)
 
     def read_out(

@@ -139,8 +139,7 @@ def _read_letters(model: BlspModel, waveforms: Sequence[Waveform], name: str) ->
         raise ConfigError(f"The adapter of {name} reads no letters.", hint="Use another one: model.name=embedded")
     with torch.inference_mode():
         states, lengths, n_windows = model.encode_speech(waveforms)
-        dtype = next(model.adapter.parameters()).dtype
-        _, _, letters = model.adapter.forward_with_letters(states.to(dtype), lengths)
+        _, _, letters = model.adapter.forward_with_letters(states, lengths)
     assert letters is not None  # the config says so
     scores = letters.logits.float().log_softmax(dim=2).cpu().numpy()
     windows = [row[:n] for row, n in zip(scores, letters.lengths.tolist())]

@@ -121,7 +121,7 @@ class AlignmentModule(nn.Module):
         assert model.encoder is not None
         assert adapter is not None
         states = encode(batch.speech, model.encoder, self._cache)
-        frames, lengths = adapter(states.values.to(next(adapter.parameters()).dtype), states.lengths)
+        frames, lengths = adapter(states.values, states.lengths)
         token_embeds = model.llm.get_input_embeddings().weight
         ctc = None
         if self._objective.ctc > 0:
