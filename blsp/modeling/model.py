@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.conversation import Turn
-from blsp.decoding import decode
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.modeling.adapter import Adapter, LetterScores
@@ -32,16 +31,12 @@ from blsp.modeling.batch import (
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, TokenSegment, render
+from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, TokenSegment, render
+from blsp.modeling.sentences import as_typed
 from blsp.word_search import Reading, SearchConfig, Spellings, find_words, reading
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 """What a transformers LLM's `forward` calls the keys and values of earlier positions."""
-
-QUESTION_FROM = -2.0
-"""From how many nats on that the LLM prefers a question mark to a full stop after some words they are a question. Of
-bare words it is not sure: of 500 written questions it prefers the mark in 86 %, and of 300 statements never by so much
-as -2 (RESULTS.md)."""
 
 MAX_PREFIXES = 4
 """Constant prompts whose keys and values are kept: those of a few behaviours, for hearing and for reading."""
@@ -240,11 +235,11 @@ class BlspModel(nn.Module):
         assert adapter.ctc is not None
         if logits is None:
             logits = adapter.ctc.logits(frames, table)
-        sentences = [
-            torch.tensor(ids, dtype=torch.int64) for ids in self._sentences(self.words(logits, lengths, letters))
-        ]
-        padded = nn.utils.rnn.pad_sequence([self.embed_tokens(ids) for ids in sentences], batch_first=True)
-        return padded, torch.tensor([len(ids) for ids in sentences], device=lengths.device)
+        sentences = as_typed(self.words(logits, lengths, letters), self.tokenizer, self._scores_after)
+        rows = [self.embed_tokens(ids) for ids in sentences]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
+            [len(ids) for ids in sentences], device=lengths.device
+        )
 
     @torch.no_grad()
     def words(self, logits: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[list[int]]:
@@ -262,24 +257,8 @@ class BlspModel(nn.Module):
         return [find_words(heard, self.spellings, config) if n else [] for n, heard in zip(lengths.tolist(), readings)]
 
     @torch.no_grad()
-    def _sentences(self, words: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Tokens of words as somebody would type them: with a capital, and a question mark after what is a question.
-
-        A small LLM takes neither bare words for a question nor small letters for the beginning of one (decision 0014).
-        """
-        typed = PlainText(self.tokenizer)
-        sentences = [list(typed.ids(_capitalized(decode(self.tokenizer, ids)))) for ids in words]
-        marks = [_mark_id(self.tokenizer, mark) for mark in ("?", ".")]
-        spoken = [i for i, ids in enumerate(sentences) if ids]
-        if spoken and None not in marks:
-            logits = self._read_after([sentences[i] for i in spoken])[:, marks]
-            for i, (asks, tells) in zip(spoken, logits.tolist()):
-                if asks - tells > QUESTION_FROM:
-                    sentences[i].append(cast("int", marks[0]))
-        return sentences
-
-    def _read_after(self, sentences: Sequence[Sequence[int]]) -> Tensor:
-        """Scores of what comes after each sentence where a conversation begins with it, float (N, V)."""
+    def _scores_after(self, sentences: Sequence[Sequence[int]]) -> Tensor:
+        """What the LLM expects after each of N sentences with which a conversation begins, float (N, V)."""
         before = tuple(
             i
             for segment in itertools.takewhile(
@@ -370,17 +349,6 @@ class BlspModel(nn.Module):
         if isinstance(batch.speech, HiddenStates):
             return self.embed_hidden_states(batch.speech.values.to(self.device), batch.speech.lengths.to(self.device))
         return self.embed_speech(batch.speech) if batch.speech else (None, None)
-
-
-def _capitalized(text: str) -> str:
-    text = text.strip()
-    return text[:1].upper() + text[1:]
-
-
-def _mark_id(tokenizer: PreTrainedTokenizerBase, mark: str) -> int | None:
-    """The token of a punctuation mark after a word; None where it takes several."""
-    word, marked = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", f"a{mark}"))
-    return int(marked[-1]) if len(marked) == len(word) + 1 else None
 
 
 def _windows(waveform: np.ndarray) -> list[np.ndarray]:

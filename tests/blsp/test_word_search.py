@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.modeling import model as model_module
+from blsp.modeling import sentences
 from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
@@ -56,17 +56,17 @@ FRAMES = [{" the": 0.9}, {}, {" t": 0.5, " a": 0.4}, {}]
 
 
 def test_words_are_read_as_typed(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "QUESTION_FROM", float("inf"))
+    monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     text, embeds = read(model, FRAMES)
     assert text == "The t"
     ids = model.tokenizer("The t", add_special_tokens=False).input_ids
     torch.testing.assert_close(embeds[0], model.embed_tokens(ids))
-    monkeypatch.setattr(model_module, "QUESTION_FROM", -float("inf"))
+    monkeypatch.setattr(sentences, "QUESTION_FROM", -float("inf"))
     assert read(model, FRAMES)[0] == "The t?"
 
 
 def test_letters_overrule_tokens(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "QUESTION_FROM", float("inf"))
+    monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     assert read(model, FRAMES, letters_that_spell("the a"))[0] == "The a"
     assert read(model, FRAMES, letters_that_spell("the t"))[0] == "The t"
 
@@ -81,7 +81,7 @@ def test_question_marks_come_from_the_llm_with_the_conversation_begun(model: Bls
     typed = ["what is this", "a", "tell me more of this"]
     rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in typed]
     opening = list(model.template.opening(None))
-    found = model._read_after(rows)
+    found = model._scores_after(rows)
     for row, scores in zip(rows, found):
         alone = model.llm(torch.tensor([[*opening, *row]])).logits[0, -1]
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
@@ -90,12 +90,12 @@ def test_question_marks_come_from_the_llm_with_the_conversation_begun(model: Bls
 @torch.no_grad()
 def test_an_llm_that_is_trained_reads_its_prompt_anew(model: BlspModel) -> None:
     rows = [[70, 80], [90]]
-    before = model._read_after(rows)
+    before = model._scores_after(rows)
     weight = next(model.llm.parameters())
     weight.requires_grad_(True)
-    torch.testing.assert_close(model._read_after(rows), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model._scores_after(rows), before, rtol=1e-4, atol=1e-4)
     weight.add_(torch.randn_like(weight))
-    assert not torch.allclose(model._read_after(rows), before, atol=1e-2)
+    assert not torch.allclose(model._scores_after(rows), before, atol=1e-2)
 
 
 def test_while_training_gradients_pass_through_what_is_read(model: BlspModel, make_speech: MakeSpeech) -> None:
