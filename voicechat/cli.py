@@ -58,7 +58,7 @@ def _main(
         bool, typer.Option("--debug", envvar="VOICECHAT_DEBUG", help="Show the traceback of an error.")
     ] = False,
 ) -> None:
-    """Talk to a speech LLM on your own machine: it hears your speech, with no transcript in between."""
+    """Talk to a speech LLM on your own machine: it hears your speech, with no recogniser in between."""
 
 
 for _module in (talk, files, train, evaluate, sessions, devices, models, doctor):

@@ -140,7 +140,7 @@ def talk(
 ) -> None:
     """Hold a spoken conversation: speak into the microphone, or type, and read the answers.
 
-    Your voice goes through Whisper's encoder and an adapter straight into the LLM; no transcript is made. Speak while
+    Your voice goes through Whisper's encoder and an adapter into the LLM; no recogniser stands between. Speak while
     an answer is written to stop it. Commands such as /help, /say FILE, /undo and /new are typed.
     """
     files = join_files(input_files or [], more_files or [])
