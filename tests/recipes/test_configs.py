@@ -12,9 +12,8 @@ from blsp.stages.pipeline import Job, load_recipe, plan_jobs
 from voicechat.training import shipped_configs
 
 CONFIGS = shipped_configs()
-EACH = [
-    pytest.param(name, marks=pytest.mark.xdist_group("paper") if name == "paper/pipeline" else ()) for name in CONFIGS
-]
+PAPER = [pytest.mark.slow, pytest.mark.xdist_group("paper")]  # eight million utterances take seconds
+EACH = [pytest.param(name, marks=PAPER if name == "paper/pipeline" else ()) for name in CONFIGS]
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,7 @@ def test_no_template_makes_a_question_of_tests(template: str) -> None:
     assert [q for q in QUESTIONS if re.fullmatch(pattern, q.lower().rstrip(".?!"))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_no_corpus_of_sentences_holds_a_question_of_tests() -> None:
     normalize = normalizer(ENGLISH)
