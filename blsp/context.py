@@ -34,11 +34,13 @@ class Piece:
     keys: tuple[int, ...]
     embeds: Tensor | None = None
     """Speech embeddings, float (S, E); None for tokens, which are looked up when read."""
+    is_speech: bool = False
+    """Whether somebody said it; where the adapter hands over words, these are tokens too."""
 
     @classmethod
     def of_speech(cls, embeds: Tensor) -> Piece:
         """A piece of speech, unlike any other."""
-        return cls(tuple(itertools.islice(_speech_keys, len(embeds))), embeds)
+        return cls(tuple(itertools.islice(_speech_keys, len(embeds))), embeds, is_speech=True)
 
 
 class CachedContext:
@@ -89,12 +91,15 @@ class CachedContext:
 
     @torch.inference_mode()
     def embed_speech(self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None) -> Piece:
-        """Encode one waveform, float32 (N,).
+        """What the LLM is to read of one waveform, float32 (N,).
 
         Raises:
             CancelledError: `cancel` was set.
         """
         with self._cancelled_by(cancel):
+            words = self._model.read_speech([waveform])
+            if words is not None:
+                return Piece(tuple(words[0]), is_speech=True)
             embeds, lengths = self._model.embed_speech([waveform])
         return Piece.of_speech(embeds[0, : int(lengths[0])])
 

@@ -43,6 +43,7 @@ class Conversation:
         self._context = CachedContext(model)
         self._history = PromptHistory(model.template, self._context, system)
         self._expected: Entry | None = None  # the turn given to prefill()
+        self._asked: Entry | None = None  # the turn that is or was last answered
 
     @property
     def turns(self) -> list[Turn]:
@@ -63,6 +64,15 @@ class Conversation:
     def context_tokens(self) -> int:
         """Positions of the context in use."""
         return len(self._context)
+
+    @property
+    def heard(self) -> str | None:
+        """What was found in the speech of the turn that is being answered, or was last.
+
+        None for a typed turn, and for an adapter that hands over no words.
+        """
+        ids = [] if self._asked is None else self._history.words(self._asked)
+        return decode(self._model.tokenizer, ids).strip() or None
 
     def add(self, turn: Turn) -> None:
         """Append a turn without answering it, as when a conversation is restored. Nothing is computed yet.
@@ -143,7 +153,7 @@ class Conversation:
         self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None
     ) -> Generator[str, None, None]:
         user = self._expected if self._expected is not None and self._expected.turn is turn else Entry(turn)
-        self._expected = None
+        self._expected, self._asked = None, user
         stream = TextStream(self._model.tokenizer, self._model.template.stop_strings)
         ids: list[int] = []
         fits = False

@@ -73,7 +73,11 @@ class PromptHistory:
     def hears_nothing(self, user: Entry, cancel: threading.Event | None = None) -> bool:
         """Whether a turn has speech in which the adapter found nothing to hand over."""
         pieces = self._pieces(user, cancel)
-        return user.turn.speech is not None and not any(p.keys for p in pieces if p.embeds is not None)
+        return user.turn.speech is not None and not any(p.keys for p in pieces if p.is_speech)
+
+    def words(self, user: Entry) -> list[int]:
+        """Token ids of the words that were found in a turn's speech; none where the adapter hands over no words."""
+        return [key for piece in user.pieces or () if piece.is_speech and piece.embeds is None for key in piece.keys]
 
     def make_room(self, user: Entry, room: int, cancel: threading.Event | None = None) -> None:
         """Where the prompt takes more than `room` positions, drop the oldest exchanges.

@@ -50,6 +50,11 @@ class ChatEngine(Protocol):
         """Oldest turns that the model no longer sees, for lack of context."""
         ...
 
+    @property
+    def heard(self) -> str | None:
+        """Words that were understood in the spoken turn that is being answered; None where the LLM reads no words."""
+        ...
+
     def add(self, turn: Turn) -> None:
         """Append a turn of an earlier conversation, without answering it."""
         ...
@@ -108,6 +113,10 @@ class _LlmConversation:
     @property
     def dropped_turns(self) -> int:
         return self._conversation.dropped_turns
+
+    @property
+    def heard(self) -> str | None:
+        return self._conversation.heard
 
     def _as_read(self, turn: Turn) -> Turn:
         """The turn as the LLM's conversation takes it."""
@@ -207,6 +216,11 @@ class CascadeEngine(_LlmConversation):
         """
         return self._whisper.transcribe(waveform, language)
 
+    @property
+    def heard(self) -> str | None:
+        """What Whisper wrote of the spoken turn that was read last."""
+        return self._read[1].text if self._read is not None else None
+
     def _as_read(self, turn: Turn) -> Turn:
         if turn.speech is None:
             return turn
@@ -250,6 +264,8 @@ class ScriptedEngine:
         self.reused: list[Turn] = []
         """Turns that were answered after being read in advance."""
         self.dropped_turns = 0
+        self.heard: str | None = None
+        """What it says to have understood of speech."""
         self._answers = list(answers)
         self._turns: list[Turn] = []
 

@@ -32,6 +32,14 @@ class Reply:
 
 
 @dataclass(frozen=True, eq=False)
+class ReplyHeard:
+    """Words that were understood in the speech that is being answered."""
+
+    reply: Reply
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
 class ReplyDelta:
     """A piece of an answer."""
 
@@ -56,10 +64,10 @@ class EngineThread:
 
     Args:
         engine: Used by this thread alone from now on.
-        post: Takes ReplyDelta and ReplyEnded; called on this thread.
+        post: Takes ReplyHeard, ReplyDelta and ReplyEnded; called on this thread.
     """
 
-    def __init__(self, engine: ChatEngine, post: Callable[[ReplyDelta | ReplyEnded], None]) -> None:
+    def __init__(self, engine: ChatEngine, post: Callable[[ReplyHeard | ReplyDelta | ReplyEnded], None]) -> None:
         self._engine = engine
         self._post = post
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -131,7 +139,9 @@ class EngineThread:
         error: Exception | None = None
         n_turns = len(self._engine.turns)
         try:
-            for text in self._engine.reply(reply.turn, config, reply.cancel):
+            for number, text in enumerate(self._engine.reply(reply.turn, config, reply.cancel)):
+                if number == 0 and reply.turn.speech is not None and self._engine.heard:
+                    self._post(ReplyHeard(reply, self._engine.heard))
                 self._post(ReplyDelta(reply, text, time.monotonic()))
         except Exception as failure:  # the session decides what becomes of it
             error = failure

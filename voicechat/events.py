@@ -60,6 +60,13 @@ class UtteranceEnded:
 
 
 @dataclass(frozen=True)
+class SpeechUnderstood:
+    """What the model read in the utterance, where it reads words; comes before the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class TurnTyped:
     """The user typed a turn."""
 
@@ -108,6 +115,7 @@ Event = (
     | SpeechStarted
     | InputLevel
     | UtteranceEnded
+    | SpeechUnderstood
     | TurnTyped
     | TextDelta
     | TurnEnded

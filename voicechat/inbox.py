@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from voicechat.engine_thread import ReplyDelta, ReplyEnded
+from voicechat.engine_thread import ReplyDelta, ReplyEnded, ReplyHeard
 from voicechat.errors import AudioDeviceError
 
 
@@ -42,5 +42,5 @@ class SourceLost:
     error: AudioDeviceError
 
 
-InboxItem = TypedLine | AudioFile | InputEnded | StopRequested | SourceLost | ReplyDelta | ReplyEnded
+InboxItem = TypedLine | AudioFile | InputEnded | StopRequested | SourceLost | ReplyHeard | ReplyDelta | ReplyEnded
 """Frames of the microphone come on top."""

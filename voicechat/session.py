@@ -22,7 +22,7 @@ from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.conversation import Turn
 from blsp.errors import BlspError
 from voicechat.endpointing import EndpointingSettings
-from voicechat.engine_thread import EngineThread, Reply, ReplyDelta, ReplyEnded
+from voicechat.engine_thread import EngineThread, Reply, ReplyDelta, ReplyEnded, ReplyHeard
 from voicechat.errors import AudioDeviceError, VoiceChatError
 from voicechat.events import (
     Event,
@@ -33,6 +33,7 @@ from voicechat.events import (
     Notice,
     SessionStarted,
     SpeechStarted,
+    SpeechUnderstood,
     TextDelta,
     TurnEnded,
     TurnTyped,
@@ -214,6 +215,9 @@ class Session:
     def _take(self, item: InboxItem | HeardFrame) -> None:
         if isinstance(item, ReplyDelta):
             self._take_delta(item)
+        elif isinstance(item, ReplyHeard):
+            if self._answer is not None and item.reply is self._answer.reply:
+                self.show(SpeechUnderstood(item.text))
         elif isinstance(item, ReplyEnded):
             self._take_end(item)
         elif isinstance(item, TypedLine):

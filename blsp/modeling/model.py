@@ -227,19 +227,34 @@ class BlspModel(nn.Module):
         Returns:
             speech_embeds, float (U, K, E), zero past each row's length, and their lengths, int64 (U,).
         """
-        adapter, table = self.adapter, self._token_embeds
-        assert adapter is not None
-        if not adapter.reads_words:
-            embeds, lengths = adapter.read_out(frames, lengths, table, logits=logits)
+        assert self.adapter is not None
+        if not self.adapter.reads_words:
+            embeds, lengths = self.adapter.read_out(frames, lengths, self._token_embeds, logits=logits)
             return embeds.to(self.dtype), lengths
-        assert adapter.ctc is not None
+        rows = [self.embed_tokens(ids) for ids in self._sentences(frames, lengths, letters, logits)]
+        n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens
+
+    def read_speech(self, waveforms: Sequence[np.ndarray]) -> list[list[int]] | None:
+        """Token ids of what the LLM reads for each waveform, where the adapter hands over words; else None.
+
+        Their embeddings are what `embed_speech` gives, which see.
+        """
+        if self.adapter is None or not self.adapter.reads_words:
+            return None
+        hidden_states, lengths, counts = self.encode_speech(waveforms)
+        windows = iter(self._sentences(*self.adapter.forward_with_letters(hidden_states, lengths)))
+        return [[i for ids in itertools.islice(windows, n) for i in ids] for n in counts]
+
+    def _sentences(
+        self, frames: Tensor, lengths: Tensor, letters: LetterScores | None, logits: Tensor | None = None
+    ) -> list[list[int]]:
+        """Token ids of the words in each of U stretches, as typed; arguments as of `read_out`."""
+        assert self.adapter is not None
+        assert self.adapter.ctc is not None
         if logits is None:
-            logits = adapter.ctc.logits(frames, table)
-        sentences = as_typed(self.words(logits, lengths, letters), self.tokenizer, self._scores_after)
-        rows = [self.embed_tokens(ids) for ids in sentences]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor(
-            [len(ids) for ids in sentences], device=lengths.device
-        )
+            logits = self.adapter.ctc.logits(frames, self._token_embeds)
+        return as_typed(self.words(logits, lengths, letters), self.tokenizer, self._scores_after)
 
     @torch.no_grad()
     def words(self, logits: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[list[int]]:

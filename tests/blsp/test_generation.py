@@ -17,7 +17,7 @@ from blsp.conversation import Turn
 from blsp.errors import ContextFullError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig, generate_texts
 from blsp.modeling.model import BlspModel
-from blsp.modeling.prompt import PaperPromptTemplate
+from blsp.modeling.prompt import PaperPromptTemplate, PlainText
 from blsp.prompt_history import Entry
 
 MakeSpeech = Callable[..., np.ndarray]
@@ -536,6 +536,45 @@ def test_dropped_turns_after_undo_and_clear(tiny_model: BlspModel) -> None:
     while conversation.undo():
         assert conversation.dropped_turns <= len(conversation.turns)
     assert conversation.dropped_turns == 0
+
+
+# --- adapters that hand over words ---
+
+
+@pytest.fixture
+def word_model(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> BlspModel:
+    """A model whose adapter hears the same words whatever is said, and none in less than half a second."""
+    words = list(PlainText(tiny_model.tokenizer).ids("What is this?"))
+    model = private_copy(tiny_model)
+    monkeypatch.setattr(model, "read_speech", lambda waveforms: [words if len(w) >= 8000 else [] for w in waveforms])
+    return model
+
+
+def test_spoken_words_are_read_as_typed_ones(word_model: BlspModel, make_speech: MakeSpeech) -> None:
+    spoken, typed = Conversation(word_model), Conversation(word_model)
+    assert spoken.heard is None
+    answers = ["".join(spoken.reply(Turn("user", speech=make_speech(1.0)), SHORT)),
+               "".join(typed.reply(Turn("user", "What is this?"), SHORT))]  # fmt: skip
+    assert answers[0] == answers[1] != ""
+    assert (spoken.heard, typed.heard) == ("What is this?", None)
+    list(spoken.reply(QUESTION, SHORT))
+    assert spoken.heard is None
+
+
+def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:
+    """Speech that goes on after a pause begins with the same words."""
+    conversation = Conversation(word_model)
+    conversation.prefill(Turn("user", speech=make_speech(1.0)))
+    with recorded(word_model) as runs:
+        list(conversation.reply(Turn("user", speech=make_speech(1.5)), GenerationConfig(max_new_tokens=1)))
+    assert sum(runs.positions) <= 1
+
+
+def test_nothing_is_answered_where_no_words_were_found(word_model: BlspModel, make_speech: MakeSpeech) -> None:
+    conversation = Conversation(word_model)
+    with pytest.raises(NoSpeechError):
+        list(conversation.reply(Turn("user", speech=make_speech(0.2)), SHORT))
+    assert conversation.turns == []
 
 
 # --- the context alone ---

@@ -117,6 +117,21 @@ def test_utterances_read_together_are_each_as_alone(model: BlspModel, make_speec
         torch.testing.assert_close(row[:n], alone[0])
 
 
+@torch.inference_mode()
+def test_words_of_speech_have_the_embeddings_that_the_llm_reads(model: BlspModel, make_speech: MakeSpeech) -> None:
+    """Long recordings too, which are read in windows."""
+    speech = [make_speech(31.0), make_speech(1.0, seed=1)]
+    words = model.read_speech(speech)
+    assert words is not None
+    embeds, lengths = model.embed_speech(speech)
+    assert [len(ids) for ids in words] == lengths.tolist()
+    for ids, row in zip(words, embeds):
+        torch.testing.assert_close(model.embed_tokens(ids), row[: len(ids)])
+    assert model.adapter is not None
+    model.adapter.set_readout("ctc_expected")
+    assert model.read_speech(speech) is None
+
+
 def test_tokens_are_spelt_in_small_letters(tiny_model: BlspModel) -> None:
     spellings = Spellings(tiny_model.tokenizer)
     (the,) = tiny_model.tokenizer(" the", add_special_tokens=False).input_ids

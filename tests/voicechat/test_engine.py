@@ -105,6 +105,12 @@ def test_the_cascade_reads_whispers_words(
     assert whisper.calls[0]["task"] == "transcribe"
 
 
+def test_the_cascade_tells_what_whisper_wrote(cascade: CascadeEngine, make_speech: MakeSpeech) -> None:
+    assert cascade.heard is None
+    list(cascade.reply(Turn("user", speech=make_speech(1.0)), SHORT))
+    assert cascade.heard == "words 1"
+
+
 def test_the_cascade_listens_once_to_what_was_read_ahead(
     cascade: CascadeEngine, whisper: FakeWhisper, make_speech: MakeSpeech
 ) -> None:

@@ -27,6 +27,7 @@ from voicechat.events import (
     Muted,
     Notice,
     SpeechStarted,
+    SpeechUnderstood,
     TextDelta,
     TurnEnded,
     TurnTyped,
@@ -144,6 +145,24 @@ def test_speech_is_read_ahead_at_the_first_silence_and_answered() -> None:
     speech = engine.turns[0].speech
     assert speech is not None
     assert np.count_nonzero(speech) == 600 * 16  # every sample that was spoken
+
+
+def test_words_that_were_understood_are_shown_before_the_answer(tmp_path: Path) -> None:
+    view, engine = Waiter(), ScriptedEngine(["Sure.", "Yes.", "No."])
+    engine.heard = "Open the door."
+    path = tmp_path / "door.wav"
+    save_audio(path, np.pad(np.full(SAMPLING_RATE, 0.3, np.float32), SAMPLING_RATE))
+    session = Session(engine, CONFIG, view.show, make_vad=LoudnessVad)
+    hold(session, AudioFile(path), TypedLine("and now", False), InputEnded())
+    shown = seen(view.events, UtteranceEnded, SpeechUnderstood, TurnTyped, TurnEnded)
+    assert [type(e).__name__ for e in shown] == [
+        "UtteranceEnded",
+        "SpeechUnderstood",
+        "TurnEnded",
+        "TurnTyped",  # what was typed need not be shown again
+        "TurnEnded",
+    ]
+    assert seen(view.events, SpeechUnderstood) == [SpeechUnderstood("Open the door.")]
 
 
 def test_speech_that_goes_on_after_a_pause_is_one_turn() -> None:

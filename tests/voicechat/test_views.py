@@ -17,6 +17,7 @@ from voicechat.events import (
     Notice,
     SessionStarted,
     SpeechStarted,
+    SpeechUnderstood,
     TextDelta,
     TurnEnded,
     TurnTyped,
@@ -31,6 +32,7 @@ CONVERSATION: list[Event] = [
     InputLevel(-33.0),
     SpeechStarted(),
     UtteranceEnded(1.93),
+    SpeechUnderstood("What is the capital of France?"),
     TextDelta(" Paris is"),
     TextDelta(" the capital."),
     TurnEnded(" Paris is the capital.", 412.4, 1.25),
@@ -62,6 +64,7 @@ def test_plain_lines() -> None:
     )
     assert err.getvalue() == (
         "embedded (blsp) · session monday, 2 earlier turns · microphone USB microphone\n"
+        "(heard: What is the capital of France?)\n"
         "(412 ms to the first word, 1.2 s in all)\n"
         "(80 ms to the first word, 0.5 s in all)\n"
         "The microphone is off.\n"
@@ -77,11 +80,12 @@ def test_json_is_one_event_a_line_without_the_level_meter() -> None:
     for event in CONVERSATION:
         view.show(event)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [line["event"] for line in lines[:6]] == [
+    assert [line["event"] for line in lines[:7]] == [
         "session_started",
         "listening",
         "speech_started",
         "utterance_ended",
+        "speech_understood",
         "text_delta",
         "text_delta",
     ]
@@ -119,6 +123,7 @@ def test_the_whole_screen_of_a_conversation() -> None:
         "Speak, or type. /help shows the commands, Ctrl-C ends.",
         "",
         "You        speech, 1.9 s",
+        "           What is the capital of France?",
         "Assistant  Paris is the capital.  412 ms",
         "",
         "You        And of Italy?",
@@ -138,7 +143,7 @@ def test_the_whole_screen_of_a_conversation() -> None:
 def test_the_state_line_follows_the_conversation() -> None:
     screen = Screen()
     states = []
-    for event in CONVERSATION[:9]:
+    for event in CONVERSATION[:10]:
         screen.show(event)
         screen.now += 1.5
         states.append(screen.lines[-1])
@@ -148,6 +153,7 @@ def test_the_state_line_follows_the_conversation() -> None:
         "● listening  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
         "● hearing you 1.5 s  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
         "◌ thinking 1.5 s  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
+        "◌ thinking 3.0 s  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
         "▸ answering  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
         "▸ answering  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",
         "● ready  ▮▮▮▮▮▮▮▮▯▯▯▯▯▯▯▯",

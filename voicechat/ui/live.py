@@ -22,6 +22,7 @@ from voicechat.events import (
     Notice,
     SessionStarted,
     SpeechStarted,
+    SpeechUnderstood,
     TextDelta,
     TurnEnded,
     TurnTyped,
@@ -103,6 +104,8 @@ class LiveView:
             what = f"speech, {event.seconds:.1f} s"
             self._print("You", Text(what if event.source == "microphone" else f"{event.source}, {what}", "italic"))
             self._enter("thinking")
+        elif isinstance(event, SpeechUnderstood):
+            self._print("", Text(_harmless(event.text), "dim"))
         elif isinstance(event, TurnTyped):
             self._print("You", Text(_harmless(event.text)))
             self._enter("thinking")

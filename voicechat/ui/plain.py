@@ -17,6 +17,7 @@ from voicechat.events import (
     Muted,
     Notice,
     SessionStarted,
+    SpeechUnderstood,
     TextDelta,
     TurnEnded,
     TurnTyped,
@@ -81,6 +82,8 @@ class PlainView:
             self._line(f"You: {event.text}")
         elif isinstance(event, UtteranceEnded):
             self._line(f"You: [{event.source}, {event.seconds:.1f} s]")
+        elif isinstance(event, SpeechUnderstood):
+            self._note(f"(heard: {event.text})")
         elif isinstance(event, (Notice, MicrophoneLost, Failed)):
             self._note(event.message)
             if event.hint:
