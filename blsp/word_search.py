@@ -104,12 +104,14 @@ def reading(logits: Tensor, letter_logits: Tensor | None, spellings: Spellings, 
     return Reading(candidates, read, None if letter_logits is None else letter_logits.float().log_softmax(dim=1))
 
 
-def find_words(reading: Reading, spellings: Spellings, config: SearchConfig) -> list[int]:
-    """Ids of the tokens that are read best, by tokens and letters alone."""
+def find_words(
+    reading: Reading, spellings: Spellings, config: SearchConfig, *, min_letter_fit: float | None = None
+) -> list[int]:
+    """Ids of the tokens that are read best, by tokens and letters alone; none where these agree less than they must."""
     search = WordSearch(reading, spellings, config)
     while search.n_rows:
         search.advance()
-    return search.best
+    return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.best
 
 
 class WordSearch:
@@ -141,6 +143,8 @@ class WordSearch:
         self._best_score = -float("inf")
         self.best: list[int] = []
         """Tokens of the best finished answer."""
+        self.letter_fit = 0.0
+        """Mean log probability that the letters give each letter of it; 0 where no letters were read."""
 
     @property
     def n_rows(self) -> int:
@@ -183,6 +187,9 @@ class WordSearch:
         best = int(finished.argmax())
         if float(finished[best]) > self._best_score:
             self._best_score, self.best = float(finished[best]), self._ids[best]
+            if self._speller is not None:
+                n_spelt = max(1, len(letter_labels(self._written[best])))
+                self.letter_fit = float(self._speller.prefixes.complete[best]) / n_spelt
 
     def _promising(self, scores: Tensor, said: Tensor) -> tuple[Tensor, Tensor]:
         """What to go on with, given the scores without letters and the number of letters said, (N, C).

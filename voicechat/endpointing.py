@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,13 +18,13 @@ class EndpointingSettings:
 
     start_ms: int = 90
     """Speech in a row that starts an utterance; shorter bursts are dropped."""
-    pre_roll_ms: int = 420
-    """Audio kept from before the start, so that first consonants survive."""
-    hint_ms: int = 90
-    """Silence after which an early `SilenceHint` says that this may be the end."""
+    pre_roll_ms: int = 900
+    """Audio kept from before the start: soft first words are not always taken for speech (decision 0015)."""
+    hint_ms: int = 240
+    """Silence after which an early `SilenceHint` says that this may be the end; soft last words may be in it."""
     stop_ms: int = 600
     """Silence that ends an utterance."""
-    post_roll_ms: int = 210
+    post_roll_ms: int = 240
     """How much of that silence stays in the utterance; the rest can serve the next one as pre-roll."""
     max_seconds: float = 20.0
     """Longest utterance; longer speech is split at its quietest place, without losing a sample."""
@@ -39,6 +39,10 @@ class EndpointingSettings:
         least = (self.pre_roll_ms + self.start_ms + self.stop_ms) / 1000 + 2 * FRAME_MS / 1000
         if self.max_seconds < least:
             raise ValueError(f"`max_seconds` must be at least {least:g}, but is {self.max_seconds:g} instead.")
+
+
+SHOWN_LEAD_SECONDS = 0.42
+"""How long before what is surely speech an utterance is said to start: its pre-roll is mostly silence."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,13 @@ class UtteranceReady:
     end_sample: int
     forced: bool
     """Split for length: the next utterance goes on where this one ends."""
+    lead_samples: int = 0
+    """How much of it comes before what was taken for speech."""
 
     @property
     def start_seconds(self) -> float:
-        """Start from the beginning of the stream."""
-        return self.start_sample / SAMPLING_RATE
+        """Where somebody begins to speak, at most `SHOWN_LEAD_SECONDS` too early, from the beginning of the stream."""
+        return self.start_sample / SAMPLING_RATE + max(0.0, self.lead_samples / SAMPLING_RATE - SHOWN_LEAD_SECONDS)
 
     @property
     def end_seconds(self) -> float:
@@ -110,6 +116,7 @@ class UtteranceSegmenter:
         self._frames: list[Frame] = []  # of the utterance; empty while nobody speaks
         self._spoken: list[bool] = []  # the verdict on each of them
         self._first = 0  # index of the utterance's first frame in the stream
+        self._n_lead = 0  # frames of it before speech
         self._n_pushed = 0
         self._run = 0  # frames in a row that argue for a change of state
 
@@ -137,6 +144,7 @@ class UtteranceSegmenter:
         self._frames = list(self._before)
         self._spoken = [False] * (len(self._frames) - self._n_start) + [True] * self._n_start
         self._first = self._n_pushed - len(self._frames)
+        self._n_lead = len(self._frames) - self._n_start
         self._before.clear()
         self._run = 0
         return [SpeechStart(self._first * FRAME_SAMPLES)]
@@ -175,7 +183,8 @@ class UtteranceSegmenter:
 
     def _take(self, n_frames: int, *, forced: bool, ends: bool = False) -> UtteranceReady:
         """Cut the first frames off as an utterance; the others begin the next, or are pre-roll if this one ends."""
-        start = self._first * FRAME_SAMPLES
+        start, lead = self._first * FRAME_SAMPLES, self._n_lead * FRAME_SAMPLES
+        self._n_lead = 0
         waveform = from_pcm16(np.concatenate(self._frames[:n_frames]))
         rest, self._first = self._frames[n_frames:], self._first + n_frames
         if ends:
@@ -183,7 +192,7 @@ class UtteranceSegmenter:
             self._frames, self._spoken, self._run = [], [], 0
         else:
             self._frames, self._spoken = rest, self._spoken[n_frames:]
-        return UtteranceReady(waveform, start, start + len(waveform), forced)
+        return UtteranceReady(waveform, start, start + len(waveform), forced, lead)
 
 
 def segment_stream(
@@ -228,7 +237,7 @@ def _within(utterance: UtteranceReady, n_samples: int) -> UtteranceReady:
     extra = max(0, utterance.end_sample - n_samples)
     if extra == 0:
         return utterance
-    return UtteranceReady(utterance.waveform[:-extra], utterance.start_sample, n_samples, utterance.forced)
+    return replace(utterance, waveform=utterance.waveform[:-extra], end_sample=n_samples)
 
 
 def _frames(milliseconds: int) -> int:

@@ -43,6 +43,9 @@ class AdapterConfig:
     min_confidence: float = 0.0
     """Mean probability that the CTC head has to give the tokens it reads in an utterance, and twice as much where it
     reads hardly any: below it the utterance is taken for noise, in which nothing was said. Not while training."""
+    min_letter_fit: float | None = None
+    """Mean log probability that the letters have to give each letter of the words found with `ctc_words`: below it they
+    are taken for noise. It takes the place of `min_confidence` there (decision 0015)."""
 
     @property
     def embeds_per_second(self) -> float:

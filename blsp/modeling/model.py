@@ -266,10 +266,14 @@ class BlspModel(nn.Module):
             letters: What the adapter read letter by letter.
         """
         assert self.adapter is not None
-        config = SearchConfig()
-        lengths = self.adapter.without_noise(logits, lengths)
+        config, fit = SearchConfig(), self.adapter.config.min_letter_fit
+        if fit is None or letters is None:
+            lengths = self.adapter.without_noise(logits, lengths)
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
-        return [find_words(heard, self.spellings, config) if n else [] for n, heard in zip(lengths.tolist(), readings)]
+        return [
+            find_words(heard, self.spellings, config, min_letter_fit=fit) if n else []
+            for n, heard in zip(lengths.tolist(), readings)
+        ]
 
     @torch.no_grad()
     def _scores_after(self, sentences: Sequence[Sequence[int]]) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,17 @@ def test_letters_overrule_tokens(model: BlspModel, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     assert read(model, FRAMES, letters_that_spell("the a"))[0] == "The a"
     assert read(model, FRAMES, letters_that_spell("the t"))[0] == "The t"
+
+
+def test_words_that_the_letters_do_not_spell_are_noise(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
+    assert model.adapter is not None
+    model.adapter.config = replace(model.adapter.config, min_letter_fit=-2.0, min_confidence=0.99)
+    assert read(model, FRAMES, letters_that_spell("the t"))[0] == "The t"
+    assert read(model, FRAMES, letters_that_spell("bravo"))[0] == ""
+    assert read(model, FRAMES)[0] == ""  # without letters, confidence decides
+    model.adapter.config = replace(model.adapter.config, min_letter_fit=None)
+    assert read(model, FRAMES, letters_that_spell("the t"))[0] == ""
 
 
 def test_nothing_is_read_of_silence(model: BlspModel) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from blsp.audio import from_pcm16, to_pcm16
+from blsp.audio import SAMPLING_RATE, from_pcm16, to_pcm16
 from voicechat.endpointing import (
     EndpointingSettings,
     SegmentEvent,
@@ -67,6 +67,20 @@ def test_an_utterance_from_pre_roll_to_post_roll() -> None:
     assert not utterance.forced
     assert utterance.start_seconds == pytest.approx(0.45)
     assert utterance.end_seconds == pytest.approx(1.08)
+
+
+def test_a_long_pre_roll_is_heard_but_not_shown() -> None:
+    """Soft first words are in the utterance, and its subtitle does not come a second before its first sure sound."""
+    silence, speech = "." * 40, "#" * 12
+    usual = EndpointingSettings()
+    (utterance,) = utterances(run(silence + speech + silence, usual))
+    assert utterance.start_sample == 10 * FRAME_SAMPLES  # 900 ms before
+    assert utterance.start_seconds == pytest.approx(1.2 - 0.42)
+    (early,) = utterances(run("." * 5 + speech + silence, usual))
+    assert (early.start_sample, early.start_seconds) == (0, 0.0)
+    first, second = utterances(run(silence + "#" * 700, usual))
+    assert first.forced
+    assert second.start_seconds == pytest.approx(second.start_sample / SAMPLING_RATE)
 
 
 def test_short_bursts_and_silence_start_nothing() -> None:
@@ -171,7 +185,7 @@ def test_forced_splits_join_to_the_input(seed: int) -> None:
     [
         ({"start_ms": 0}, "`start_ms` must be in (0, 600], but is 0 instead."),
         ({"hint_ms": 700}, "`hint_ms` must be in (0, 600], but is 700 instead."),
-        ({"max_seconds": 1.0}, "`max_seconds` must be at least 1.17, but is 1 instead."),
+        ({"max_seconds": 1.0}, "`max_seconds` must be at least 1.65, but is 1 instead."),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, float], message: str) -> None:
