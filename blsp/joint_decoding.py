@@ -28,8 +28,9 @@ from blsp.word_search import Reading, SearchConfig, WordSearch
 class JointConfig(SearchConfig):
     """How the scores make one: those of the search, and the LLM's."""
 
-    llm_weight: float = 0.2
-    """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked."""
+    llm_weight: float = 0.0
+    """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked, since what
+    it hears is the adapter's own reading of the same speech (decision 0014)."""
     prior_weight: float = 0.8
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     letter_bonus: float = 0.4
