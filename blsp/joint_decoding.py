@@ -1,9 +1,8 @@
 """Words that LLM and CTC head agree on: the LLM repeats what it hears while the head keeps it to the sound.
 
 A small LLM that repeats on its own forgets, embellishes and goes on with the sentence; the CTC head alone knows no
-language. Each beginning of an answer is scored by both, in one beam search. The LLM is asked twice: what it says having
-heard the speech, where it also repeats what the adapter misread; and what it would write at all, which knows no
-such words. And where the adapter reads letters on the way, these have a say too: they fail elsewhere than the tokens.
+language. Each beginning of an answer is scored by both, in one beam search. The LLM can be asked twice: what it would
+write at all; and, on request, what it says having heard the speech, where it also repeats what the adapter misread. And where the adapter reads letters on the way, these have a say too: they fail elsewhere than the tokens.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class JointConfig(SearchConfig):
     """How the scores make one: those of the search, and the LLM's."""
 
     llm_weight: float = 0.0
-    """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked, since what
-    it hears is the adapter's own reading of the same speech (decision 0014)."""
+    """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked, since
+    what it hears is the adapter's own reading of the same speech (decision 0014)."""
     prior_weight: float = 0.8
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     letter_bonus: float = 0.4
