@@ -2,7 +2,8 @@
 
 A small LLM that repeats on its own forgets, embellishes and goes on with the sentence; the CTC head alone knows no
 language. Each beginning of an answer is scored by both, in one beam search. The LLM can be asked twice: what it would
-write at all; and, on request, what it says having heard the speech, where it also repeats what the adapter misread. And where the adapter reads letters on the way, these have a say too: they fail elsewhere than the tokens.
+write at all; and, on request, what it says having heard the speech, where it also repeats what the adapter misread.
+And where the adapter reads letters on the way, these have a say too: they fail elsewhere than the tokens.
 """
 
 from __future__ import annotations
