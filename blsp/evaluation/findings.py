@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blsp.evaluation.collecting import Collection
+from blsp.evaluation.measures import ALONE
 from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
 from blsp.evaluation.report_layout import format_interval, format_p_value, format_value
 from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, paired_test
 from blsp.evaluation.tasks import ACCURACIES
+
+GAP = "KL (nats)"
+"""Metric of how far behaviour on speech is from behaviour on transcripts."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ def find(found: Collection, subject: Subject, pairs_task: str, config: Resamplin
     """
     return [
         *_deafness(found, pairs_task, subject.typed, config),
+        *_alignment(found, config),
         *_repetition(found, config),
         *_agreements(found, subject, config),
         *_limits(found, subject, config),
@@ -57,15 +62,29 @@ def _deafness(found: Collection, task: str, typed: str | None, config: Resamplin
         )
 
 
+def _alignment(found: Collection, config: ResamplingConfig) -> Iterator[str]:
+    """The claim of section 2, by what the LLM does: after BLSP as on transcripts, after ASR pretraining not."""
+    for task, metric, sentence in _judged(found, BLSP, ASR_PRETRAINING, ("agreement", GAP), config):
+        yield f"Behaviour as on transcripts, {task}: {metric} of {sentence}"
+
+
 def _repetition(found: Collection, config: ResamplingConfig) -> Iterator[str]:
     """The claim of section 5.1: repetition data improves WER without losing the rest."""
+    metrics = ("WER", "BLEU", "accuracy", "agreement", GAP)
+    for task, metric, sentence in _judged(found, BLSP_RP, BLSP, metrics, config):
+        yield f"Repetition data, {task}: {metric} of {sentence}"
+
+
+def _judged(
+    found: Collection, one: str, other: str, metrics: Sequence[str], config: ResamplingConfig
+) -> Iterator[tuple[str, str, str]]:
+    """Tasks, metrics, and whether one system is better there than another."""
     for (task, metric), by_system in found.measures.items():
-        is_main = metric in ("WER", "BLEU", "accuracy", "agreement") and "alone" not in task
-        if is_main and {BLSP, BLSP_RP} <= by_system.keys():
-            test = paired_test(by_system[BLSP_RP].statistics, by_system[BLSP].statistics, config)
-            better = by_system[BLSP].statistics.higher_is_better == (test.difference > 0)
+        if metric in metrics and not task.endswith(ALONE) and {one, other} <= by_system.keys():
+            test = paired_test(by_system[one].statistics, by_system[other].statistics, config)
+            better = by_system[other].statistics.higher_is_better == (test.difference > 0)
             word = "no clear difference" if _is_unclear(test) else "better" if better else "worse"
-            yield f"Repetition data, {task}: {metric} of {BLSP_RP} minus {BLSP} {_difference(test, metric)}: {word}."
+            yield task, metric, f"{one} minus {other} {_difference(test, metric)}: {word}."
 
 
 def _agreements(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[str]:

@@ -43,6 +43,31 @@ def test_repetition_that_helps_is_called_better() -> None:
     assert find(same, SUBJECT, "none", CONFIG)[0].endswith("p = 1.000: no clear difference.")
 
 
+def test_behaviour_as_on_transcripts_is_judged_by_answers_and_by_the_gap() -> None:
+    def gap(value: float) -> Measure:
+        values = [value, value + 0.01] * (N // 2)
+        return Measure("gap/CW", mean_statistics(values, metric="KL (nats)", higher_is_better=False))
+
+    def agreeing(n: int) -> Measure:
+        return Measure("answers/x", mean_statistics([100.0] * n + [0.0] * (N - n), metric="agreement"))
+
+    found = collection(asr=[gap(3.0), agreeing(2)], blsp=[gap(0.5), agreeing(25)], rp=[gap(0.5), agreeing(25)])
+    sentences = find(found, SUBJECT, "none", CONFIG)
+    assert sentences[0].startswith("Behaviour as on transcripts, gap/CW: KL (nats) of BLSP minus ASR pretraining −2.5")
+    assert sentences[1].startswith(
+        "Behaviour as on transcripts, answers/x: agreement of BLSP minus ASR pretraining +76.7"
+    )
+    assert [sentence.endswith(": better.") for sentence in sentences] == [True, True, False, False]
+    assert sentences[2].startswith("Repetition data, gap/CW: KL (nats) of BLSP+RP minus BLSP ")
+
+
+def test_repetition_is_judged_where_the_llm_alone_repeats_but_not_by_recognisers() -> None:
+    tasks = ("asr-alone/x", "asr-alone/x, recogniser alone")
+    found = collection(blsp=[word_errors(t, 20) for t in tasks], rp=[word_errors(t, 5) for t in tasks])
+    (sentence,) = find(found, SUBJECT, "none", CONFIG)
+    assert sentence.startswith("Repetition data, asr-alone/x: WER")
+
+
 def test_deafness_to_instructions() -> None:
     def cosines(value: float) -> list[Measure]:
         return [Measure("pairs", mean_statistics([value, value + 0.001] * (N // 2), metric="cosine"))]
