@@ -39,7 +39,7 @@ SAMPLES = [
 def heard(conversation: Conversation, turn: Turn) -> list[list[int] | None]:
     """What the LLM reads when it answers `turn` in `voicechat talk` or `ask`: token ids, None for speech."""
     pieces = conversation._history.prompt(Entry(turn))
-    return _joined([None if piece.embeds is not None else list(piece.keys) for piece in pieces])
+    return _joined([None if piece.is_speech else list(piece.keys) for piece in pieces])
 
 
 def trained(row: PromptRow) -> list[list[int] | None]:

@@ -43,6 +43,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_adapter: Any) 
         folders[part.name] = folder
     monkeypatch.setattr(specs, "EMBEDDED_ADAPTER", tmp_path / "adapter")
     save_adapter(tmp_path / "adapter", tiny_adapter, metadata={})
+    monkeypatch.setattr(torch.version, "cuda", None)  # else a torch for CUDA without a GPU is warned of
     return {**folders, "adapter": tmp_path / "adapter"}
 
 

@@ -224,7 +224,10 @@ def test_the_embedded_model_hears_and_answers(start_talk: StartTalk, sound_card:
     if match.group().startswith("Error"):
         pytest.skip(f"the embedded model cannot be loaded: {match.group()}")
     sound_card.speak(ASSETS / "capital_of_france.flac")
-    terminal.wait_for(r"You        speech, [12]\.\d s\nAssistant  .*Paris.*  \d+ ms", seconds=60)
+    terminal.wait_for(
+        r"You        speech, [23]\.\d s\n           What is the capital of France\?\nAssistant  .*Paris.*  \d+ ms",
+        seconds=60,
+    )
     terminal.type("And what is the capital of Italy?")
     terminal.press("Enter")
     terminal.wait_for(r"(?s)Assistant  [^\n]*Rome.*\d+ ms", seconds=60)
