@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -102,6 +103,7 @@ def test_question_marks_come_from_the_llm_with_the_conversation_begun(model: Bls
 @torch.no_grad()
 def test_an_llm_that_is_trained_reads_its_prompt_anew(model: BlspModel) -> None:
     rows = [[70, 80], [90]]
+    model = copy.deepcopy(model)  # others use the LLM too
     before = model._scores_after(rows)
     weight = next(model.llm.parameters())
     weight.requires_grad_(True)
