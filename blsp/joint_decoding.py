@@ -68,9 +68,13 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
         raise ValueError("`model` must have an adapter with a CTC head, but has none.")
     frames, lengths, letters = adapter.forward_with_letters(hidden_states, lengths)
     logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
-    embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)
-    return [Heard(row[:n], read) for row, n, read in zip(embeds, n_embeds.tolist(), readings)]
+    if adapter.reads_words and not config.llm_weight:  # nobody will read them: they need not be typed
+        rows = [model.embed_tokens(ids) for ids in model.words(logits, lengths, letters)]
+    else:
+        embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
+        rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
+    return [Heard(row, read) for row, read in zip(rows, readings)]
 
 
 @torch.inference_mode()

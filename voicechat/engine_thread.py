@@ -140,8 +140,8 @@ class EngineThread:
         n_turns = len(self._engine.turns)
         try:
             for number, text in enumerate(self._engine.reply(reply.turn, config, reply.cancel)):
-                if number == 0 and reply.turn.speech is not None and self._engine.heard:
-                    self._post(ReplyHeard(reply, self._engine.heard))
+                if number == 0 and reply.turn.speech is not None and (heard := self._engine.heard):
+                    self._post(ReplyHeard(reply, heard))
                 self._post(ReplyDelta(reply, text, time.monotonic()))
         except Exception as failure:  # the session decides what becomes of it
             error = failure

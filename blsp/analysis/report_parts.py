@@ -19,7 +19,7 @@ from blsp.analysis.projection import tsne
 from blsp.analysis.token_picture import HOW_TO_READ, token_picture
 from blsp.data.manifest import Utterance, load_waveform
 from blsp.errors import DataError
-from blsp.evaluation.measures import Measure
+from blsp.evaluation.measures import KL, Measure
 from blsp.evaluation.metric_counts import mean_statistics
 from blsp.evaluation.paper_results import instruction_pair_task, modality_task
 from blsp.evaluation.scores import Figure
@@ -27,7 +27,7 @@ from blsp.evaluation.scores import Figure
 AROUND_MEAN = "cosine around the mean"
 STRANGERS = "similarity-of-strangers"
 GAP = "behaviour-gap"
-GAP_METRICS = ("KL (nats)", "same first token (%)", "own transcript nearest (%)", "instruction told (%)")
+GAP_METRICS = (KL, "same first token (%)", "own transcript nearest (%)", "instruction told (%)")
 ALL_PAIRS = instruction_pair_task("all")
 """Mean over all pairs of instructions."""
 

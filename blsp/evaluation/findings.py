@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from blsp.evaluation.collecting import Collection
-from blsp.evaluation.measures import ALONE
+from blsp.evaluation.measures import ALONE, KL
 from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
 from blsp.evaluation.report_layout import format_interval, format_p_value, format_value
 from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, paired_test
 from blsp.evaluation.tasks import ACCURACIES
-
-GAP = "KL (nats)"
-"""Metric of how far behaviour on speech is from behaviour on transcripts."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,13 @@ def _deafness(found: Collection, task: str, typed: str | None, config: Resamplin
 
 def _alignment(found: Collection, config: ResamplingConfig) -> Iterator[str]:
     """The claim of section 2, by what the LLM does: after BLSP as on transcripts, after ASR pretraining not."""
-    for task, metric, sentence in _judged(found, BLSP, ASR_PRETRAINING, ("agreement", GAP), config):
+    for task, metric, sentence in _judged(found, BLSP, ASR_PRETRAINING, ("agreement", KL), config):
         yield f"Behaviour as on transcripts, {task}: {metric} of {sentence}"
 
 
 def _repetition(found: Collection, config: ResamplingConfig) -> Iterator[str]:
     """The claim of section 5.1: repetition data improves WER without losing the rest."""
-    metrics = ("WER", "BLEU", "accuracy", "agreement", GAP)
+    metrics = ("WER", "BLEU", "accuracy", "agreement", KL)
     for task, metric, sentence in _judged(found, BLSP_RP, BLSP, metrics, config):
         yield f"Repetition data, {task}: {metric} of {sentence}"
 

@@ -21,6 +21,8 @@ from blsp.evaluation.tasks import ACCURACIES, TaskConfig
 
 Line = Mapping[str, Any]
 ALONE = "recogniser alone"
+KL = "KL (nats)"
+"""Metric of how far behaviour on speech is from behaviour on transcripts: divergence of the first token."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,14 @@ from blsp.modeling.batch import (
     HiddenStates,
     PromptBatch,
     PromptExample,
+    PromptRow,
     SpeechEmbeds,
     collate,
     lay_out,
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, TokenSegment, render
+from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
 from blsp.modeling.sentences import as_typed
 from blsp.word_search import Reading, SearchConfig, Spellings, find_words, reading
 
@@ -278,25 +280,19 @@ class BlspModel(nn.Module):
     @torch.no_grad()
     def _scores_after(self, sentences: Sequence[Sequence[int]]) -> Tensor:
         """What the LLM expects after each of N sentences with which a conversation begins, float (N, V)."""
-        before = tuple(
-            i
-            for segment in itertools.takewhile(
-                lambda segment: isinstance(segment, TokenSegment),
-                render(self.template, [Turn("user", "", CACHED_SPEECH)]),
-            )
-            for i in cast("TokenSegment", segment).ids
-        )
+        before = shared_prefix([PromptRow(tuple(render(self.template, [Turn("user", "", CACHED_SPEECH)])))])
         known = () if self.trains_llm else before
         rows = [torch.tensor([*before[len(known) :], *ids], device=self.device) for ids in sentences]
-        ends = torch.tensor([len(row) - 1 for row in rows], device=self.device)
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+        mask = F.pad(pad([torch.ones_like(row) for row in rows]), (len(known), 0), value=1)
         logits: Tensor = self.run_llm(
-            self.embed_tokens(ids),
+            self.embed_tokens(pad(rows)),
             self._read_prefix(known, len(rows)),
-            position_ids=torch.arange(len(known), len(known) + ids.size(1), device=self.device)[None],
-            logits_to_keep=ends,
-        ).logits  # (N, N, V): at the ends of all rows
-        return logits.diagonal().T
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(known) :],
+            logits_to_keep=1,
+        ).logits  # (N, 1, V)
+        return logits[:, 0]
 
     def readings(
         self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, tokens_per_frame: int
