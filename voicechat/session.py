@@ -378,8 +378,8 @@ class Session:
         answer = self._answer
         assert answer is not None
         self._answer = None
-        self.show(TurnEnded(answer.text, answer.first_token_ms, time.monotonic() - answer.begun, interrupted))
         self.recording.add_answer(answer.text, answer.first_token_ms, interrupted=interrupted)
+        self.show(TurnEnded(answer.text, answer.first_token_ms, time.monotonic() - answer.begun, interrupted))
         if not interrupted:
             self._listen()
 
