@@ -33,6 +33,8 @@ class JointConfig(SearchConfig):
     what it hears is the adapter's own reading of the same speech (decision 0014)."""
     prior_weight: float = 0.8
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
+    letter_weight: float = 0.4
+    """As in the search without an LLM; less than there, since the LLM knows how words are spelt."""
     letter_bonus: float = 0.4
     """Added for each letter or digit, since the LLM's probabilities favour short answers."""
     tokens_per_frame: int = 30
