@@ -43,6 +43,15 @@ def test_repetition_that_helps_is_called_better() -> None:
     assert find(same, SUBJECT, "none", CONFIG)[0].endswith("p = 1.000: no clear difference.")
 
 
+def test_variants_are_judged_beside_their_like() -> None:
+    found = Collection(["BLSP", "BLSP+RP", "BLSP (tokens)", "BLSP+RP (tokens)", "BLSP+RP (alone)"])
+    for name, wrong in zip(found.systems, (20, 20, 25, 5, 1)):
+        found.add(name, [word_errors("asr/x", wrong)])
+    _, sentence = find(found, SUBJECT, "none", CONFIG)
+    assert sentence.startswith("Repetition data, asr/x: WER of BLSP+RP (tokens) minus BLSP (tokens) −66.7 [")
+    assert sentence.endswith("better.")
+
+
 def test_behaviour_as_on_transcripts_is_judged_by_answers_and_by_the_gap() -> None:
     def gap(value: float) -> Measure:
         values = [value, value + 0.01] * (N // 2)
