@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from blsp.analysis.data_size import Curve
-from blsp.analysis.drawing import Labels, as_figure, drawing, format_number, series_style
+from blsp.analysis.drawing import Labels, as_figure, bar_style, drawing, format_number, series_style
 from blsp.evaluation.scores import Figure
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], labels: Labels, *
     with drawing(7.5, 0.26 * len(groups) / thickness + 1.4) as page:
         axes = page.subplots()
         for number, one in enumerate(series):
-            _draw_bars(axes, one, _colour(one, number), number * thickness, thickness)
+            _draw_bars(axes, one, _style(one, number), number * thickness, thickness)
         middle = (len(series) - 1) / 2 * thickness
         axes.set_yticks(np.arange(len(groups)) + middle, groups)
         axes.tick_params(axis="y", length=0)
@@ -67,8 +67,8 @@ def bar_chart(groups: Sequence[str], series: Sequence[Series], labels: Labels, *
         return as_figure(page, labels, f"Bar chart of {axis}. " + " ".join(_as_text(one, groups) for one in series))
 
 
-def _colour(series: Series, place: int) -> str:
-    return series_style(place if series.style is None else series.style)[0]
+def _style(series: Series, place: int) -> dict[str, Any]:
+    return bar_style(place if series.style is None else series.style)
 
 
 def _check_lengths(series: Series, n: int) -> None:
@@ -85,13 +85,13 @@ def _extent(series: Iterable[Series]) -> tuple[float, float]:
     return min([0.0, *numbers]), max([0.0, *numbers])
 
 
-def _draw_bars(axes: Axes, series: Series, colour: str, offset: float, thickness: float) -> None:
+def _draw_bars(axes: Axes, series: Series, style: dict[str, Any], offset: float, thickness: float) -> None:
     for group, value in enumerate(series.values):
         y = group + offset
         low, high = (row[group] if row else None for row in (series.low, series.high))
         paper = series.paper[group] if series.paper else None
         if value is not None:
-            axes.barh(y, value, height=0.88 * thickness, color=colour)
+            axes.barh(y, value, height=0.88 * thickness, **style)
         if low is not None and high is not None:
             axes.plot([low, high], [y, y], color="black", linewidth=1.1, marker="|", markersize=5, mew=1.1)
         if paper is not None:
@@ -129,7 +129,7 @@ def _bar_legend(series: Sequence[Series]) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=_colour(one, i), label=one.name) for i, one in enumerate(series)]
+    handles: list[Any] = [Patch(**_style(one, i), label=one.name) for i, one in enumerate(series)]
     if any(one.low for one in series):
         handles.append(Line2D([], [], color="black", marker="|", linewidth=1.1, label="95 % interval"))
     if any(one.paper for one in series):

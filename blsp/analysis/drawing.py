@@ -23,8 +23,10 @@ YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
 """Colours that people with any kind of colour blindness can tell apart, on white. Source: Okabe and Ito 2008."""
-SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""A second sign beside the colour, for print without colours."""
+SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""A second sign beside the colour, for print without colours; as many more than colours that no pair returns soon."""
+SERIES_HATCHES = ("", "////", "xxxx")
+"""What lies over bars when the colours begin anew."""
 STYLE: Mapping[str, Any] = {
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",  # comes with matplotlib
@@ -124,6 +126,12 @@ def format_number(value: float, decimals: int) -> str:
 def series_style(number: int) -> tuple[str, str]:
     """Colour and marker of a series."""
     return SERIES_COLOURS[number % len(SERIES_COLOURS)], SERIES_MARKERS[number % len(SERIES_MARKERS)]
+
+
+def bar_style(number: int) -> dict[str, Any]:
+    """How a bar of a series is filled."""
+    hatch = SERIES_HATCHES[number // len(SERIES_COLOURS) % len(SERIES_HATCHES)]
+    return {"facecolor": series_style(number)[0], "edgecolor": "white", "linewidth": 0, "hatch": hatch}
 
 
 def bare(axes: Axes) -> None:

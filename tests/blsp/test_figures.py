@@ -123,6 +123,16 @@ def test_bars_say_their_values() -> None:
     assert not {"paper", "95 % interval"} & texts(plain)
 
 
+def test_bars_differ_where_colours_begin_anew() -> None:
+    def drawn(styles: tuple[int, int]) -> str:
+        series = [Series(f"system {i}", [1.0, 2.0], style=i) for i in styles]
+        return bar_chart(["a", "b"], series, LABELS, axis="WER (%)").svg
+
+    assert "<pattern" in drawn((1, 1 + len(SERIES_COLOURS)))
+    assert "<pattern" not in drawn((1, 2))
+    assert len({series_style(i) for i in range(20)}) == 20
+
+
 def test_bars_need_a_value_for_each_group() -> None:
     with pytest.raises(ValueError, match="each of 2 groups, but 'BLSP' has 1"):
         bar_chart(["a", "b"], [Series("BLSP", [1.0])], LABELS, axis="WER (%)")
