@@ -112,7 +112,7 @@ def _figures(config: ReportConfig, scores: Sequence[Score], readings: Mapping[st
         if figure is not None:
             yield figure
     heard = {name: one for name, one in readings.items() if name != config.first("transcript")}
-    figure = _alignment_chart(list(heard), scores)
+    figure = _alignment_chart(names, scores)
     if figure is not None:
         yield figure
     data = "the test set" if config.representations_of is None else config.representations_of.parent.name
