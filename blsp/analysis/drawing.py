@@ -24,7 +24,7 @@ GREY = "#767676"
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK)
 """Colours that people with any kind of colour blindness can tell apart, on white. Source: Okabe and Ito 2008."""
 SERIES_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""A second sign beside the colour, for print without colours; as many more than colours that no pair returns soon."""
+"""A second sign beside the colour, for print without colours. One more than colours: a pair returns after 56 series."""
 SERIES_HATCHES = ("", "////", "xxxx")
 """What lies over bars when the colours begin anew."""
 STYLE: Mapping[str, Any] = {
