@@ -147,11 +147,12 @@ class BatchDecoder:
     Args:
         model: The model.
         mask: Which positions of the prompts are no padding, bool (B, P).
+        cache: Keys and values of the first positions, where they were read before.
     """
 
-    def __init__(self, model: BlspModel, mask: Tensor) -> None:
+    def __init__(self, model: BlspModel, mask: Tensor, cache: DynamicCache | None = None) -> None:
         self._model = model
-        self._cache = DynamicCache()
+        self._cache = DynamicCache() if cache is None else cache
         self._mask = mask  # bool (B, P), one column more for each step
         self._lengths = mask.sum(dim=1)  # int64 (B,)
 

@@ -33,6 +33,14 @@ CONTRASTED: Mapping[str, str] = MappingProxyType(
 MAX_TOKENS_PER_SECOND = 8
 """Fast speech has about 4 words, that is 6 tokens, a second: more is invented."""
 _EXAMPLE = "the quick brown fox jumps over the lazy dog"
+_SENTENCES = (
+    "the old man went home and sat down by the fire",
+    "i like to play football",
+    "it was not easy for us to find a way out of the city",
+    "mary is in the garden",
+    "that's what they said about it",
+    "do you know where she went",
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,14 @@ def repeat_instruction() -> Instruction:
 
 @functools.cache
 def write_instruction() -> Instruction:
-    """Write any sentence in the form of a transcript: what the LLM expects of language before it hears anything."""
+    """Write any sentence in the form of a transcript: what the LLM expects of language before it hears anything.
+
+    Of one example it learns its form only; of six, that people say all sorts of things, most of them short: a word of
+    new sentences costs it 5.3 to 5.9 nats instead of 5.9 to 6.5 (RESULTS.md).
+    """
     text = "Write a sentence in lower case, without punctuation."
-    return Instruction(text, (Turn("user", text), Turn("assistant", "the old man went home and sat down by the fire")))
+    shown = [turn for example in _SENTENCES for turn in (Turn("user", text), Turn("assistant", example))]
+    return Instruction(text, tuple(shown))
 
 
 def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from blsp.batched_generation import BatchDecoder
 from blsp.decoding import decode
 from blsp.instructions import Instruction, write_instruction
-from blsp.modeling.batch import PromptRow, lay_out
+from blsp.modeling.batch import PromptRow, lay_out, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 from blsp.word_search import Reading, SearchConfig, WordSearch
@@ -155,16 +155,18 @@ def _hearing(model: BlspModel, embeds: Sequence[Tensor], instruction: Instructio
     """The LLM that has heard each utterance, (K, E)."""
     row = PromptRow(tuple(render(model.template, instruction.turns(CACHED_SPEECH))))
     lengths = torch.tensor([len(x) for x in embeds], device=model.device)
-    return _read(model, (row,) * len(embeds), pad_sequence(list(embeds), batch_first=True), lengths)
+    speech = pad_sequence(list(embeds), batch_first=True)
+    prompt = lay_out((row,) * len(embeds), model.llm.get_input_embeddings(), speech, lengths, padding_side="left")
+    decoder = BatchDecoder(model, prompt.mask)
+    return _Reader(decoder, decoder.run(prompt.embeds, prompt.position_ids))
 
 
 def _writing(model: BlspModel, n: int) -> _Reader:
-    """The LLM that is to write some sentence, `n` times."""
-    row = PromptRow(tuple(render(model.template, write_instruction().text_turns(""))))
-    return _read(model, (row,) * n, None, None)
-
-
-def _read(model: BlspModel, rows: tuple[PromptRow, ...], speech: Tensor | None, lengths: Tensor | None) -> _Reader:
-    prompt = lay_out(rows, model.llm.get_input_embeddings(), speech, lengths, padding_side="left")
-    decoder = BatchDecoder(model, prompt.mask)
-    return _Reader(decoder, decoder.run(prompt.embeds, prompt.position_ids))
+    """The LLM that is to write some sentence, `n` times. What it is told is always the same, and read once."""
+    ids = tuple(token_ids(PromptRow(tuple(render(model.template, write_instruction().text_turns(""))))))
+    n_known = 0 if model.trains_llm else len(ids) - 1
+    mask = torch.ones(n, len(ids), dtype=torch.bool, device=model.device)
+    decoder = BatchDecoder(model, mask, model.read_prefix(ids[:n_known], n))
+    positions = torch.arange(n_known, len(ids), device=model.device)
+    embeds = model.embed_tokens(ids[n_known:]).expand(n, -1, -1)
+    return _Reader(decoder, decoder.run(embeds, positions.expand(n, -1)))

@@ -156,7 +156,7 @@ def lay_out(
     Raises:
         ValueError: The number of gaps and the number of embeddings differ.
     """
-    ids = [i for row in rows for i in _row_ids(row)]
+    ids = [i for row in rows for i in token_ids(row)]
     device = next(embed_tokens.parameters()).device
     tokens = embed_tokens(torch.tensor(ids, dtype=torch.int64, device=device))
     speech = (
@@ -206,5 +206,6 @@ def shared_prefix(rows: Sequence[PromptRow]) -> tuple[int, ...]:
     return shortest[: min(length, *longest)]
 
 
-def _row_ids(row: PromptRow) -> list[int]:
+def token_ids(row: PromptRow) -> list[int]:
+    """All that stands in a row but its speech, and the answer."""
     return [i for s in row.segments if isinstance(s, TokenSegment) for i in s.ids] + list(row.response_ids)

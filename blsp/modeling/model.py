@@ -287,7 +287,7 @@ class BlspModel(nn.Module):
         mask = F.pad(pad([torch.ones_like(row) for row in rows]), (len(known), 0), value=1)
         logits: Tensor = self.run_llm(
             self.embed_tokens(pad(rows)),
-            self._read_prefix(known, len(rows)),
+            self.read_prefix(known, len(rows)),
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(known) :],
             logits_to_keep=1,
@@ -331,7 +331,7 @@ class BlspModel(nn.Module):
         # attention kernels, and positions just count up.
         logits = self.run_llm(
             prompt.embeds[:, len(prefix) :],
-            self._read_prefix(prefix, len(batch.rows)),
+            self.read_prefix(prefix, len(batch.rows)),
             position_ids=torch.arange(len(prefix), prompt.embeds.size(1), device=self.device)[None],
             logits_to_keep=columns - len(prefix),
         ).logits  # (B, columns, V)
@@ -339,8 +339,11 @@ class BlspModel(nn.Module):
         labels = targets[is_answer]  # (N,)
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
 
-    def _read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
-        """Keys and values of what all rows begin with, computed once for as long as it is in use."""
+    def read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
+        """Keys and values of what all rows begin with, computed once for as long as it is in use; None for nothing.
+
+        They are of no use once the LLM has learnt anything: not for one that `trains_llm`.
+        """
         if not ids:
             return None
         layers = self._prefixes.pop(ids, None)

@@ -100,6 +100,20 @@ def test_an_llm_without_weight_is_not_asked(tiny_model: BlspModel, monkeypatch: 
     assert decode_jointly(tiny_model, utterances, INSTRUCTION, JointConfig(llm_weight=0, prior_weight=0)) == wanted
 
 
+def test_what_the_llm_is_told_to_write_is_read_once(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    utterances, lengths = [made_up(seed, frames=6) for seed in range(3)], list[int]()
+    run_llm = type(tiny_model).run_llm
+
+    def watched(model: BlspModel, embeds: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(embeds.size(1))
+        return run_llm(model, embeds, *args, **kwargs)
+
+    first = decode_jointly(tiny_model, utterances, INSTRUCTION)
+    monkeypatch.setattr(type(tiny_model), "run_llm", watched)
+    assert decode_jointly(tiny_model, utterances, INSTRUCTION) == first
+    assert set(lengths) == {1}
+
+
 def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> None:
     utterances = [made_up(seed, frames=n) for seed, n in enumerate((9, 2, 5, 7))]
     utterances.insert(1, Heard(torch.zeros(0, 16), Reading(torch.tensor([70]), torch.zeros(3, 2))))
