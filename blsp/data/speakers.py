@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from blsp.data.accents import AccentName
 from blsp.data.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
 from blsp.errors import UnsupportedError
 
@@ -39,6 +40,8 @@ class SpeakerConfig:
     """Names of kokoro's or flite's voices, or `training` (20 of kokoro's; the default) and `held_out` (the other 8)."""
     tempo: tuple[float, float] = (0.85, 1.2)
     """Range of the speaking rate of kokoro and flite; hibari's random voices have their own."""
+    accent: AccentName | None = None
+    """First language of hibari's voices, whose sounds they speak English with; by default it is English."""
 
     def __post_init__(self) -> None:
         if not self.share > 0:
@@ -47,6 +50,8 @@ class SpeakerConfig:
             raise ValueError(f"`tempo` must be a range from low to high between 0.5 and 2, but is {self.tempo}.")
         if self.engine == "hibari" and self.voices:
             raise ValueError(f"`voices` must be empty for hibari, whose voices are random, but is {self.voices}.")
+        if self.engine != "hibari" and self.accent is not None:
+            raise ValueError(f"`accent` must be null for {self.engine}, but is {self.accent}: only hibari has any.")
         for name in self.named_voices:
             if name not in _KNOWN[self.engine]:
                 known = ", ".join([*(_GROUPS if self.engine == "kokoro" else ()), *_KNOWN[self.engine]])
@@ -92,7 +97,7 @@ class Speakers:
 
         speaker = self._speaker(number)
         if speaker.engine == "hibari":
-            voice = random_voice(_random(self.voices_seed, self._random_voice(number)))
+            voice = random_voice(_random(self.voices_seed, self._random_voice(number)), speaker.accent)
             return self._hibari.speak(text, voice, _random(self.seed, self.voices_seed, number))
         name, tempo = self._named_voice(speaker, number)
         if speaker.engine == "flite":

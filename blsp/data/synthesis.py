@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blsp.audio import SAMPLING_RATE
+from blsp.data.accents import Accent, AccentName, random_accent
 
 if TYPE_CHECKING:
     from hibari import Hibari
+
+_TEMPO_WITH_ACCENT = 0.8
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,12 @@ class Voice:
     """Nepers added to the noise part."""
     tempo: float = 1.0
     """Factor on the speaking rate."""
+    accent: Accent | None = None
+    """How it pronounces; None: as the network's reader does, in American English."""
 
 
-def random_voice(rng: np.random.Generator) -> Voice:
-    """Draw a voice between a deep man's and a child's."""
+def random_voice(rng: np.random.Generator, accent: AccentName | None = None) -> Voice:
+    """Draw a voice between a deep man's and a child's; with an accent it speaks more slowly."""
     pitch = float(np.exp(rng.uniform(np.log(0.5), np.log(1.4))))
     return Voice(
         pitch=pitch,
@@ -48,7 +53,8 @@ def random_voice(rng: np.random.Generator) -> Voice:
         formants=float(np.clip(pitch**0.25 * rng.normal(1.0, 0.04), 0.8, 1.2)),
         tilt=float(rng.uniform(-0.7, 0.7)),
         breath=float(rng.uniform(-0.5, 0.8)),
-        tempo=float(rng.uniform(0.75, 1.4)),
+        tempo=float(rng.uniform(0.75, 1.4)) * (1.0 if accent is None else _TEMPO_WITH_ACCENT),
+        accent=None if accent is None else random_accent(accent, rng),
     )
 
 
@@ -78,6 +84,8 @@ class Synthesizer:
     def _speak_phonemes(self, phonemes: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
         from hibari import dsp
 
+        if voice.accent is not None:
+            phonemes = voice.accent.pronounce(phonemes, rng)
         inputs = {
             "ids": np.asarray([self._tts.ids(phonemes)], np.int64),
             "speed": np.asarray([voice.tempo], np.float32),

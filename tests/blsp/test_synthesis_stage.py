@@ -158,6 +158,29 @@ def test_engines_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypa
     assert all(0.9 <= speed <= 1.0 for _, _, speed in named)
 
 
+def test_voices_may_have_an_accent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    voices: list[Voice] = []
+
+    class Speaker(Beeper):
+        def speak(self, text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
+            voices.append(voice)
+            return super().speak(text, voice, rng)
+
+    monkeypatch.setattr("blsp.data.synthesis.Synthesizer", Speaker)
+    path = texts(tmp_path, 3)
+    SynthesisStage().run(config(path, tmp_path / "plain"), Silent())
+    SynthesisStage().run(config(path, tmp_path / "accented", speakers=[{"accent": "mandarin"}]), Silent())
+    plain, accented = voices[:3], voices[3:]
+    assert all(voice.accent is None for voice in plain)
+    assert len({voice.accent for voice in accented} - {None}) == 3
+    assert [voice.pitch for voice in plain] == [voice.pitch for voice in accented]
+
+
+def test_only_hibari_has_accents(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only hibari has any"):
+        config(texts(tmp_path, 1), tmp_path, speakers=[{"engine": "flite", "accent": "mandarin"}])
+
+
 class Listener:
     """Hears what was said but for the sentence number 3, of which it hears half, and counts its batches."""
 
