@@ -6,7 +6,7 @@ A text-to-speech network says any row of phonemes it is given. Each speaker has 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def random_accent(name: AccentName, rng: np.random.Generator) -> Accent:
     slips = []
     for slip in _SLIPS[name]:
         share = habits.setdefault(slip.habit, 2 * float(rng.random()))
-        slips.append(Slip(slip.habit, slip.sound, slip.becomes, min(1.0, slip.chance * strength * share), slip.place))
+        slips.append(replace(slip, chance=min(1.0, slip.chance * strength * share)))
     return Accent(tuple(slips))
 
 
