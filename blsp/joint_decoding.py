@@ -35,7 +35,7 @@ class JointConfig(SearchConfig):
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     letter_weight: float = 0.4
     """As in the search without an LLM; less than there, since the LLM knows how words are spelt."""
-    letter_bonus: float = 0.6
+    letter_bonus: float = 0.4
     """Added for each letter or digit, since the LLM's probabilities favour short answers."""
     tokens_per_frame: int = 30
     """Candidates are the best tokens of each frame, so many of them."""
