@@ -28,6 +28,8 @@ from blsp.word_search import Reading, SearchConfig, WordSearch
 class JointConfig(SearchConfig):
     """How the scores make one: those of the search, and the LLM's."""
 
+    beam: int = 4
+    """As in the search without an LLM; less than there, since the LLM reads each beginning."""
     llm_weight: float = 0.0
     """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked, since
     what it hears is the adapter's own reading of the same speech (decision 0014)."""
@@ -35,7 +37,7 @@ class JointConfig(SearchConfig):
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     letter_weight: float = 0.4
     """As in the search without an LLM; less than there, since the LLM knows how words are spelt."""
-    letter_bonus: float = 0.4
+    letter_bonus: float = 0.6
     """Added for each letter or digit, since the LLM's probabilities favour short answers."""
     tokens_per_frame: int = 30
     """Candidates are the best tokens of each frame, so many of them."""
@@ -72,7 +74,8 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)
     if adapter.reads_words and not config.llm_weight:  # nobody will read them: they need not be typed
-        rows = [model.embed_tokens(ids) for ids in model.words(logits, lengths, letters)]
+        words = model.words(logits, lengths, letters)
+        rows = [model.embed_tokens(candidates[0].ids if candidates else ()) for candidates in words]
     else:
         embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
         rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
@@ -127,7 +130,7 @@ def decode_jointly(
             reader.decoder.keep(parents)
         logits = [reader.decoder.step(tokens) for reader in readers]
     for i, search in zip(spoken, searches):
-        texts[i] = decode(model.tokenizer, search.best).strip()
+        texts[i] = decode(model.tokenizer, search.finished[0].ids).strip()
     return texts
 
 

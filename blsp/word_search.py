@@ -26,7 +26,7 @@ _SPELT = 8
 class SearchConfig:
     """How the scores make one: log P(tokens) + `letter_weight` * log P(letters) + `letter_bonus` * letters."""
 
-    beam: int = 4
+    beam: int = 8
     """Beginnings of each utterance that are followed."""
     letter_weight: float = 0.8
     """Weight of the log probability that the adapter gives their letters, where it reads letters."""
@@ -75,6 +75,18 @@ class Spellings:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What was perhaps said, from beginning to end."""
+
+    ids: list[int]
+    """Its tokens, as they were found."""
+    score: float
+    """By tokens and letters, and by whoever else had a say."""
+    n_letters: int
+    """Letters and digits."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """What an adapter made of one utterance.
 
@@ -106,12 +118,15 @@ def reading(logits: Tensor, letter_logits: Tensor | None, spellings: Spellings, 
 
 def find_words(
     reading: Reading, spellings: Spellings, config: SearchConfig, *, min_letter_fit: float | None = None
-) -> list[int]:
-    """Ids of the tokens that are read best, by tokens and letters alone; none where these agree less than they must."""
+) -> list[Words]:
+    """What is read best by tokens and letters alone, best first.
+
+    None where the letters spell the best less well than `min_letter_fit`.
+    """
     search = WordSearch(reading, spellings, config)
     while search.n_rows:
         search.advance()
-    return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.best
+    return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.finished
 
 
 class WordSearch:
@@ -141,15 +156,19 @@ class WordSearch:
         self._others = torch.zeros(1, dtype=torch.float64)  # what others gave each
         self._longest = len(reading.log_probs)
         self._best_score = -float("inf")
-        self.best: list[int] = []
-        """Tokens of the best finished answer."""
+        self._finished: dict[str, Words] = {}  # by how it is written
         self.letter_fit = 0.0
-        """Mean log probability that the letters give each letter of it; 0 where no letters were read."""
+        """Mean log probability that the letters give each letter of the best; 0 where no letters were read."""
 
     @property
     def n_rows(self) -> int:
         """Beginnings that are followed; none once the search is over."""
         return len(self._ids)
+
+    @property
+    def finished(self) -> list[Words]:
+        """What may have been said, best first."""
+        return sorted(self._finished.values(), key=lambda words: -words.score)
 
     def advance(self, others: Tensor | None = None, ends: Tensor | None = None) -> list[tuple[int, int]]:
         """Add a token to each beginning, and go on with the best of what that makes.
@@ -180,13 +199,16 @@ class WordSearch:
         return self._written[parent] + self._spelt[candidate].text
 
     def _finish(self, extra: Tensor) -> None:
-        """Note the best answer that ends here, given what is added to the score of each, float64 (N,)."""
+        """Note what may end here, given what is added to the score of each, float64 (N,)."""
         finished = self._prefixes.complete + self._others + extra
         if self._speller is not None:
             finished = finished + self._config.letter_weight * self._speller.prefixes.complete
+        for written, ids, score, said in zip(self._written, self._ids, finished.tolist(), self._said.tolist()):
+            if written not in self._finished or self._finished[written].score < score:
+                self._finished[written] = Words(ids, score, said)
         best = int(finished.argmax())
         if float(finished[best]) > self._best_score:
-            self._best_score, self.best = float(finished[best]), self._ids[best]
+            self._best_score = float(finished[best])
             if self._speller is not None:
                 n_spelt = max(1, len(letter_labels(self._written[best])))
                 self.letter_fit = float(self._speller.prefixes.complete[best]) / n_spelt

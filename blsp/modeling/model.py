@@ -34,14 +34,17 @@ from blsp.modeling.batch import (
 )
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
-from blsp.modeling.sentences import as_typed
-from blsp.word_search import Reading, SearchConfig, Spellings, find_words, reading
+from blsp.modeling.sentences import Sentence, as_typed
+from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 """What a transformers LLM's `forward` calls the keys and values of earlier positions."""
 
 MAX_PREFIXES = 4
 """Constant prompts whose keys and values are kept: those of a few behaviours, for hearing and for reading."""
+
+SENTENCES_AT_ONCE = 16
+"""Sentences whose words an LLM scores in one pass; each takes its vocabulary for each of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ class BlspModel(nn.Module):
         if not self.adapter.reads_words:
             embeds, lengths = self.adapter.read_out(frames, lengths, self._token_embeds, logits=logits)
             return embeds.to(self.dtype), lengths
-        rows = [self.embed_tokens(ids) for ids in self._sentences(frames, lengths, letters, logits)]
+        rows = [self.embed_tokens(sentence.ids) for sentence in self.sentences(frames, lengths, letters, logits)]
         n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens
 
@@ -245,22 +248,22 @@ class BlspModel(nn.Module):
         if self.adapter is None or not self.adapter.reads_words:
             return None
         hidden_states, lengths, counts = self.encode_speech(waveforms)
-        windows = iter(self._sentences(*self.adapter.forward_with_letters(hidden_states, lengths)))
-        return [[i for ids in itertools.islice(windows, n) for i in ids] for n in counts]
+        windows = iter(self.sentences(*self.adapter.forward_with_letters(hidden_states, lengths)))
+        return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
 
-    def _sentences(
+    def sentences(
         self, frames: Tensor, lengths: Tensor, letters: LetterScores | None, logits: Tensor | None = None
-    ) -> list[list[int]]:
-        """Token ids of the words in each of U stretches, as typed; arguments as of `read_out`."""
+    ) -> list[Sentence]:
+        """What each of U stretches says, as the LLM reads it; arguments as of `read_out`."""
         assert self.adapter is not None
         assert self.adapter.ctc is not None
         if logits is None:
             logits = self.adapter.ctc.logits(frames, self._token_embeds)
-        return as_typed(self.words(logits, lengths, letters), self.tokenizer, self._scores_after)
+        return as_typed(self.words(logits, lengths, letters), self.tokenizer, self._expect)
 
     @torch.no_grad()
-    def words(self, logits: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[list[int]]:
-        """Token ids that head and letters read best in each of U stretches; none where there is only noise.
+    def words(self, logits: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[list[Words]]:
+        """What head and letters read in each of U stretches, best first; nothing where there is only noise.
 
         Args:
             logits: The CTC head's scores of all tokens, float (U, S, 1 + V).
@@ -278,21 +281,38 @@ class BlspModel(nn.Module):
         ]
 
     @torch.no_grad()
-    def _scores_after(self, sentences: Sequence[Sequence[int]]) -> Tensor:
-        """What the LLM expects after each of N sentences with which a conversation begins, float (N, V)."""
+    def _expect(self, sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """What the LLM makes of N sentences with which a conversation begins.
+
+        Args:
+            sentences: Token ids, at least one each.
+
+        Returns:
+            Log probability of each, float (N,), and scores of what may come after it, float (N, V).
+        """
         before = shared_prefix([PromptRow(tuple(render(self.template, [Turn("user", "", CACHED_SPEECH)])))])
-        known = () if self.trains_llm else before
-        rows = [torch.tensor([*before[len(known) :], *ids], device=self.device) for ids in sentences]
+        known = () if self.trains_llm else before[:-1]  # the last one expects the first word
         pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
-        mask = F.pad(pad([torch.ones_like(row) for row in rows]), (len(known), 0), value=1)
-        logits: Tensor = self.run_llm(
-            self.embed_tokens(pad(rows)),
-            self.read_prefix(known, len(rows)),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(known) :],
-            logits_to_keep=1,
-        ).logits  # (N, 1, V)
-        return logits[:, 0]
+        log_probs, after = [], []
+        for start in range(0, len(sentences), SENTENCES_AT_ONCE):
+            part = sentences[start : start + SENTENCES_AT_ONCE]
+            rows = [torch.tensor([*before[len(known) :], *ids], device=self.device) for ids in part]
+            n_read = torch.tensor([len(ids) for ids in part], device=self.device)
+            longest = int(n_read.max())
+            ids = pad(rows)
+            mask = F.pad(pad([torch.ones_like(row) for row in rows]), (len(known), 0), value=1)
+            logits: Tensor = self.run_llm(
+                self.embed_tokens(ids),
+                self.read_prefix(known, len(rows)),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0)[:, len(known) :],
+                logits_to_keep=longest + 1,
+            ).logits  # (n, 1 + longest, V)
+            said = -F.cross_entropy(logits[:, :-1].mT.float(), ids[:, -longest:], reduction="none")
+            is_read = torch.arange(longest, device=self.device) >= longest - n_read[:, None]
+            log_probs.append(said.masked_fill(~is_read, 0).sum(dim=1))
+            after.append(logits[:, -1])
+        return torch.cat(log_probs), torch.cat(after)
 
     def readings(
         self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, tokens_per_frame: int

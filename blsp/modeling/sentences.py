@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.decoding import decode
 from blsp.modeling.prompt import PlainText
+from blsp.word_search import Words
 
 QUESTION_FROM = -2.0
 """From how many nats on that an LLM prefers a question mark to a full stop after some words they are a question. Of
@@ -17,27 +19,72 @@ bare words it is not sure: SmolLM2-135M prefers the mark in 77 to 89 % of three 
 1 % of two of statements, of which nine in ten are below -3 (RESULTS.md)."""
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """What an utterance is taken to say."""
+
+    ids: list[int]
+    """Token ids as somebody would type them; none where nothing was said."""
+    found: list[int]
+    """Those of the same words as they were found in the sound."""
+
+
+LLM_WEIGHT = 0.8
+"""Weight of the log probability that the LLM gives what was perhaps said, beside tokens and letters."""
+LETTER_BONUS = 0.5
+"""Added for each letter or digit, since the LLM's probabilities favour short sentences."""
+CHOICES = 8
+"""Most of an utterance's candidates that the LLM is asked about."""
+MAX_LOSS = 6.0
+"""Candidates that are so many nats worse than the best by tokens and letters are left out: the LLM hardly ever prefers
+them, and reading them takes time."""
+
+
 def as_typed(
-    words: Sequence[Sequence[int]],
+    words: Sequence[Sequence[Words]],
     tokenizer: PreTrainedTokenizerBase,
-    scores_after: Callable[[Sequence[Sequence[int]]], Tensor],
-) -> list[list[int]]:
-    """Token ids of sentences: with a capital first, and a question mark after what the LLM takes for a question.
+    expect: Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]],
+) -> list[Sentence]:
+    """Sentences with a capital first, and a question mark after what the LLM takes for a question.
+
+    Of each stretch the LLM chooses among what sounds alike (decision 0017), in the pass that the mark takes anyway.
 
     Args:
-        words: Token ids of N stretches of speech, in whatever spelling; perhaps none.
+        words: What was perhaps said in each of N stretches of speech, best first, in whatever spelling; perhaps none.
         tokenizer: The LLM's.
-        scores_after: What the LLM expects after each of some sentences, float (n, V).
+        expect: Log probabilities that the LLM gives some sentences, float (n,), and its scores of what may come after
+            each, float (n, V).
     """
     typed = PlainText(tokenizer)
-    sentences = [list(typed.ids(_capitalized(decode(tokenizer, ids)))) for ids in words]
+    choices = [[(list(typed.ids(_capitalized(decode(tokenizer, x.ids)))), x) for x in _likely(row)] for row in words]
+    spoken = [[(ids, x) for ids, x in row if ids] for row in choices]
+    candidates = [ids for row in spoken for ids, _ in row]
+    if not candidates:
+        return [Sentence([], []) for _ in words]
+    log_probs, after = expect(candidates)
+    given = iter(zip(log_probs.tolist(), after))
     marks = [_mark_id(tokenizer, mark) for mark in ("?", ".")]
-    spoken = [ids for ids in sentences if ids]
-    if spoken and None not in marks:
-        for ids, (asks, tells) in zip(spoken, scores_after(spoken)[:, marks].tolist()):
-            if asks - tells > QUESTION_FROM:
-                ids.append(cast("int", marks[0]))
+    sentences = []
+    for row in spoken:
+        best, sentence = -float("inf"), Sentence([], [])
+        for (ids, x), (log_prob, next_scores) in zip(row, given):
+            score = x.score + LLM_WEIGHT * log_prob + LETTER_BONUS * x.n_letters
+            if score > best:
+                best, sentence = score, Sentence(_marked(ids, next_scores, marks), x.ids)
+        sentences.append(sentence)
     return sentences
+
+
+def _likely(words: Sequence[Words]) -> list[Words]:
+    return [x for x in words[:CHOICES] if x.score > words[0].score - MAX_LOSS]
+
+
+def _marked(ids: list[int], scores: Tensor, marks: Sequence[int | None]) -> list[int]:
+    """A sentence with its question mark, if it is a question by the LLM's scores (V,) of what comes after it."""
+    if None in marks:
+        return ids
+    asks, tells = scores[marks].tolist()
+    return [*ids, cast("int", marks[0])] if asks - tells > QUESTION_FROM else ids
 
 
 def _capitalized(text: str) -> str:

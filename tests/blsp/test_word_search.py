@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from blsp.decoding import decode
+from blsp.modeling import model as model_module
 from blsp.modeling import sentences
 from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
-from blsp.word_search import SearchConfig, Spellings, find_words, reading
+from blsp.modeling.prompt import PlainText
+from blsp.modeling.sentences import as_typed
+from blsp.word_search import SearchConfig, Spellings, Words, find_words, reading
 
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -58,6 +62,7 @@ FRAMES = [{" the": 0.9}, {}, {" t": 0.5, " a": 0.4}, {}]
 
 
 def test_words_are_read_as_typed(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "CHOICES", 1)
     monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     text, embeds = read(model, FRAMES)
     assert text == "The t"
@@ -68,12 +73,14 @@ def test_words_are_read_as_typed(model: BlspModel, monkeypatch: pytest.MonkeyPat
 
 
 def test_letters_overrule_tokens(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "CHOICES", 1)
     monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     assert read(model, FRAMES, letters_that_spell("the a"))[0] == "The a"
     assert read(model, FRAMES, letters_that_spell("the t"))[0] == "The t"
 
 
 def test_words_that_the_letters_do_not_spell_are_noise(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "CHOICES", 1)
     monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     assert model.adapter is not None
     model.adapter.config = replace(model.adapter.config, min_letter_fit=-2.0, min_confidence=0.99)
@@ -89,27 +96,55 @@ def test_nothing_is_read_of_silence(model: BlspModel) -> None:
 
 
 @torch.no_grad()
-def test_question_marks_come_from_the_llm_with_the_conversation_begun(model: BlspModel) -> None:
-    """As one plain pass over the prompt scores them, whatever is beside them in the batch."""
+def test_what_the_llm_makes_of_sentences_is_what_one_plain_pass_over_the_prompt_says(
+    model: BlspModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is beside them in the batch, and in however many batches."""
+    monkeypatch.setattr(model_module, "SENTENCES_AT_ONCE", 2)
     typed = ["what is this", "a", "tell me more of this"]
     rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in typed]
     opening = list(model.template.opening(None))
-    found = model._scores_after(rows)
-    for row, scores in zip(rows, found):
-        alone = model.llm(torch.tensor([[*opening, *row]])).logits[0, -1]
-        torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
+    log_probs, after = model._expect(rows)
+    for row, log_prob, scores in zip(rows, log_probs, after):
+        alone = model.llm(torch.tensor([[*opening, *row]])).logits[0]
+        torch.testing.assert_close(scores, alone[-1], rtol=1e-4, atol=1e-4)
+        said = alone[len(opening) - 1 : -1].log_softmax(dim=1).gather(1, torch.tensor(row)[:, None]).sum()
+        torch.testing.assert_close(log_prob, said, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_an_llm_that_is_trained_reads_its_prompt_anew(model: BlspModel) -> None:
     rows = [[70, 80], [90]]
     model = copy.deepcopy(model)  # others use the LLM too
-    before = model._scores_after(rows)
+    before = model._expect(rows)
     weight = next(model.llm.parameters())
     weight.requires_grad_(True)
-    torch.testing.assert_close(model._scores_after(rows), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model._expect(rows), before, rtol=1e-4, atol=1e-4)
     weight.add_(torch.randn_like(weight))
-    assert not torch.allclose(model._scores_after(rows), before, atol=1e-2)
+    assert not torch.allclose(model._expect(rows)[0], before[0], atol=1e-2)
+
+
+def test_the_llm_chooses_among_what_sounds_alike(model: BlspModel) -> None:
+    """Unless the sound is sure; and the mark is that of the sentence chosen."""
+    plain = PlainText(model.tokenizer)
+    asks, tells = (model.tokenizer(mark, add_special_tokens=False).input_ids[0] for mark in "?.")
+
+    def read_by_an_llm_that_likes(liked: str, scores: dict[str, float]) -> str:
+        def expect(sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+            likes = torch.tensor([list(ids) == list(plain.ids(liked)) for ids in sentences])
+            after = torch.zeros(len(sentences), len(model.tokenizer))
+            after[likes, asks], after[~likes, tells] = 5.0, 5.0
+            return torch.where(likes, -1.0, -5.0), after
+
+        words = [Words(list(plain.ids(text)), score, len(text)) for text, score in scores.items()]
+        nothing, sentence = as_typed([[], words], model.tokenizer, expect)
+        assert (nothing.ids, nothing.found) == ([], [])
+        assert sentence.found in [words.ids for words in words]
+        return decode(model.tokenizer, sentence.ids)
+
+    assert read_by_an_llm_that_likes("The a", {"the t": -1.0, "the a": -3.0}) == "The a?"
+    assert read_by_an_llm_that_likes("The t", {"the t": -1.0, "the a": -3.0}) == "The t?"
+    assert read_by_an_llm_that_likes("The a", {"the t": -1.0, "the a": -5.0}) == "The t"
 
 
 def test_while_training_gradients_pass_through_what_is_read(model: BlspModel, make_speech: MakeSpeech) -> None:
@@ -160,7 +195,7 @@ def test_tokens_are_spelt_in_small_letters(tiny_model: BlspModel) -> None:
 def test_more_tokens_than_there_are_may_be_candidates(model: BlspModel) -> None:
     logits = scores_of(model, FRAMES)[0]
     everything = reading(logits, None, model.spellings, logits.size(1) + 5)
-    assert model.tokenizer.decode(find_words(everything, model.spellings, SearchConfig())) == " the t"
+    assert model.tokenizer.decode(find_words(everything, model.spellings, SearchConfig())[0].ids) == " the t"
 
 
 @pytest.mark.parametrize(("name", "value"), [("beam", 0), ("tokens_per_frame", 0), ("letter_weight", -0.1)])
