@@ -29,14 +29,14 @@ class JointConfig(SearchConfig):
     """How the scores make one: those of the search, and the LLM's."""
 
     beam: int = 4
-    """As in the search without an LLM; less than there, since the LLM reads each beginning."""
+    """As in the search alone; less than there, since the LLM reads each beginning."""
     llm_weight: float = 0.0
     """Weight of the log probability that the LLM gives the words after it has heard them; 0: it is not asked, since
     what it hears is the adapter's own reading of the same speech (decision 0014)."""
     prior_weight: float = 0.8
     """Weight of the log probability that the LLM gives them without; 0: it is not asked."""
     letter_weight: float = 0.4
-    """As in the search without an LLM; less than there, since the LLM knows how words are spelt."""
+    """As in the search alone; less than there, since the LLM knows how words are spelt."""
     letter_bonus: float = 0.6
     """Added for each letter or digit, since the LLM's probabilities favour short answers."""
     tokens_per_frame: int = 30

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +16,15 @@ QUESTION_FROM = -2.0
 """From how many nats on that an LLM prefers a question mark to a full stop after some words they are a question. Of
 bare words it is not sure: SmolLM2-135M prefers the mark in 77 to 89 % of three sets of written questions, and in 0 and
 1 % of two of statements, of which nine in ten are below -3 (RESULTS.md)."""
+LLM_WEIGHT = 0.8
+"""Weight of the log probability that the LLM gives what was perhaps said, beside tokens and letters."""
+LETTER_BONUS = 0.5
+"""Added for each letter or digit, since the LLM's probabilities favour short sentences."""
+CHOICES = 8
+"""Most of an utterance's candidates that the LLM is asked about."""
+MAX_LOSS = 6.0
+"""Candidates that are so many nats worse than the best by tokens and letters are left out: the LLM hardly ever prefers
+them, and reading them takes time."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +35,6 @@ class Sentence:
     """Token ids as somebody would type them; none where nothing was said."""
     found: list[int]
     """Those of the same words as they were found in the sound."""
-
-
-LLM_WEIGHT = 0.8
-"""Weight of the log probability that the LLM gives what was perhaps said, beside tokens and letters."""
-LETTER_BONUS = 0.5
-"""Added for each letter or digit, since the LLM's probabilities favour short sentences."""
-CHOICES = 8
-"""Most of an utterance's candidates that the LLM is asked about."""
-MAX_LOSS = 6.0
-"""Candidates that are so many nats worse than the best by tokens and letters are left out: the LLM hardly ever prefers
-them, and reading them takes time."""
 
 
 def as_typed(
@@ -62,15 +59,15 @@ def as_typed(
     if not candidates:
         return [Sentence([], []) for _ in words]
     log_probs, after = expect(candidates)
-    given = iter(zip(log_probs.tolist(), after))
-    marks = [_mark_id(tokenizer, mark) for mark in ("?", ".")]
+    mark, is_asked = _question_mark(tokenizer, after)
+    opinions = iter(zip(log_probs.tolist(), is_asked))
     sentences = []
     for row in spoken:
         best, sentence = -float("inf"), Sentence([], [])
-        for (ids, x), (log_prob, next_scores) in zip(row, given):
+        for (ids, x), (log_prob, asked) in zip(row, opinions):
             score = x.score + LLM_WEIGHT * log_prob + LETTER_BONUS * x.n_letters
             if score > best:
-                best, sentence = score, Sentence(_marked(ids, next_scores, marks), x.ids)
+                best, sentence = score, Sentence([*ids, *mark] if asked else ids, x.ids)
         sentences.append(sentence)
     return sentences
 
@@ -79,12 +76,12 @@ def _likely(words: Sequence[Words]) -> list[Words]:
     return [x for x in words[:CHOICES] if x.score > words[0].score - MAX_LOSS]
 
 
-def _marked(ids: list[int], scores: Tensor, marks: Sequence[int | None]) -> list[int]:
-    """A sentence with its question mark, if it is a question by the LLM's scores (V,) of what comes after it."""
-    if None in marks:
-        return ids
-    asks, tells = scores[marks].tolist()
-    return [*ids, cast("int", marks[0])] if asks - tells > QUESTION_FROM else ids
+def _question_mark(tokenizer: PreTrainedTokenizerBase, after: Tensor) -> tuple[list[int], list[bool]]:
+    """The mark's token, if it is one, and which sentences are questions by the scores of what follows, (n, V)."""
+    asks, tells = (_mark_id(tokenizer, mark) for mark in ("?", "."))
+    if asks is None or tells is None:
+        return [], [False] * len(after)
+    return [asks], (after[:, asks] - after[:, tells] > QUESTION_FROM).tolist()
 
 
 def _capitalized(text: str) -> str:
