@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -196,6 +197,19 @@ def test_more_tokens_than_there_are_may_be_candidates(model: BlspModel) -> None:
     logits = scores_of(model, FRAMES)[0]
     everything = reading(logits, None, model.spellings, logits.size(1) + 5)
     assert model.tokenizer.decode(find_words(everything, model.spellings, SearchConfig())[0].ids) == " the t"
+
+
+def test_what_was_perhaps_said_comes_best_first_and_once(model: BlspModel) -> None:
+    frames = [{" the": 0.9}, {}, {" t": 0.45, "t": 0.05, " a": 0.4}, {}]
+    perhaps = reading(scores_of(model, frames)[0], None, model.spellings, 6)
+    found = find_words(perhaps, model.spellings, SearchConfig())
+    texts = [decode(model.tokenizer, words.ids).lower() for words in found]
+    assert texts[:2] == [" the t", " the a"]
+    assert len(set(texts)) == len(texts)
+    scores = [words.score for words in found]
+    assert scores == sorted(scores, reverse=True)
+    assert [words.n_letters for words in found[:2]] == [4, 4]
+    assert scores[0] == pytest.approx(math.log(0.9 * 0.45), abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "value"), [("beam", 0), ("tokens_per_frame", 0), ("letter_weight", -0.1)])
