@@ -73,6 +73,9 @@ def as_typed(
 
 
 def _likely(words: Sequence[Words]) -> list[Words]:
+    """What the LLM chooses among; nothing where the sound says that nothing was said."""
+    if not words or not words[0].ids:
+        return []
     return [x for x in words[:CHOICES] if x.score > words[0].score - MAX_LOSS]
 
 

@@ -148,6 +148,17 @@ def test_the_llm_chooses_among_what_sounds_alike(model: BlspModel) -> None:
     assert read_by_an_llm_that_likes("The a", {"the t": -1.0, "the a": -5.0}) == "The t"
 
 
+def test_whether_anything_was_said_is_for_the_sound_to_tell(model: BlspModel) -> None:
+    def expect(sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(sentences)), torch.zeros(len(sentences), len(model.tokenizer))
+
+    perhaps = Words(list(PlainText(model.tokenizer).ids("the a")), -3.0, 4)
+    (silence,) = as_typed([[Words([], -1.0, 0), perhaps]], model.tokenizer, expect)
+    assert (silence.ids, silence.found) == ([], [])
+    (speech,) = as_typed([[perhaps, Words([], -4.0, 0)]], model.tokenizer, expect)
+    assert speech.found == perhaps.ids
+
+
 def test_while_training_gradients_pass_through_what_is_read(model: BlspModel, make_speech: MakeSpeech) -> None:
     in_use, _ = model.embed_speech([make_speech(1.0)])
     assert not in_use.requires_grad
