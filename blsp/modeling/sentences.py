@@ -54,15 +54,14 @@ def as_typed(
     """
     typed = PlainText(tokenizer)
     choices = [[(list(typed.ids(_capitalized(decode(tokenizer, x.ids)))), x) for x in _likely(row)] for row in words]
-    spoken = [[(ids, x) for ids, x in row if ids] for row in choices]
-    candidates = [ids for row in spoken for ids, _ in row]
+    candidates = [ids for row in choices for ids, _ in row]
     if not candidates:
         return [Sentence([], []) for _ in words]
     log_probs, after = expect(candidates)
     mark, is_asked = _question_mark(tokenizer, after)
     opinions = iter(zip(log_probs.tolist(), is_asked))
     sentences = []
-    for row in spoken:
+    for row in choices:
         best, sentence = -float("inf"), Sentence([], [])
         for (ids, x), (log_prob, asked) in zip(row, opinions):
             score = x.score + LLM_WEIGHT * log_prob + LETTER_BONUS * x.n_letters
@@ -76,7 +75,7 @@ def _likely(words: Sequence[Words]) -> list[Words]:
     """What the LLM chooses among; nothing where the sound says that nothing was said."""
     if not words or not words[0].ids:
         return []
-    return [x for x in words[:CHOICES] if x.score > words[0].score - MAX_LOSS]
+    return [x for x in words[:CHOICES] if x.ids and x.score > words[0].score - MAX_LOSS]
 
 
 def _question_mark(tokenizer: PreTrainedTokenizerBase, after: Tensor) -> tuple[list[int], list[bool]]:
