@@ -138,7 +138,7 @@ def check_keys(given: dict[str, Any], known: set[str], *, what: str) -> None:
 
 
 def _nearest(name: str, known: set[str]) -> str | None:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+    near = difflib.get_close_matches(name, sorted(known), n=1)
     return f"Did you mean {near[0]!r}?" if near else None
 
 

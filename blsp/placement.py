@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from blsp.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import torch
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "float32", "float16", "bfloat16")
-QUANTIZATIONS = ("8bit", "4bit")
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Quantization = Literal["8bit", "4bit"]
+DEVICES, DTYPES, QUANTIZATIONS = get_args(Device), get_args(Dtype), get_args(Quantization)
 
 
 def select_device(device: str) -> torch.device:

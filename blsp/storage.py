@@ -7,11 +7,13 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from blsp.errors import StorageError
@@ -20,6 +22,26 @@ MANIFEST_NAME = "manifest.json"
 _BLOCK_BYTES = 1 << 20
 _END_BYTES = 1 << 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR)
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+def expand_user(name: str | Path) -> Path:
+    """A path with the home folder in place of `~`; as it is where there is no such user or home, as in a shell."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def is_file(name: str | Path) -> bool:
+    """Whether there is a file of this name; False also for what no file can be named, or nobody may look at."""
+    return os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises OSError for a name that is too long
+
+
+def is_folder(name: str | Path) -> bool:
+    """Whether there is a folder of this name; False also for what none can be named, or nobody may look at."""
+    return os.path.isdir(name)  # noqa: PTH112 - as above
 
 
 def sha256_of(path: Path) -> str:
@@ -82,8 +104,15 @@ def write_json_atomically(path: Path, data: dict[str, Any]) -> None:
 
 
 @contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
+def storage_errors(folder: Path, *, named: Path | None = None) -> Iterator[None]:
     """Turn the system's errors while writing below `folder` into one line that names the way out.
+
+    Errors of other files, of the network and of other programs pass as they are: what is said of a folder must be
+    true of it.
+
+    Args:
+        folder: Where is written.
+        named: Folder to name in its place, where the user does not know it.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
@@ -91,20 +120,39 @@ def storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _storage_error(folder, error) from error
+        if not _is_of(error, folder):
+            raise
+        raise _storage_error(named or folder, error) from error
     except Exception as error:
         # safetensors reports the system's errors as text of its own error class
-        if "os error 28" in str(error) or "No space left on device" in str(error):
-            raise _storage_error(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
-        raise
+        number = _os_error_number(str(error))
+        if number not in (*_FULL, *_UNWRITABLE):
+            raise
+        raise _storage_error(named or folder, OSError(number, os.strerror(number))) from error
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Whether an error is one of writing below a folder, or of making it."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+    if not names:  # writing to an open file names none; neither does a connection
+        return error.errno in (*_FULL, *_UNWRITABLE)
+    paths = [Path(os.path.abspath(os.fsdecode(name))) for name in names]  # noqa: PTH100 - links are not followed
+    own = Path(os.path.abspath(folder))  # noqa: PTH100
+    return any(path.is_relative_to(own) or own.is_relative_to(path) for path in paths)
+
+
+def _os_error_number(text: str) -> int | None:
+    if found := _OS_ERROR.search(text):
+        return int(found[1])
+    return errno.ENOSPC if os.strerror(errno.ENOSPC) in text else None
 
 
 def _storage_error(folder: Path, error: OSError) -> StorageError:
     if error.errno in _FULL:
         return StorageError(f"The disk is full: {folder}.", hint="Free some space, then run the same command again.")
-    hint = f"See what is there: ls -ld '{folder.parent}' '{folder}'"
+    hint = f"See what is there: ls -ld {quote(str(folder.parent))} {quote(str(folder))}"
     if isinstance(error, PermissionError):
-        hint = f"Make it writable, for instance with: sudo chown -R $USER '{folder}'"
+        hint = f"Make it writable, for instance with: sudo chown -R $USER {quote(str(folder))}"
     return StorageError(f"Cannot write {folder}: {error.strerror or error}.", hint=hint)
 
 
@@ -120,18 +168,21 @@ def publish_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written. Nothing is left behind.
+        Exception: What the block raises, as it is.
     """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
+    try:
+        with storage_errors(temporary, named=target.parent):
             temporary.chmod(0o777 & ~_umask())  # mkdtemp hides folders from everybody else
             yield temporary
+        with storage_errors(target.parent):
             _fsync_tree(temporary)
             _rename_over(temporary, target)
             _fsync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rename_over(source: Path, target: Path) -> None:

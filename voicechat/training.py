@@ -17,6 +17,8 @@ from blsp.errors import ConfigError
 from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
+from blsp.storage import expand_user, is_file
+from blsp.yaml_text import shown
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 
@@ -43,17 +45,17 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: There is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = expand_user(name)
+    if is_file(path):
         return path
     shipped = shipped_configs()
-    wanted = Path(name).with_suffix("").as_posix() if name.endswith((".yaml", ".yml")) else name
+    wanted = name.removesuffix(".yaml").removesuffix(".yml")
     for candidate in (wanted, wanted.removeprefix("recipes/configs/"), f"{wanted}/pipeline"):
         if candidate in shipped:
             return shipped[candidate]
-    near = difflib.get_close_matches(wanted, shipped, n=1, cutoff=0.0)
-    hint = f"Did you mean {near[0]}? See: voicechat train --list" if near else None
-    raise ConfigError(f"There is no config {name!r}: no such file, and none of that name is shipped.", hint=hint)
+    near = difflib.get_close_matches(wanted, shipped, n=1)
+    hint = f"Did you mean {near[0]}? See: voicechat train --list" if near else "voicechat train --list"
+    raise ConfigError(f"There is no config {shown(name)}: no such file, and none of that name is shipped.", hint=hint)
 
 
 def load(name: str, assignments: Sequence[str], only: Sequence[str]) -> Recipe:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.config import Values, build
+from blsp.config import Values, build, merge
 from blsp.errors import ConfigError, ModelNotFoundError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import StageConfig
@@ -149,7 +149,7 @@ def comparison_jobs(path: Path, values: Values, make_job: Callable[[str, Values,
     Raises:
         ConfigError: The config cannot be used.
     """
-    config = build(ComparisonConfig, {k: v for k, v in values.items() if k != "stage"}, where=str(path))
+    config = build(ComparisonConfig, values.without("stage"), where=str(path))
     return list(_Expansion(path, config, make_job).jobs())
 
 
@@ -198,10 +198,10 @@ class _Expansion:
 
     def _data(self) -> Iterator[Job]:
         for name, step in self._config.data.items():
-            step = dict(step)
-            made_by = step.pop("made_by", None)
+            made_by = step.get("made_by")
+            step = Values(step).without("made_by")
             if "stage" in step:
-                values = {**step, "out": str(self._config.out / "data" / name)}
+                values = merge(step, {"out": str(self._config.out / "data" / name)})
                 job = self._make_job(f"data/{name}", values, f"{self._path}: data.{name}")
                 job = replace(job, hints=dict.fromkeys(job.stage.inputs(job.config), made_by) if made_by else {})
                 self._manifests[name] = job.stage.outputs(job.config)[0]

@@ -49,7 +49,7 @@ class InstructionTuningConfig(StageConfig):
     """Compute the layers' insides again in the backward pass: much less memory for a third more time."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            batch_size=128, epochs=3, learning_rate=2e-5, weight_decay=0.05, warmup_steps=100
+            batch_size=128, epochs=3, learning_rate=2e-5, weight_decay=0.05, betas=(0.9, 0.999), warmup_steps=100
         )
     )
     """How it is trained."""

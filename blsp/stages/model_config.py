@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import ConfigError
+from blsp.placement import Device, Dtype
 
 if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter, AdapterConfig
@@ -29,9 +30,9 @@ class ModelConfig:
     """Prompt format: as in the paper, or by the LLM's own chat template; by default that of `name`."""
     padded: bool | None = None
     """Whether the encoder sees 30 s whatever the speech; by default as `name` does."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto, cpu, cuda or mps."""
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     """Numbers of the frozen parts: auto, float32, float16 or bfloat16."""
     kernel_sizes: tuple[int, ...] = (5, 5, 5)
     """Convolutions of a new adapter, each with stride 2."""

@@ -14,6 +14,7 @@ from blsp.errors import ConfigError, DataError
 from blsp.stages.base import Plan, Silent, Stage, StageConfig, Watcher
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
+from blsp.yaml_text import shown
 
 HASHES_NAME = ".hashes.json"
 _HEADER = ("about", "needs", "cost")
@@ -63,7 +64,7 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     is_pipeline = is_comparison or values.get("stage") == "pipeline"
     variables = {"run": str(values.get("out"))} if is_pipeline else None  # `${run}` is the pipeline's folder
     values = override(read_config_file(path, variables), assignments)
-    values = {name: value for name, value in values.items() if name not in _HEADER}
+    values = values.without(*_HEADER)
     if is_comparison:
         from blsp.stages.comparison import comparison_jobs
 
@@ -80,33 +81,46 @@ def read_header(path: Path) -> dict[str, str]:
 
 def _steps(path: Path, values: Values) -> list[Job]:
     out, steps = values.get("out"), values.get("steps")
-    if not isinstance(out, str) or not isinstance(steps, dict) or not steps:
+    if not isinstance(out, str) or not isinstance(steps, Values) or not steps:
         raise ConfigError(f"{path}: a pipeline must have `out`, its folder, and `steps`, names with configs.")
-    if unknown := set(values) - {"stage", "out", "steps", "seed"} - set(steps):
+    if unknown := [name for name in values if name not in {"stage", "out", "steps", "seed", *steps}]:
         raise ConfigError(
-            f"{path}: unknown key {sorted(unknown)[0]!r}.", hint=f"Steps of this pipeline: {', '.join(steps)}"
+            f"{values.places.get(unknown[0], path)}: unknown key {unknown[0]!r}.",
+            hint=f"Steps of this pipeline: {', '.join(steps)}",
         )
-    jobs = []
-    for name, step in steps.items():
-        step = {"base": step} if isinstance(step, str) else step
-        if not isinstance(step, dict):
-            raise ConfigError(f"{path}: the step {name!r} must be a file's name or a config, but is {step!r}.")
-        own = dict(step)
-        base = own.pop("base", None)
-        below: Values = {} if base is None else read_config_file(path.parent / base, {"run": out})
-        shared = {"out": f"{out}/{name}"} | ({"seed": values["seed"]} if "seed" in values else {})
-        config = merge(merge(merge(below, own), shared), values.get(name, {}))
-        jobs.append(_job(name, {k: v for k, v in config.items() if k not in _HEADER}, f"{path}: {name}"))
-    return jobs
+    return [_step(path, values, name, out) for name in steps]
+
+
+def _step(path: Path, values: Values, name: str, out: str) -> Job:
+    """A step of a pipeline: its base file, what the step says, what all steps share, and assignments, in this order."""
+    steps = values["steps"]
+    step, above = steps[name], values.get(name, Values())
+    step = Values({"base": step}, {"base": steps.places[name]}) if isinstance(step, str) else step
+    for value, places in ((step, steps.places), (above, values.places)):
+        if not isinstance(value, Values):
+            raise ConfigError(
+                f"{places[name]}: the step {name!r} must be a file's name or a config, but is {shown(value)}."
+            )
+    base = step.get("base")
+    if base is not None and (not isinstance(base, str) or not base):
+        raise ConfigError(f"{step.places['base']}: 'base' must be a file's name, but is {shown(base)}.")
+    below = Values() if base is None else read_config_file(path.parent / base, {"run": out})
+    shared = Values({"out": f"{out}/{name}"}, {"out": f"{path}: {name}"})
+    if "seed" in values:
+        shared = merge(shared, Values({"seed": values["seed"]}, {"seed": values.places["seed"]}))
+    config = merge(merge(merge(below, step.without("base")), shared), above)
+    return _job(name, config.without(*_HEADER), f"{path}: {name}")
 
 
 def _job(name: str | None, values: Values, where: str) -> Job:
-    values = dict(values)
-    stage_name = values.pop("stage", None)
+    stage_name = values.get("stage")
     if not isinstance(stage_name, str):
         raise ConfigError(f"{where}: 'stage' is missing.", hint="voicechat train --list")
-    stage = stage_named(stage_name)
-    return Job(name or stage_name, stage, build(stage.config_class, values, where=where))
+    try:
+        stage = stage_named(stage_name)
+    except ConfigError as error:
+        raise ConfigError(f"{values.places.get('stage', where)}: {error}", hint=error.hint) from error
+    return Job(name or stage_name, stage, build(stage.config_class, values.without("stage"), where=where))
 
 
 def choose(recipe: Recipe, only: Sequence[str]) -> Recipe:

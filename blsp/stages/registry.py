@@ -37,8 +37,9 @@ def stage_named(name: str) -> Stage[Any]:
         ConfigError: There is no such stage.
     """
     if name not in STAGES:
-        near = difflib.get_close_matches(name, STAGES, n=1, cutoff=0.0)
-        raise ConfigError(f"There is no stage {name!r}.", hint=f"Did you mean {near[0]!r}? See: voicechat train --list")
+        near = difflib.get_close_matches(name, STAGES, n=1)
+        meant = f"Did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"There is no stage {name!r}.", hint=f"{meant}See: voicechat train --list")
     module, _, class_name = STAGES[name].partition(":")
     stage: Stage[Any] = getattr(importlib.import_module(module), class_name)()
     return stage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from blsp.evaluation.chat_endpoint import ChatEndpoint, EndpointConfig
 from blsp.stages.model_config import ModelConfig
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class WriterConfig:
     """Who writes: one of the two."""
+
+    ALTERNATIVES: ClassVar = ("endpoint", "model")
 
     endpoint: EndpointConfig | None = None
     """An OpenAI-compatible service: ChatGPT, as in the paper, vLLM, llama.cpp ..."""

@@ -177,7 +177,7 @@ def test_planning_touches_nothing_and_names_what_is_missing(recipe_path: Path, t
     ("assignments", "message"),
     [
         (["third.add=1"], "unknown key 'third'"),
-        (["first.sum=1"], "first: unknown key 'sum'"),
+        (["first.sum=1"], "argument .first.sum=1.: unknown key .sum."),
         (["first.stage=numbr"], "There is no stage 'numbr'"),
         (["steps.first=3"], "the step 'first' must be a file's name or a config, but is 3"),
         (["steps=null"], "must have `out`, its folder, and `steps`"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blsp.errors import StorageError
-from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.storage import damaged_files, expand_user, publish_folder, read_manifest, storage_errors, write_manifest
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -86,10 +86,49 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught, publish_folder(tmp_path / "file" / "made"):
         pass
     assert str(caught.value) == f"Cannot write {tmp_path / 'file'}: {os.strerror(errno.EEXIST)}."
-    assert caught.value.hint == f"See what is there: ls -ld '{tmp_path}' '{tmp_path / 'file'}'"
+    assert caught.value.hint == f"See what is there: ls -ld {tmp_path} {tmp_path / 'file'}"
     with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
-    assert caught.value.hint == f"Make it writable, for instance with: sudo chown -R $USER '{tmp_path}'"
+    assert caught.value.hint == f"Make it writable, for instance with: sudo chown -R $USER {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "wheels/missing.whl"),
+        PermissionError(errno.EACCES, "Permission denied", "{beside}/input.jsonl"),
+        OSError(errno.ENOSPC, "No space left on device", "/elsewhere/log"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError("timed out"),
+        OSError("libfoo.so: cannot open shared object"),
+        RuntimeError("I/O error: No such file or directory (os error 2)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_folder_is_not_blamed_for_what_its_content_is_made_of(tmp_path: Path, error: Exception) -> None:
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        error.filename = error.filename.replace("{beside}", str(tmp_path))
+    with pytest.raises(type(error)) as caught, publish_folder(tmp_path / "made"):
+        raise error
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_is_named_where_its_content_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, publish_folder(tmp_path / "made") as unfinished:
+        (unfinished / ("a" * 300)).write_text("1")
+    assert str(caught.value) == f"Cannot write {tmp_path}: {os.strerror(errno.ENAMETOOLONG)}."
+    with pytest.raises(StorageError) as caught, publish_folder(tmp_path / "made") as unfinished:
+        raise RuntimeError("I/O error: Permission denied (os error 13)")  # as safetensors has it
+    assert str(caught.value) == f"Cannot write {tmp_path}: Permission denied."
+    with pytest.raises(StorageError, match="The disk is full"), publish_folder(tmp_path / "made"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # from an open file: it has no name
+
+
+def test_home_folders_that_are_not_there_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_user("~/a") == Path("/home/me/a")
+    assert expand_user("~nosuchuser/a") == Path("~nosuchuser/a")
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_the_paper_is_trained_with_its_settings() -> None:
     found = jobs("paper/pipeline")
     instruct, blsp = found["instruct"].config, found["blsp"].config
     assert instruct.lora is None
+    assert (instruct.training.weight_decay, instruct.training.betas) == (0.05, (0.9, 0.999))
+    assert instruct.model.template == "paper"
     assert (instruct.training.epochs, instruct.training.batch_size) == (3, 128)
     assert blsp.model.spec().encoder == "openai/whisper-small"
     shape = blsp.model.adapter_shape(1024, 4096)

@@ -52,9 +52,9 @@ def reports(tmp_path: Path) -> list[Path]:
         (
             ["mine.yaml", "only_systems=[yours]"],
             2,
-            "Error: mine.yaml: `only_systems` must be among ours, but is 'yours'.",
+            "Error: argument 'only_systems=[yours]': `only_systems` must be among ours, but is 'yours'.",
         ),
-        (["mine.yaml", "taks=[]"], 2, "Error: mine.yaml: unknown key 'taks'.\nHint: Did you mean 'tasks'?\n"),
+        (["mine.yaml", "taks=[]"], 2, "Error: argument 'taks=[]': unknown key 'taks'.\nHint: Did you mean 'tasks'?\n"),
         (
             ["mine.yaml"],
             2,

@@ -77,7 +77,7 @@ def test_a_dry_run_of_what_cannot_start_says_why(recipe: Path) -> None:
             "There is no config 'smoke/pipelin': no such file, and none of that name is shipped.",
             "Did you mean smoke/pipeline? See: voicechat train --list",
         ),
-        (["numbers.yaml", "two.ad=1"], "numbers.yaml: two: unknown key 'ad'.", "Did you mean 'add'?"),
+        (["numbers.yaml", "two.ad=1"], "argument 'two.ad=1': unknown key 'ad'.", "Did you mean 'add'?"),
         (["numbers.yaml", "--only", "three"], "numbers.yaml has no step 'three'.", "Steps: one, two"),
     ],
 )

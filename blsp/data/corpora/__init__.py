@@ -39,9 +39,9 @@ def corpus_named(name: str) -> Corpus:
         ConfigError: There is no such corpus.
     """
     if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name, CORPORA, n=1)
         raise ConfigError(
             f"There is no corpus {name!r}.",
-            hint=f"Did you mean {near[0]!r}? Your own recordings are read by `generic`.",
+            hint=(f"Did you mean {near[0]!r}? " if near else "") + "Your own recordings are read by `generic`.",
         )
     return CORPORA[name]

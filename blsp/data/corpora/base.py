@@ -128,8 +128,9 @@ class Corpus(ABC):
         """Raise ConfigError for an option that there is not."""
         for name in options:
             if name not in self.options:
-                near = difflib.get_close_matches(name, self.options, n=1, cutoff=0.0)
-                hint = f"Did you mean {near[0]!r}?" if near else f"{self.name} has no options."
+                near = difflib.get_close_matches(name, self.options, n=1)
+                known = f"Known: {', '.join(self.options)}" if self.options else f"{self.name} has no options."
+                hint = f"Did you mean {near[0]!r}?" if near else known
                 raise ConfigError(f"The corpus {self.name} has no option {name!r}.", hint=hint)
 
     def missing(self, part: Part, what: Path | str) -> DataError:
