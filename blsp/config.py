@@ -29,7 +29,7 @@ from typing import Any, TypeVar, Union
 import yaml
 
 from blsp.errors import ConfigError
-from blsp.storage import expand_user
+from blsp.user_paths import expand_user
 from blsp.yaml_text import Values, read_text, read_value, read_values, shown, shown_path
 
 __all__ = ["Values", "build", "field_docs", "merge", "override", "read_config_file", "to_values", "write_yaml"]

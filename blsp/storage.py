@@ -26,24 +26,6 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOO
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
-def expand_user(name: str | Path) -> Path:
-    """A path with the home folder in place of `~`; as it is where there is no such user or home, as in a shell."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
-def is_file(name: str | Path) -> bool:
-    """Whether there is a file of this name; False also for what no file can be named, or nobody may look at."""
-    return os.path.isfile(name)  # noqa: PTH113 - Path.is_file raises OSError for a name that is too long
-
-
-def is_folder(name: str | Path) -> bool:
-    """Whether there is a folder of this name; False also for what none can be named, or nobody may look at."""
-    return os.path.isdir(name)  # noqa: PTH112 - as above
-
-
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     digest = hashlib.sha256()

@@ -71,7 +71,7 @@ def read_mapping(text: str, where: str) -> MappingNode | None:
         ConfigError: The text is not YAML, holds something else, gives a name twice, or stands for too many values.
     """
     node = _compose(text, where)
-    if node is None or (isinstance(node, ScalarNode) and node.tag == f"{_TAGS}null"):
+    if node is None or is_null(node):
         return None
     if not isinstance(node, MappingNode):
         kind = "a list" if isinstance(node, SequenceNode) else f"the text {shown(node.value)}"
@@ -97,6 +97,11 @@ def read_value(text: str, where: str) -> Any:
     """
     node = _compose(text, where)
     return None if node is None else _construct(text, node, where)
+
+
+def is_null(node: Node) -> bool:
+    """Whether a node stands for no value: `null`, `~`, or nothing after the colon."""
+    return isinstance(node, ScalarNode) and node.tag == f"{_TAGS}null"
 
 
 def line_of(node: Node) -> int:

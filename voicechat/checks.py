@@ -72,7 +72,8 @@ def check_settings() -> Iterator[Check]:
     yield Check("program", "ok", f"voicechat {__version__} on Python {python}")
     path = config_path()
     load_settings()
-    yield Check("settings", "ok", str(path) if path.is_file() else f"defaults ({path} does not exist)")
+    missing = "there is no home folder" if path is None else f"{path} does not exist"
+    yield Check("settings", "ok", f"defaults ({missing})" if path is None or not path.is_file() else str(path))
 
 
 def check_torch() -> Iterator[Check]:

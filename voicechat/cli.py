@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
-from voicechat.errors import report_errors
+from voicechat.errors import UsageError, report_errors
+from voicechat.settings import DEBUG_VARIABLE, misspelt_variables, read_switch
 
 
 class _Commands(TyperGroup):
-    """Puts the error boundary around whichever command runs."""
+    """Puts the error boundary around whichever command runs, and around the parsing of its arguments."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with report_errors(), _usage_errors():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
         gc.enable()
-        with report_errors(debug=bool(ctx.params.get("debug"))):
+        with report_errors():
+            debug = bool(ctx.params.get("debug")) or read_switch(DEBUG_VARIABLE)
+        with report_errors(debug=debug), _usage_errors():
             return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn what the parser says of wrong arguments into an error of ours; help that it shows instead passes."""
+    try:
+        yield
+    except Exception as error:  # the parser's own classes are private
+        describe = getattr(error, "format_message", None)
+        if describe is None or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        command = getattr(getattr(error, "ctx", None), "command_path", "voicechat")
+        raise UsageError(" ".join(describe().split()), hint=f"{command} --help") from error
 
 
 app = typer.Typer(
@@ -55,10 +78,16 @@ def _main(
         typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="VOICECHAT_DEBUG", help="Show the traceback of an error.")
+        bool,
+        typer.Option(
+            "--debug", help=f"Show the traceback of an error. [dim yellow]\\[env var: {DEBUG_VARIABLE}][/dim yellow]"
+        ),
     ] = False,
 ) -> None:
     """Talk to a speech LLM on your own machine: it hears your speech, with no recogniser in between."""
+    del version, debug  # seen to elsewhere
+    for problem in misspelt_variables():
+        print(f"Notice: {problem}", file=sys.stderr)
 
 
 for _module in (talk, files, train, evaluate, sessions, devices, models, doctor):

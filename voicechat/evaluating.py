@@ -12,7 +12,7 @@ from blsp.errors import ConfigError
 from blsp.stages.comparison import without_missing
 from blsp.stages.pipeline import Recipe, load_recipe
 from blsp.stages.report import PAGE, ReportConfig
-from blsp.storage import is_file
+from blsp.user_paths import names_file
 from voicechat import training
 
 
@@ -28,7 +28,7 @@ def load(name: str, assignments: Sequence[str]) -> Recipe:
     """
     shipped = training.shipped_configs()
     bare = name.removeprefix("recipes/configs/").removesuffix(".yaml")
-    path = shipped.get(f"{bare}/evaluate") if not is_file(name) else None
+    path = shipped.get(f"{bare}/evaluate") if not names_file(name) else None
     recipe = load_recipe(path or training.find_config(name), assignments)
     if not isinstance(recipe.jobs[-1].config, ReportConfig):
         raise ConfigError(

@@ -1,101 +1,128 @@
-"""Options that several commands share, and the model they choose."""
+"""Options that several commands share, each made of the setting that it gives, and the model they choose."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voicechat.errors import UsageError
-from voicechat.settings import Settings, load_settings
+from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
+    from blsp.decoding import GenerationConfig
     from blsp.pretrained import ModelSpec
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-Quantization = Literal["8bit", "4bit"]
-Engine = Literal["blsp", "cascade"]
+CHAT_REPETITION_PENALTY = 1.1
+"""Small LLMs go in circles without it."""
 
 
-def _model_option(*names: str, default: str | None = None, metavar: str | None = None, help: str) -> Any:
-    """An option in the panel "Model" that the environment can set too; unset is None, so that the file counts."""
-    variable = f"VOICECHAT_{names[0].removeprefix('--').replace('-', '_').upper()}"
+def setting_option(name: str, *names: str, panel: str, help: str, metavar: str | None = None) -> Any:
+    """The option of a setting. What is given stays a text, which `load_settings` checks: None is not given.
+
+    Args:
+        name: The setting; the option is called as it is.
+        names: Further names of the option.
+        panel: Heading under which the help lists it.
+        help: What it does.
+        metavar: What the help shows for its value, where its choices or range do not say it.
+    """
+    setting = schema()[name]
+    default = "" if setting.default is None else f" [dim]\\[default: {setting.default}][/dim]"
+    choices = f"[{'|'.join(setting.choices)}]" if setting.choices else None
+    span = f"{setting.range.least}-{setting.range.most}" if setting.range is not None and metavar is None else None
     return typer.Option(
+        setting.option,
         *names,
-        help=help,
-        metavar=metavar,
-        envvar=variable,
-        show_default=default if default is not None else False,
-        rich_help_panel="Model",
+        help=f"{help} [dim yellow]\\[env var: {setting.variable}][/dim yellow]{default}",
+        metavar=metavar or choices or span or "NAME",
+        autocompletion=_completion(setting.choices) if setting.choices else None,
+        show_default=False,
+        rich_help_panel=panel,
     )
 
 
+def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+_MODEL, _SOUND, _ANSWERS = "Model", "Sound", "Answers"
+
 ModelOption = Annotated[
     str | None,
-    _model_option(
-        "--model",
+    setting_option(
+        "model",
         "-m",
-        default="embedded",
-        metavar="NAME",
+        panel=_MODEL,
         help="Preset, folder, or hub id of a BLSP checkpoint; see [bold]voicechat models list[/bold].",
     ),
 ]
 EncoderOption = Annotated[
-    str | None, _model_option("--encoder", metavar="NAME", help="Another Whisper: folder or hub id.")
+    str | None, setting_option("encoder", panel=_MODEL, help="Another Whisper: folder or hub id.")
 ]
-LlmOption = Annotated[str | None, _model_option("--llm", metavar="NAME", help="Another LLM: folder or hub id.")]
+LlmOption = Annotated[str | None, setting_option("llm", panel=_MODEL, help="Another LLM: folder or hub id.")]
 AdapterOption = Annotated[
-    str | None, _model_option("--adapter", metavar="NAME", help="Another adapter: folder or hub id.")
+    str | None, setting_option("adapter", panel=_MODEL, help="Another adapter: folder or hub id.")
 ]
-DeviceOption = Annotated[Device | None, _model_option("--device", default="auto", help="Where the model computes.")]
-DtypeOption = Annotated[Dtype | None, _model_option("--dtype", default="auto", help="Type of the model's weights.")]
+DeviceOption = Annotated[str | None, setting_option("device", panel=_MODEL, help="Where the model computes.")]
+DtypeOption = Annotated[str | None, setting_option("dtype", panel=_MODEL, help="Type of the model's weights.")]
 QuantizeOption = Annotated[
-    Quantization | None, _model_option("--quantize", help="Smaller LLM weights, by bitsandbytes, on CUDA.")
+    str | None, setting_option("quantize", panel=_MODEL, help="Smaller LLM weights, by bitsandbytes, on CUDA.")
 ]
 EngineOption = Annotated[
-    Engine | None,
-    _model_option(
-        "--engine",
-        default="blsp",
+    str | None,
+    setting_option(
+        "engine",
+        panel=_MODEL,
         help="[bold]blsp[/bold]: the LLM hears the speech. [bold]cascade[/bold]: it reads Whisper's transcript.",
     ),
+]
+InputDeviceOption = Annotated[
+    str | None, setting_option("input_device", panel=_SOUND, help="Microphone: index or part of its name.")
+]
+OutputDeviceOption = Annotated[
+    str | None, setting_option("output_device", panel=_SOUND, help="Loudspeaker: index or part of its name.")
+]
+VadModeOption = Annotated[
+    str | None, setting_option("vad_mode", panel=_SOUND, help="0 takes most sounds for speech, 3 fewest.")
+]
+SystemOption = Annotated[
+    str | None, setting_option("system", "-s", panel=_ANSWERS, metavar="TEXT", help="Who the assistant is.")
+]
+MaxNewTokensOption = Annotated[
+    str | None, setting_option("max_new_tokens", panel=_ANSWERS, metavar="N", help="Longest answer, in tokens.")
+]
+TemperatureOption = Annotated[
+    str | None,
+    setting_option("temperature", panel=_ANSWERS, help="0 takes the likeliest word; higher varies more."),
+]
+TopPOption = Annotated[
+    str | None, setting_option("top_p", panel=_ANSWERS, help="Share of the likeliest words to choose from.")
+]
+SeedOption = Annotated[
+    str | None, setting_option("seed", panel=_ANSWERS, metavar="N", help="Makes chosen words repeatable.")
 ]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model, and how it is loaded."""
+    """Which model, and how it is loaded: the settings of these names."""
 
-    model: str = "embedded"
-    """Preset, folder, or hub id of a BLSP checkpoint."""
-    encoder: str | None = None
-    """Another Whisper."""
-    llm: str | None = None
-    """Another LLM."""
-    adapter: str | None = None
-    """Another adapter."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    dtype: str = "auto"
-    """auto, float32, float16 or bfloat16."""
-    quantize: str | None = None
-    """8bit or 4bit, on CUDA."""
-
-    def __post_init__(self) -> None:
-        for name, choices in (("device", Device), ("dtype", Dtype), ("quantize", Quantization)):
-            value, known = getattr(self, name), get_args(choices)
-            if value is not None and value not in known:
-                raise UsageError(f"`{name}` must be one of {', '.join(known)}, but is {value!r} instead.")
+    model: str = Settings.model
+    encoder: str | None = Settings.encoder
+    llm: str | None = Settings.llm
+    adapter: str | None = Settings.adapter
+    device: str = Settings.device
+    dtype: str = Settings.dtype
+    quantize: str | None = Settings.quantize
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ModelOptions:
-        """The part of the settings that chooses a model.
-
-        Raises:
-            UsageError: A value is not one of those allowed.
-        """
+        """The part of the settings that chooses a model."""
         return cls(**{name: getattr(settings, name) for name in cls.__dataclass_fields__})
 
     @classmethod
@@ -103,7 +130,8 @@ class ModelOptions:
         """Options in force, where flags that were not given (None) yield to environment, file and defaults.
 
         Raises:
-            UsageError: The settings file cannot be used, or a value is not one of those allowed.
+            ConfigError: The settings file cannot be read.
+            UsageError: A setting is not known, or its value is not allowed.
         """
         return cls.from_settings(load_settings(flags))
 
@@ -117,3 +145,21 @@ class ModelOptions:
         from blsp.pretrained import resolve
 
         return resolve(self.model, encoder=self.encoder, llm=self.llm, adapter=self.adapter)
+
+
+def generation_config(settings: Settings) -> GenerationConfig:
+    """How answers are written, in a conversation and to a recording."""
+    from blsp.decoding import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        repetition_penalty=CHAT_REPETITION_PENALTY,
+        seed=settings.seed,
+    )
+
+
+def given_settings(arguments: dict[str, object]) -> dict[str, object]:
+    """Those of a command's arguments that settings have too."""
+    return {name: value for name, value in arguments.items() if name in schema()}

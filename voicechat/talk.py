@@ -23,6 +23,7 @@ from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
+from voicechat.settings import Settings
 from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import Keyboard, has_line_input, read_lines
 from voicechat.ui.live import InputLine, LiveView
@@ -50,7 +51,7 @@ class TalkOptions:
     """Speak the answers aloud."""
     can_barge_in: bool = False
     """Listen while speaking: for headphones."""
-    vad_mode: int = 2
+    vad_mode: int = Settings.vad_mode
     session: str | None = None
     """Name to keep the conversation under."""
     is_continued: bool = False

@@ -17,7 +17,7 @@ from blsp.errors import ConfigError
 from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
-from blsp.storage import expand_user, is_file
+from blsp.user_paths import expand_user, names_file
 from blsp.yaml_text import shown
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
@@ -46,7 +46,7 @@ def find_config(name: str) -> Path:
         ConfigError: There is neither.
     """
     path = expand_user(name)
-    if is_file(path):
+    if names_file(path):
         return path
     shipped = shipped_configs()
     wanted = name.removesuffix(".yaml").removesuffix(".yml")

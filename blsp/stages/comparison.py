@@ -22,6 +22,7 @@ from blsp.stages.representations import RepresentationsConfig
 from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 from blsp.storage import sha256_of
+from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.stages.pipeline import Job, Recipe
@@ -207,7 +208,7 @@ class _Expansion:
                 self._manifests[name] = job.stage.outputs(job.config)[0]
                 yield job
             elif set(step) == {"manifest"}:
-                self._manifests[name] = Path(str(step["manifest"])).expanduser()
+                self._manifests[name] = expand_user(str(step["manifest"]))
             else:
                 raise ConfigError(f"{self._path}: data.{name} must have `stage` or `manifest`, but has {sorted(step)}.")
 
@@ -289,7 +290,7 @@ def _model_title(model: ModelConfig, hears: Hearing) -> str:
     """Which model it is, down to the adapter's weights where they are on this machine and used."""
     parts = {"encoder": model.encoder, "llm": model.llm, "adapter": model.adapter}
     title = " ".join([model.name, *(f"{name}={value}" for name, value in parts.items() if value)])
-    notes = [] if model.dtype == "auto" else [model.dtype]
+    notes: list[str] = [] if model.dtype == "auto" else [model.dtype]
     if hears in BY_ADAPTER and (digest := _adapter_digest(model)) is not None:
         notes.append(f"adapter sha256 {digest[:12]}")
     return f"{title} ({', '.join(notes)})" if notes else title

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blsp.errors import StorageError
-from blsp.storage import damaged_files, expand_user, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -123,12 +123,6 @@ def test_the_folder_is_named_where_its_content_cannot_be_written(tmp_path: Path)
     assert str(caught.value) == f"Cannot write {tmp_path}: Permission denied."
     with pytest.raises(StorageError, match="The disk is full"), publish_folder(tmp_path / "made"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # from an open file: it has no name
-
-
-def test_home_folders_that_are_not_there_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert expand_user("~/a") == Path("/home/me/a")
-    assert expand_user("~nosuchuser/a") == Path("~nosuchuser/a")
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

@@ -158,6 +158,43 @@ def test_debug_shows_the_traceback(command: list[BaseException], way: list[str])
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("text", ["maybe", "2", "\udcff"])
+def test_a_switch_is_on_or_off(command: list[BaseException], text: str) -> None:
+    command.append(BlspError("Broken."))
+    result = CliRunner().invoke(app, ["fail"], env={"VOICECHAT_DEBUG": text})
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"Error: VOICECHAT_DEBUG must be 1 or 0, but is {text!r} instead.",
+        "Hint: Did you mean: export VOICECHAT_DEBUG=1",
+    ]
+    assert CliRunner().invoke(app, ["fail"], env={"VOICECHAT_DEBUG": "off"}).stderr == "Error: Broken.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "command"),
+    [
+        (["transcrbe"], "No such command 'transcrbe'. Did you mean 'transcribe', 'translate'?", "voicechat"),
+        (["--nothing"], "No such option: --nothing", "voicechat"),
+        (["talk", "--seed"], "Option '--seed' requires an argument.", "voicechat"),
+        (["translate", "x.wav"], "Missing option '--to'.", "voicechat translate"),
+        (["sessions", "export", "-f", "doc"], "Invalid value for '--format' / '-f': ", "voicechat sessions export"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: list[str], problem: str, command: str) -> None:
+    result = CliRunner().invoke(app, arguments, prog_name="voicechat")
+    assert (result.exit_code, result.stdout) == (2, "")
+    error, hint = result.stderr.splitlines()
+    assert error.startswith(f"Error: {problem}")
+    assert hint == f"Hint: {command} --help"
+
+
+def test_groups_show_their_help() -> None:
+    for arguments in ([], ["models"], ["sessions"]):
+        result = CliRunner().invoke(app, arguments, prog_name="voicechat")
+        assert "Usage: voicechat" in result.output
+        assert "Error" not in result.output
+
+
 def test_a_command_collects_garbage() -> None:
     code = "import gc, voicechat.__main__ as m; gc.callbacks.append(lambda *_: print('collected')); m.main()"
     found = [_run(*arguments, code=code).stdout for arguments in (["--help"], ["models", "path", "embedded"])]
@@ -190,10 +227,10 @@ def test_a_signal_ends_it_with_130() -> None:
         # a shell starts what runs in its background with the signal ignored; the user's does not
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import voicechat.settings as s\n"
-        "def wait(path):\n"
+        "def wait():\n"
         "    print('ready', flush=True)\n"
         "    import time; time.sleep(60)\n"
-        "s._from_file = wait\n"
+        "s.config_path = wait\n"
         "sys.argv = ['voicechat', 'models', 'path']\n"
         "from voicechat.__main__ import main\n"
         "main()"

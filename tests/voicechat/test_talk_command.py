@@ -152,7 +152,7 @@ def test_a_missing_model_is_exit_status_3_and_leaves_no_session(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--top-p", "0"], "Error: `top_p` must be above 0 and at most 1, but is 0.0 instead.\n"),
+        (["--top-p", "0"], "Error: --top-p must be a number above 0 and at most 1, but is '0' instead.\n"),
         (["--session", "a/b"], "Error: Session name 'a/b' is not usable.\n"),
     ],
 )

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voicechat.errors import EXIT_FAILURE
-from voicechat.options import AdapterOption, EncoderOption, LlmOption, ModelOption, ModelOptions
+from voicechat.options import (
+    AdapterOption,
+    EncoderOption,
+    InputDeviceOption,
+    LlmOption,
+    ModelOption,
+    ModelOptions,
+    given_settings,
+)
+from voicechat.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,21 +40,17 @@ def doctor(
     encoder: EncoderOption = None,
     llm: LlmOption = None,
     adapter: AdapterOption = None,
-    input_device: Annotated[
-        str | None,
-        typer.Option(metavar="DEVICE", envvar="VOICECHAT_INPUT_DEVICE", help="Microphone: index or part of its name."),
-    ] = None,
+    input_device: InputDeviceOption = None,
     level_test: Annotated[
         bool, typer.Option("--level-test/--no-level-test", help="Listen to the microphone for 2 s.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check audio, weights, torch, disk and folders; the exit status is 1 if anything failed."""
+    settings = load_settings(given_settings(locals()))
     from voicechat.checks import run_checks
-    from voicechat.settings import Settings, load_settings
 
-    options = ModelOptions.from_flags(model=model, encoder=encoder, llm=llm, adapter=adapter)
-    settings: Settings = load_settings({"input_device": input_device})
+    options = ModelOptions.from_settings(settings)
     checks = run_checks(options, input_device=settings.input_device, level_test=level_test)
     shown = _print_json(checks) if as_json else _print_lines(checks)
     if any(check.status == "failed" for check in shown):

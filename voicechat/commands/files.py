@@ -18,9 +18,13 @@ from voicechat.options import (
     EncoderOption,
     EngineOption,
     LlmOption,
+    MaxNewTokensOption,
     ModelOption,
     ModelOptions,
     QuantizeOption,
+    VadModeOption,
+    generation_config,
+    given_settings,
 )
 from voicechat.settings import Settings, load_settings
 
@@ -54,16 +58,6 @@ RawRateOption = Annotated[
     int | None,
     typer.Option("--raw-rate", metavar="HZ", help="Input is raw PCM at this rate: mono, signed 16 bit little endian."),
 ]
-VadModeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--vad-mode", min=0, max=3, show_default="3", help="0 takes most sounds for speech, 3 fewest.", metavar="0-3"
-    ),
-]
-MaxTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-new-tokens", min=1, metavar="N", show_default="256", help="Longest answer to a file."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +86,7 @@ def transcribe(
     """Write down what is said in recordings of any length."""
     from voicechat.languages import language_code
 
-    settings = load_settings(_given(locals()))
+    settings = load_settings(given_settings(locals()))
     code = language_code(language) if language else None
     known = code or ("en" if settings.engine == "blsp" else None)
     task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known)
@@ -119,7 +113,7 @@ def translate(
     """Write what is said in recordings in another language."""
     from voicechat.languages import language_code, language_name
 
-    settings = load_settings(_given(locals()))
+    settings = load_settings(given_settings(locals()))
     code, name = language_code(to), language_name(to)
     if language:
         language_code(language)
@@ -132,7 +126,7 @@ def ask(
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
     language: LanguageOption = None,
-    max_new_tokens: MaxTokensOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     vad_mode: VadModeOption = None,
@@ -147,27 +141,15 @@ def ask(
     """Answer an instruction about recordings; speech over 30 s is answered in stretches of up to 30 s."""
     from voicechat.languages import language_code
 
-    settings = load_settings(_given(locals()))
+    settings = load_settings(given_settings(locals()))
     code = language_code(language) if language else None
     recordings, instruction = _split_instruction(files)
 
     def make(e: ChatEngine) -> Writer:
-        from blsp.generation import GenerationConfig
-
-        config = GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=settings.seed,
-        )
+        config = generation_config(settings)
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
     _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True))
-
-
-def _given(arguments: dict[str, object]) -> dict[str, object]:
-    """Those of a command's arguments that settings have too."""
-    return {name: value for name, value in arguments.items() if name in Settings.__dataclass_fields__}
 
 
 def _split_instruction(arguments: list[str]) -> tuple[list[str], str]:
@@ -216,7 +198,7 @@ def _run(
         with show_progress() as progress:
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
-            engine = load_engine(options, "cascade" if settings.engine == "cascade" else "blsp", progress)
+            engine = load_engine(options, settings.engine, progress)
         return LoadedWriter(task.make(engine), engine.model_name, task.language)
 
     recording = RecordingOptions(WebRtcVad(settings.vad_mode), raw_rate, whole=task.whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,17 +14,24 @@ from voicechat.options import (
     DtypeOption,
     EncoderOption,
     EngineOption,
+    InputDeviceOption,
     LlmOption,
+    MaxNewTokensOption,
     ModelOption,
     ModelOptions,
+    OutputDeviceOption,
     QuantizeOption,
+    SeedOption,
+    SystemOption,
+    TemperatureOption,
+    TopPOption,
+    VadModeOption,
+    generation_config,
+    given_settings,
 )
-from voicechat.settings import Settings, load_settings
+from voicechat.settings import load_settings
 
-if TYPE_CHECKING:
-    from blsp.generation import GenerationConfig
-
-_SOUND, _ANSWERS, _SESSION = "Sound", "Answers", "Session"
+_SOUND, _SESSION = "Sound", "Session"
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -40,52 +47,12 @@ EPILOG = """[bold]Examples[/bold]
 
     echo "What is the capital of France?" | voicechat talk"""
 
-InputDeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--input-device", metavar="NAME", help="Microphone: index or part of its name.", rich_help_panel=_SOUND
-    ),
-]
-OutputDeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--output-device", metavar="NAME", help="Loudspeaker: index or part of its name.", rich_help_panel=_SOUND
-    ),
-]
 SpeakOption = Annotated[
     bool, typer.Option("--speak", help="Speak the answers aloud (needs the extra `speak`).", rich_help_panel=_SOUND)
 ]
 BargeInOption = Annotated[
     bool,
     typer.Option("--barge-in", help="Listen while speaking: for headphones, with --speak.", rich_help_panel=_SOUND),
-]
-VadModeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--vad-mode", min=0, max=3, help="How sceptical the speech detector is: 0 to 3.", rich_help_panel=_SOUND
-    ),
-]
-SystemOption = Annotated[
-    str | None,
-    typer.Option("--system", "-s", metavar="TEXT", help="Who the assistant is.", rich_help_panel=_ANSWERS),
-]
-MaxNewTokensOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=_ANSWERS)
-]
-TemperatureOption = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature", min=0.0, help="0 takes the likeliest word; higher varies more.", rich_help_panel=_ANSWERS
-    ),
-]
-TopPOption = Annotated[
-    float | None,
-    typer.Option(
-        "--top-p", min=0.0, max=1.0, help="Share of the likeliest words to choose from.", rich_help_panel=_ANSWERS
-    ),
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", help="Makes chosen words repeatable.", rich_help_panel=_ANSWERS)
 ]
 SessionOption = Annotated[
     str | None,
@@ -143,15 +110,14 @@ def talk(
     Your voice goes through Whisper's encoder and an adapter into the LLM; no recogniser stands between. Speak while
     an answer is written to stop it. Commands such as /help, /say FILE, /undo and /new are typed.
     """
+    settings = load_settings(given_settings(locals()))
     files = join_files(input_files or [], more_files or [])
-    flags = locals()
-    settings = load_settings({name: flags[name] for name in _SETTINGS})
     from voicechat.talk import TalkOptions, hold_conversation
 
     options = TalkOptions(
         model=ModelOptions.from_settings(settings),
         generation=generation_config(settings),
-        engine=engine_kind(settings.engine),
+        engine=settings.engine,
         system=settings.system,
         input_device=settings.input_device,
         output_device=settings.output_device,
@@ -168,15 +134,6 @@ def talk(
         raise typer.Exit(status)
 
 
-CHAT_REPETITION_PENALTY = 1.1
-"""Small LLMs go in circles without it."""
-_SETTINGS = (
-    *("model", "encoder", "llm", "adapter", "device", "dtype", "quantize", "engine"),
-    *("input_device", "output_device", "vad_mode"),
-    *("system", "max_new_tokens", "temperature", "top_p", "seed"),
-)
-
-
 def join_files(first: list[Path], more: list[Path]) -> tuple[Path, ...]:
     """Files in the order they were given in: `--input a b c`, or `--input a --input b`.
 
@@ -187,37 +144,6 @@ def join_files(first: list[Path], more: list[Path]) -> tuple[Path, ...]:
         problem = "comes after several --input" if first else "comes without --input"
         raise UsageError(f"File {str(more[0])!r} {problem}.", hint="Write: voicechat talk --input FILE FILE ...")
     return (*first, *more)
-
-
-def generation_config(settings: Settings) -> GenerationConfig:
-    """How answers are generated.
-
-    Raises:
-        UsageError: A value is out of its range.
-    """
-    from blsp.generation import GenerationConfig
-
-    try:
-        return GenerationConfig(
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            repetition_penalty=CHAT_REPETITION_PENALTY,
-            seed=settings.seed,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def engine_kind(name: str) -> Literal["blsp", "cascade"]:
-    """The engine of that name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if name not in ("blsp", "cascade"):
-        raise UsageError(f"`engine` must be blsp or cascade, but is {name!r} instead.")
-    return "blsp" if name == "blsp" else "cascade"
 
 
 def register(app: typer.Typer) -> None:
