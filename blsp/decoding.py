@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ LOOP_MIN_REPEATS = 3
 """...and repetitions needed, of however long a stretch."""
 
 REPLACEMENT = "\ufffd"
+
+
+COLD = 1e-4
+"""Temperature below which the best token is taken: it is certain, and the division would overflow."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,10 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         rules = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 or more, and finite"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty >= 1, "at least 1"),
+            "repetition_penalty": (1 <= self.repetition_penalty < math.inf, "at least 1, and finite"),
+            "seed": (self.seed is None or -(1 << 63) <= self.seed < 1 << 63, "a number of 64 bits"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -73,7 +79,7 @@ class TokenChooser:
         """
         if self._config.repetition_penalty != 1.0 and written:
             logits = penalize(logits, written, self._config.repetition_penalty)
-        if self._config.temperature == 0:
+        if self._config.temperature < COLD:
             return int(logits.argmax())
         probabilities = (logits.float().cpu() / self._config.temperature).softmax(dim=0)
         if self._config.top_p < 1:
@@ -92,6 +98,7 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Probabilities (V,) with all but the most probable tokens that together reach `top_p` set to zero."""
     ordered, order = probabilities.sort(descending=True)
     dropped = ordered.cumsum(dim=0) - ordered >= top_p  # the mass before a token already suffices
+    dropped[0] = False  # a `top_p` that is 0 in float32
     return probabilities.index_fill(0, order[dropped], 0.0)
 
 

@@ -122,14 +122,33 @@ def test_seed_repeats_and_rows_differ() -> None:
     ("settings", "message"),
     [
         ({"max_new_tokens": 0}, "`max_new_tokens` must be at least 1, but is 0 instead."),
-        ({"temperature": -0.1}, "`temperature` must be 0 or more, but is -0.1 instead."),
+        ({"temperature": -0.1}, "`temperature` must be 0 or more, and finite, but is -0.1 instead."),
         ({"top_p": 0.0}, "`top_p` must be above 0 and at most 1, but is 0.0 instead."),
         ({"top_p": 1.1}, "`top_p` must be above 0 and at most 1, but is 1.1 instead."),
-        ({"repetition_penalty": 0.9}, "`repetition_penalty` must be at least 1, but is 0.9 instead."),
-        ({"temperature": float("nan")}, "`temperature` must be 0 or more, but is nan instead."),
+        ({"repetition_penalty": 0.9}, "`repetition_penalty` must be at least 1, and finite, but is 0.9 instead."),
+        ({"temperature": float("nan")}, "`temperature` must be 0 or more, and finite, but is nan instead."),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011  the whole text is compared
         GenerationConfig(**settings)  # type: ignore[arg-type]
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-30, 1e-4, 1.0, 100.0])
+@pytest.mark.parametrize("top_p", [1e-300, 1e-8, 0.5, 1.0])
+def test_any_temperature_and_any_share_give_a_token(temperature: float, top_p: float) -> None:
+    logits = 30 * torch.randn(64, generator=torch.Generator().manual_seed(0))
+    token = TokenChooser(GenerationConfig(temperature=temperature, top_p=top_p, seed=1)).choose(logits, [])
+    assert 0 <= token < 64
+    if temperature < 1e-4 or top_p < 1e-4:
+        assert token == int(logits.argmax())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", float("inf")), ("temperature", float("nan")), ("top_p", float("nan")), ("seed", 1 << 63)],
+)
+def test_numbers_that_nothing_can_be_done_with(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        GenerationConfig(**{name: value})
