@@ -29,8 +29,9 @@ from typing import Any, TypeVar, Union
 import yaml
 
 from blsp.errors import ConfigError
+from blsp.shown import shown, shown_path
 from blsp.user_paths import expand_user
-from blsp.yaml_text import Values, read_text, read_value, read_values, shown, shown_path
+from blsp.yaml_text import Values, read_text, read_value, read_values
 
 __all__ = ["Values", "build", "field_docs", "merge", "override", "read_config_file", "to_values", "write_yaml"]
 

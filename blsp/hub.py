@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
+from shlex import quote
 
 from blsp.embedded import is_offline
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
+from blsp.shown import shown, shown_path
 from blsp.storage import read_json
+from blsp.user_paths import expand_user, names_file, names_folder, names_something
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_OWNER_AND_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_MAX_SHOWN = 200  # characters
 
 
 def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
@@ -29,71 +34,117 @@ def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
         DownloadError: The network failed, or is switched off (`HF_HUB_OFFLINE`).
         CheckpointError: The model has pickled weights only.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if is_folder(name):
         return _checked(path, needs)
-    if path.exists():
-        raise ModelNotFoundError(f"{name} is a file, but must be a folder or a hub id.")
-    if not _HUB_ID.fullmatch(name):
-        raise ModelNotFoundError(
-            f"There is no model {name!r}: no preset, folder or hub id (owner/name).", hint="voicechat models list"
-        )
+    if not name.strip():
+        raise ModelNotFoundError(f"{name!r} is not a model: its name is empty.", hint="voicechat models list")
+    if names_something(path):
+        raise ModelNotFoundError(f"{shown_path(name)} is a file, but must be a folder or a hub id.")
+    if not is_hub_id(name):
+        raise _not_found(name)
     cached = cached_snapshot(name, needs=needs)
     if cached is not None:
         return cached
     try:
         return _checked(_download(name), needs)
     except (DownloadError, ModelNotFoundError) as error:
-        if path.parent.is_dir():  # runs/x, where there is a folder runs: not meant for the hub
-            raise ModelNotFoundError(f"There is no folder {name}.", hint=_near(path)) from error
+        if names_folder(path.parent):  # runs/x, where there is a folder runs: not meant for the hub
+            raise _not_found(name) from error
         raise
 
 
 def is_folder(name: str) -> bool:
     """Whether the name is a folder on this machine (which hides a hub id of the same name)."""
-    return Path(name).expanduser().is_dir()
+    return bool(name) and names_folder(expand_user(name))
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether the name is of the form owner/name."""
-    return _HUB_ID.fullmatch(name) is not None
+    """Whether the name is of the form owner/name, and one that the hub takes."""
+    if not _OWNER_AND_NAME.fullmatch(name):
+        return False
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def cached_snapshot(hub_id: str, *, needs: str | None = "config.json") -> Path | None:
     """Complete snapshot of a repository in the hub's cache, or None; no network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     if not is_hub_id(hub_id):  # for instance a folder that is still to be made
         return None
+    from huggingface_hub import snapshot_download
+
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_PATTERNS, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except OSError:  # it is not there, or the cache cannot be read
         return None
     complete = needs is None or ((folder / needs).is_file() and not missing_weights(folder))
     return folder if complete else None
 
 
-def _near(path: Path) -> str:
-    """What could have been meant by a folder that is not there."""
-    folders = [folder.name for folder in path.parent.iterdir() if folder.is_dir()]
-    near = difflib.get_close_matches(path.name, folders, n=1)
-    return f"Did you mean {path.parent / near[0]}?" if near else f"See what there is: ls {path.parent}"
+def _not_found(name: str) -> ModelNotFoundError:
+    """The error for a name that is neither a folder nor, as it seems, meant for the hub."""
+    on_hub = re.sub(r"^(https?://)?(huggingface|hf)\.co/", "", name)
+    meant = "/".join(on_hub.split("/")[:2]) if on_hub != name else name
+    meant = meant.rstrip("/").removesuffix(".git")
+    if meant != name and is_hub_id(meant) and not names_folder(expand_user(name).parent):
+        hint: str | None = f"Did you mean {meant}?"
+    else:
+        hint = _near(expand_user(name))
+    if re.search(r"[/\\]|^[.~]", name):
+        return ModelNotFoundError(f"There is no folder {_short(name)}.", hint=hint)
+    problem = f"There is no model {shown(name)}: no preset, folder or hub id (owner/name)."
+    return ModelNotFoundError(problem, hint="voicechat models list")
+
+
+def _short(name: str) -> str:
+    return shown_path(name) if len(name) <= _MAX_SHOWN else shown(name)
+
+
+def _near(path: Path) -> str | None:
+    """What could have been meant by a folder that is not there: one beside what is missing of its path."""
+    there = next((parent for parent in path.parents if names_folder(parent)), None)
+    if there is None:
+        return None
+    missing, *below = path.relative_to(there).parts
+    try:
+        folders = [folder.name for folder in there.iterdir() if names_folder(folder)]
+    except OSError:
+        folders = []
+    near = difflib.get_close_matches(missing, folders, n=1) if len(missing) <= _MAX_SHOWN else []
+    if not near:
+        return f"See what there is: ls {quote(str(there))}"
+    meant = there.joinpath(near[0], *below)
+    return f"Did you mean {shown_path(meant if names_folder(meant) else there / near[0])}?"
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """Safetensors files that a model's folder should hold, but does not; `model.safetensors` where it holds none."""
+    """Safetensors files that a model's folder should hold, but does not; `model.safetensors` where it holds none.
+
+    Raises:
+        CheckpointError: The list of its files cannot be read.
+    """
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = set(read_json(index).get("weight_map", {}).values())
-        return sorted(name for name in names if not (folder / name).is_file())
+    if names_file(index):
+        try:
+            names = {str(name) for name in read_json(index)["weight_map"].values()}
+        except (OSError, ValueError, LookupError, AttributeError) as error:
+            raise CheckpointError(f"{index} cannot be used: it has no readable `weight_map`.") from error
+        return sorted(name for name in names if not names_file(folder / name))
     return [] if any(folder.glob("*.safetensors")) else ["model.safetensors"]
 
 
 def _checked(folder: Path, needs: str | None) -> Path:
     if needs is None:
         return folder
-    if not (folder / needs).is_file():
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ModelNotFoundError(f"{folder} may not be read.", hint=f"See why: ls -ld {quote(str(folder))}")
+    if not names_file(folder / needs):
         raise ModelNotFoundError(f"{folder} is no model: it holds no {needs}.", hint="voicechat models list")
     missing = missing_weights(folder)
     if missing and any(folder.glob("*.bin")):

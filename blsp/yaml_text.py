@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from blsp.errors import ConfigError
+from blsp.shown import shown, shown_path
 
 MAX_BYTES = 4 << 20
 """Longest file that is read."""
@@ -107,23 +107,6 @@ def is_null(node: Node) -> bool:
 def line_of(node: Node) -> int:
     """Line in which a node begins, counted from 1."""
     return int(node.start_mark.line) + 1
-
-
-def shown(value: object) -> str:
-    """A value as an error shows it: on one line, and cut in the middle where it is long."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python writes no integer of thousands of digits
-        return "a number of thousands of digits"
-
-
-def shown_path(path: Path | str) -> str:
-    """A path as an error shows it: as it is, or in quotes where a character of it would not be seen."""
-    return str(path) if str(path).isprintable() else repr(str(path))
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def _compose(text: str, where: str) -> Node | None:

@@ -158,8 +158,3 @@ def generation_config(settings: Settings) -> GenerationConfig:
         repetition_penalty=CHAT_REPETITION_PENALTY,
         seed=settings.seed,
     )
-
-
-def given_settings(arguments: dict[str, object]) -> dict[str, object]:
-    """Those of a command's arguments that settings have too."""
-    return {name: value for name, value in arguments.items() if name in schema()}

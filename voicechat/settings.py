@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blsp.placement import Device, Dtype, Quantization
+from blsp.shown import shown, shown_path
 from voicechat.errors import UsageError
 from voicechat.paths import CONFIG_VARIABLE, config_path
 
@@ -242,8 +243,6 @@ def _checked(setting: Setting, given: _Given) -> str | int | float:
     try:
         return setting.read(given.text)
     except (ValueError, OverflowError):
-        from blsp.yaml_text import shown
-
         nearest = setting.nearest(given.text)
         raise UsageError(
             f"{given.where} must be {setting.rule}, but is {shown(given.text)} instead.",
@@ -271,7 +270,7 @@ def _from_file() -> Iterator[tuple[str, _Given]]:
     if path is None or not (is_named or _is_there(path)):
         return
     from blsp.errors import ConfigError
-    from blsp.yaml_text import read_mapping, read_text, shown_path  # YAML is for those who have a settings file
+    from blsp.yaml_text import read_mapping, read_text  # YAML is for those who have a settings file
 
     try:
         text = read_text(path)
@@ -295,7 +294,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _from_nodes(mapping: MappingNode, where: str) -> Iterator[tuple[str, _Given]]:
-    from blsp.yaml_text import is_null, line_of, shown
+    from blsp.yaml_text import is_null, line_of
 
     for key, value in mapping.value:
         name, place = key.value, f"{where}, line {line_of(key)}"
@@ -327,8 +326,6 @@ def read_switch(variable: str) -> bool:
         return False
     if text.strip().lower() in _YES:
         return True
-    from blsp.yaml_text import shown
-
     raise UsageError(
         f"{variable} must be 1 or 0, but is {shown(text)} instead.", hint=f"Did you mean: export {variable}=1"
     )

@@ -14,11 +14,11 @@ from typing import Any
 
 from blsp.config import field_docs
 from blsp.errors import ConfigError
+from blsp.shown import shown
 from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
 from blsp.user_paths import expand_user, names_file
-from blsp.yaml_text import shown
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 

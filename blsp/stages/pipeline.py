@@ -11,10 +11,10 @@ from typing import Any
 
 from blsp.config import Values, build, merge, override, read_config_file
 from blsp.errors import ConfigError, DataError
+from blsp.shown import shown
 from blsp.stages.base import Plan, Silent, Stage, StageConfig, Watcher
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
-from blsp.yaml_text import shown
 
 HASHES_NAME = ".hashes.json"
 _HEADER = ("about", "needs", "cost")

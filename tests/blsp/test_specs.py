@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blsp import hub, specs
 from blsp.embedded import LLM, part_folder
-from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
+from blsp.errors import BlspError, CheckpointError, DownloadError, ModelNotFoundError
+from blsp.shown import shown
 from blsp.specs import (
     EMBEDDED_ADAPTER,
     PRESETS,
@@ -105,6 +108,50 @@ def test_names_that_nothing_bears(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
+PARTS = [
+    "a",
+    "runs",
+    "b--c",
+    "..",
+    ".",
+    "/",
+    "//",
+    "\\",
+    "~",
+    "-",
+    "_",
+    ".git",
+    " ",
+    "é",
+    "\n",
+    "\0",
+    "\udcff",
+    "C:",
+    "x" * 97,
+]
+PARTS += ["x" * 300, "a/" * 3000, "https://", "huggingface.co", "embedded", "%", "{}", "'", "\x1b[2J"]
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+@given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join) | st.text(max_size=12))
+def test_any_name_is_a_folder_a_hub_id_or_one_line(name: str) -> None:
+    local_parts(resolve("embedded", llm=name or None, adapter=name or None))
+    try:
+        hub.fetch_model(name)
+    except BlspError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+        assert len(str(error)) < 500  # noqa: PT017
+        assert len((error.hint or "-").splitlines()) == 1  # noqa: PT017
+
+
+def test_an_index_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = _model(tmp_path / "m")
+    for text in ("{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": "\\u0000"}}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises((CheckpointError, ModelNotFoundError)):
+            hub.fetch_model(str(folder))
+
+
 def test_offline_the_hub_is_not_asked() -> None:
     with pytest.raises(DownloadError) as caught:  # conftest sets HF_HUB_OFFLINE
         hub.fetch_model("o/l")
@@ -113,16 +160,37 @@ def test_offline_the_hub_is_not_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("runs/blps", "Did you mean runs/blsp?"), ("runs/other", "See what there is: ls runs")]
+    ("name", "hint"),
+    [
+        ("runs/blps", "Did you mean runs/blsp?"),
+        ("runs/other", "See what there is: ls runs"),
+        ("runs/exp--2", "See what there is: ls runs"),
+        ("runs/blsp--2", "Did you mean runs/blsp?"),
+        ("runs/blsp.git", "Did you mean runs/blsp?"),
+        ("runs/other/", "See what there is: ls runs"),
+        ("rnus/blsp/model", "Did you mean runs?"),
+        ("./x", "See what there is: ls ."),
+        ("runs/two words/x", "Did you mean runs/two words 2?"),
+        ("runs/two words 2/x", "See what there is: ls 'runs/two words 2'"),
+        ("/nowhere/x", "See what there is: ls /"),
+        ("~nosuchuser/x", "See what there is: ls ."),
+        ("C:\\models\\x", "See what there is: ls ."),
+        ("runs/" + "a" * 300, "See what there is: ls runs"),
+        ("owner/name.git", "Did you mean owner/name?"),
+        ("owner/name/", "Did you mean owner/name?"),
+        ("https://huggingface.co/owner/name/tree/main", "Did you mean owner/name?"),
+    ],
 )
 def test_a_folder_that_is_not_there_is_not_taken_for_a_hub_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "blsp").mkdir(parents=True)
+    (tmp_path / "runs" / "two words 2").mkdir()
     with pytest.raises(ModelNotFoundError) as caught:
         hub.fetch_model(name)
-    assert str(caught.value) == f"There is no folder {name}."
+    shown_name = name if len(name) < 200 else shown(name)
+    assert str(caught.value) == f"There is no folder {shown_name}."
     assert caught.value.hint == hint
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from blsp.config import read_config_file
 from blsp.errors import ConfigError
-from blsp.yaml_text import MAX_BYTES, Values, read_text, read_value, read_values, shown
+from blsp.shown import shown
+from blsp.yaml_text import MAX_BYTES, Values, read_text, read_value, read_values
 
 QUICK = settings(max_examples=150, derandomize=True, deadline=None, database=None)
 PIECES = [

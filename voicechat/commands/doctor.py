@@ -15,7 +15,6 @@ from voicechat.options import (
     LlmOption,
     ModelOption,
     ModelOptions,
-    given_settings,
 )
 from voicechat.settings import load_settings
 
@@ -47,7 +46,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check audio, weights, torch, disk and folders; the exit status is 1 if anything failed."""
-    settings = load_settings(given_settings(locals()))
+    given: dict[str, object] = {"model": model, "encoder": encoder, "llm": llm, "adapter": adapter}
+    settings = load_settings({**given, "input_device": input_device})
     from voicechat.checks import run_checks
 
     options = ModelOptions.from_settings(settings)

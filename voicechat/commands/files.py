@@ -24,7 +24,6 @@ from voicechat.options import (
     QuantizeOption,
     VadModeOption,
     generation_config,
-    given_settings,
 )
 from voicechat.settings import Settings, load_settings
 
@@ -86,7 +85,7 @@ def transcribe(
     """Write down what is said in recordings of any length."""
     from voicechat.languages import language_code
 
-    settings = load_settings(given_settings(locals()))
+    settings = load_settings(_given(locals()))
     code = language_code(language) if language else None
     known = code or ("en" if settings.engine == "blsp" else None)
     task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known)
@@ -113,7 +112,7 @@ def translate(
     """Write what is said in recordings in another language."""
     from voicechat.languages import language_code, language_name
 
-    settings = load_settings(given_settings(locals()))
+    settings = load_settings(_given(locals()))
     code, name = language_code(to), language_name(to)
     if language:
         language_code(language)
@@ -141,7 +140,7 @@ def ask(
     """Answer an instruction about recordings; speech over 30 s is answered in stretches of up to 30 s."""
     from voicechat.languages import language_code
 
-    settings = load_settings(given_settings(locals()))
+    settings = load_settings(_given(locals()))
     code = language_code(language) if language else None
     recordings, instruction = _split_instruction(files)
 
@@ -150,6 +149,11 @@ def ask(
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
     _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True))
+
+
+def _given(arguments: dict[str, object]) -> dict[str, object]:
+    """Those of a command's arguments that settings have too."""
+    return {name: value for name, value in arguments.items() if name in Settings.__dataclass_fields__}
 
 
 def _split_instruction(arguments: list[str]) -> tuple[list[str], str]:

@@ -27,9 +27,8 @@ from voicechat.options import (
     TopPOption,
     VadModeOption,
     generation_config,
-    given_settings,
 )
-from voicechat.settings import load_settings
+from voicechat.settings import Settings, load_settings
 
 _SOUND, _SESSION = "Sound", "Session"
 
@@ -110,7 +109,8 @@ def talk(
     Your voice goes through Whisper's encoder and an adapter into the LLM; no recogniser stands between. Speak while
     an answer is written to stop it. Commands such as /help, /say FILE, /undo and /new are typed.
     """
-    settings = load_settings(given_settings(locals()))
+    given = locals()
+    settings = load_settings({name: given[name] for name in Settings.__dataclass_fields__})
     files = join_files(input_files or [], more_files or [])
     from voicechat.talk import TalkOptions, hold_conversation
 
