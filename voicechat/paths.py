@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from blsp.errors import ConfigError
-from blsp.user_paths import expand_user, home_folder
+from blsp.environment import path_in, xdg_folder
 
 CONFIG_VARIABLE = "VOICECHAT_CONFIG"
 """Names the settings file."""
 
 
 def cache_folder() -> Path:
-    """Converted weights: `VOICECHAT_CACHE`, or `$XDG_CACHE_HOME/voicechat`."""
+    """Converted weights: `VOICECHAT_CACHE`, or `$XDG_CACHE_HOME/voicechat`.
+
+    Raises:
+        ConfigError: No folder can be called as the variable says, or the home folder is not known.
+    """
     from blsp import embedded  # not needed for --help
 
     return embedded.cache_folder()
 
 
-def config_path() -> Path | None:
+def config_path() -> Path:
     """The settings file, there or not: `VOICECHAT_CONFIG`, or `$XDG_CONFIG_HOME/voicechat/config.yaml`.
 
-    None where no variable names it and the home folder is not known.
+    Raises:
+        ConfigError: No file can be called as the variable says, or the home folder is not known.
     """
-    if own := os.environ.get(CONFIG_VARIABLE):
-        return expand_user(own)
-    try:
-        return _xdg("XDG_CONFIG_HOME", ".config") / "voicechat" / "config.yaml"
-    except ConfigError:
-        return None
+    return path_in(CONFIG_VARIABLE) or xdg_folder("XDG_CONFIG_HOME", ".config") / "voicechat" / "config.yaml"
 
 
 def state_folder() -> Path:
     """Sessions: `$XDG_STATE_HOME/voicechat`.
 
     Raises:
-        ConfigError: The variable names no folder, and the home folder is not known.
+        ConfigError: No folder can be called as the variable says, or the home folder is not known.
     """
-    return _xdg("XDG_STATE_HOME", ".local/state") / "voicechat"
-
-
-def _xdg(variable: str, default: str) -> Path:
-    value = os.environ.get(variable, "")
-    # the XDG specification has relative paths ignored
-    return Path(value) if value and Path(value).is_absolute() else home_folder() / default
+    return xdg_folder("XDG_STATE_HOME", ".local/state") / "voicechat"

@@ -267,7 +267,7 @@ def _from_file() -> Iterator[tuple[str, _Given]]:
     """What the settings file says; nothing where there is none."""
     path = config_path()
     is_named = bool(os.environ.get(CONFIG_VARIABLE))
-    if path is None or not (is_named or _is_there(path)):
+    if not is_named and not _is_there(path):
         return
     from blsp.errors import ConfigError
     from blsp.yaml_text import read_mapping, read_text  # YAML is for those who have a settings file

@@ -210,6 +210,14 @@ def test_a_file_changes_its_base_and_knows_variables(tmp_path: Path, monkeypatch
     }
 
 
+def test_an_empty_variable_counts_as_none_where_there_is_a_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "")  # else `${VOICECHAT_RUNS:-runs}/x` is a folder of the root
+    (tmp_path / "f.yaml").write_text("a: ${PLACE:-runs}/x\nb: ${PLACE}/x\nc: '${PLACE:-}'")
+    assert read_config_file(tmp_path / "f.yaml") == {"a": "runs/x", "b": "/x", "c": ""}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -295,10 +295,21 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pwd.getpwuid", nobody)
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert config_path() is None
-    assert load_settings() == Settings()
-    for folder in (state_folder, cache_folder):
+    for folder in (config_path, state_folder, cache_folder, load_settings):
         with pytest.raises(ConfigError, match="The home folder is not known"):
             folder()
     monkeypatch.setenv("VOICECHAT_CACHE", "/cache")
     assert cache_folder() == Path("/cache")
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/config")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("variable", "VOICECHAT_CONFIG VOICECHAT_CACHE XDG_CONFIG_HOME XDG_CACHE_HOME HOME".split())
+@pytest.mark.parametrize("text", ["/" + "a" * 300, "/" + "a/" * 3000])
+def test_folders_that_nothing_can_be_called(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, text)
+    folder = cache_folder if "CACHE" in variable else config_path
+    with pytest.raises(ConfigError, match=f"^{variable} must be a path with names of at most 255 bytes, but is '/a"):
+        folder()

@@ -1,0 +1,50 @@
+"""Folders and files that variables of the environment name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from blsp.errors import ConfigError
+from blsp.shown import shown
+from blsp.user_paths import expand_user, home_folder
+
+MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4095
+
+
+def is_nameable(path: Path) -> bool:
+    """Whether a file may be called so: most functions of Python raise OSError for a name that is longer."""
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.parts]
+    return max(sizes, default=0) <= MAX_NAME_BYTES and sum(sizes) + len(sizes) <= _MAX_PATH_BYTES
+
+
+def path_in(variable: str) -> Path | None:
+    """The path in a variable of the environment; None where it is not set, or empty.
+
+    Raises:
+        ConfigError: No file can be called so.
+    """
+    text = os.environ.get(variable)
+    return _checked(expand_user(text), variable) if text else None
+
+
+def xdg_folder(variable: str, default: str) -> Path:
+    """A base folder of the XDG specification.
+
+    Args:
+        variable: Names the folder: XDG_CACHE_HOME and the like. A relative path is ignored, as the specification asks.
+        default: The folder below the home folder that is taken otherwise.
+
+    Raises:
+        ConfigError: No file can be called so, or the home folder is not known.
+    """
+    named = path_in(variable)
+    return named if named is not None and named.is_absolute() else _checked(home_folder() / default, "HOME")
+
+
+def _checked(path: Path, variable: str) -> Path:
+    if not is_nameable(path):
+        rule = f"a path with names of at most {MAX_NAME_BYTES} bytes"
+        raise ConfigError(f"{variable} must be {rule}, but is {shown(str(path))} instead.", hint=f"unset {variable}")
+    return path
