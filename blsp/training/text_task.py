@@ -72,18 +72,10 @@ class TextModule(nn.Module):
     def __init__(self, model: BlspModel, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._checkpoints = checkpoint_activations
         if checkpoint_activations:
             # its name in transformers before 5.23 is deprecated since
             enable = getattr(model.llm, "activation_checkpointing_enable", model.llm.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
-
-    def train(self, mode: bool = True) -> TextModule:
-        """Switch the LLM too where its activations are checkpointed, which is done in training mode only."""
-        super().train(mode)
-        if self._checkpoints:
-            self.model.llm.train(mode)
-        return self
 
     def forward(self, batch: TextBatch) -> LossSum:
         """Cross entropy summed over the answer tokens."""
