@@ -27,7 +27,7 @@ from blsp.errors import ConfigError
 
 T = TypeVar("T")
 Values = dict[str, Any]
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")  # a default may have variables of its own
 
 
 def read_config_file(path: Path, variables: Mapping[str, str] | None = None, *, expand: bool = True) -> Values:
@@ -79,6 +79,8 @@ def _expand(value: Any, variables: Mapping[str, str], path: Path) -> Any:
 
 def _variable(found: re.Match[str], variables: Mapping[str, str], path: Path) -> str:
     name, default = found.groups()
+    if default is not None:
+        default = _expand(default, variables, path)
     value = variables.get(name, default)
     if value is None:
         raise ConfigError(f"{path} needs the environment variable {name}, which is not set.", hint=f"export {name}=...")
