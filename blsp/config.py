@@ -37,7 +37,7 @@ from blsp.yaml_text import Values, read_text, read_value, read_values
 __all__ = ["Values", "build", "field_docs", "merge", "override", "read_config_file", "to_values", "write_yaml"]
 
 T = TypeVar("T")
-_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")  # a default may have variables of its own
 _INTEGERS = range(-(1 << 63), 1 << 64)
 """Whole numbers that torch and NumPy hold."""
 
@@ -99,8 +99,8 @@ def _expand(value: Any, variables: Mapping[str, str], where: str) -> Any:
 def _variable(found: re.Match[str], variables: Mapping[str, str], where: str) -> str:
     name, default = found.groups()
     value = variables.get(name, os.environ.get(name))
-    if default is not None:
-        value = value or default  # as in a shell, where `:-` counts an empty variable as none
+    if default is not None:  # as in a shell, where `:-` counts an empty variable as none
+        value = value or _expand(default, variables, where)
     if value is None:
         raise ConfigError(
             f"{where} needs the environment variable {name}, which is not set.", hint=f"export {name}=..."

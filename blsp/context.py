@@ -57,6 +57,7 @@ class CachedContext:
         self._model = model
         self._blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         self._cache = DynamicCache()
+        self._mark = model.llm_mark()
         self._keys: list[int] = []
         self._logits: Tensor | None = None
 
@@ -77,6 +78,9 @@ class CachedContext:
         Raises:
             CancelledError: `cancel` was set. What had been read before is kept.
         """
+        if (mark := self._model.llm_mark()) != self._mark:  # it was moved, or has other weights
+            self._crop(0)
+            self._mark = mark
         keys = [key for piece in pieces for key in piece.keys]
         known = _common_length(self._keys, keys)
         if known == len(keys) and known == len(self._keys) and self._logits is not None:
@@ -105,14 +109,19 @@ class CachedContext:
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
-        parts = [self._model.embed_tokens(p.keys) if p.embeds is None else p.embeds for p in pieces if p.keys]
+        model = self._model
+        parts = [
+            model.embed_tokens(p.keys) if p.embeds is None else p.embeds.to(model.device, model.dtype)
+            for p in pieces
+            if p.keys
+        ]
         start = len(self._keys)
         self._crop(start)  # a run that failed half-way has left its marks in some layers
         with self._cancelled_by(cancel):
-            output = self._model.run_llm(
+            output = model.run_llm(
                 torch.cat(parts)[None],
                 self._cache,
-                position_ids=torch.arange(start, start + len(keys), device=self._model.device)[None],
+                position_ids=torch.arange(start, start + len(keys), device=model.device)[None],
                 logits_to_keep=1,
             )
         self._keys += keys

@@ -125,7 +125,8 @@ class ConversationPlan:
         for i, number in enumerate(last.tolist()):
             n_turns = min(self.turns[i % len(self.turns)], len(numbers))
             rng = np.random.default_rng([self.seed, i])
-            others = [other for other in rng.permutation(numbers)[:n_turns].tolist() if other != number]
+            places = rng.choice(len(numbers), size=n_turns, replace=False)  # looks at these only, of millions
+            others = [other for other in numbers[places].tolist() if other != number]
             spoken = (rng.random(n_turns - 1) >= self.typed).tolist()
             drawn.append(([*others[: n_turns - 1], number], [*spoken, True]))
         return drawn

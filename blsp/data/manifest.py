@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 _LINES_AT_ONCE = 1000
 _DURATION = re.compile(rb'"duration"\s*:\s*([-+.0-9eE]+)')
-MAX_ERRORS = 100
-"""Damaged utterances after which a corpus is taken for damaged as a whole."""
+MAX_ERROR_SHARE = 0.01
+"""Share of the utterances that may be damaged before a corpus is taken for damaged as a whole."""
+_ALWAYS_TOLERATED = 10
+"""Errors that are tolerated however small the corpus is, unless none is to be."""
+_TOLERATED_MEANWHILE = 1000
+"""The same while it is not known how large the corpus is: damaged files lie together."""
 
 
 @dataclass(frozen=True)
@@ -60,38 +64,84 @@ class ManifestSummary:
     hours: float
 
 
+def check_share(value: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ValueError: It is not between 0 and 1.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"`max_error_share` must be at least 0 and at most 1, but is {value}.")
+
+
 class ErrorCount:
     """Notes what cannot be used, so that the rest can be; gives up where that is too much.
 
+    A recording counts once, however many utterances of it are asked for.
+
     Args:
-        limit: How many errors are still borne.
+        share: Share of the utterances that may be damaged; with 0 none may.
+        total: How many utterances there are; None where that is told later, to `finish`.
     """
 
-    def __init__(self, limit: int = MAX_ERRORS) -> None:
-        self.limit = limit
+    def __init__(self, share: float = MAX_ERROR_SHARE, total: int | None = None) -> None:
+        self._share, self._total = share, total
+        self._recordings: set[str] = set()
         self.errors: list[str] = []
         """`FILE, line N: reason`, in the order they were met."""
+        self.n_utterances = 0
+        """How many were lost by them."""
 
     def __len__(self) -> int:
         return len(self.errors)
 
-    def note(self, file: Path | str, line: int | None, reason: str) -> None:
+    @property
+    def limit(self) -> int:
+        """How many errors are tolerated."""
+        if self._share <= 0:
+            return 0
+        known = self._total is not None
+        return max(_ALWAYS_TOLERATED if known else _TOLERATED_MEANWHILE, int(self._share * (self._total or 0)))
+
+    def note(self, file: Path | str, line: int | None, reason: str, *, recording: str | None = None) -> None:
         """Take one error.
 
         Args:
             file: Where it is.
             line: Line or row, from 1; None where the file has none.
             reason: What is wrong, without full stop.
+            recording: What was to be read, where it may be damaged as a whole.
 
         Raises:
             DataError: There are now more errors than the limit.
         """
+        self.n_utterances += 1
+        if recording is not None:
+            if recording in self._recordings:
+                return
+            self._recordings.add(recording)
         place = f"{file}, line {line}" if line is not None else str(file)
         self.errors.append(f"{place}: {reason}")
+        self._check(str(file))
+
+    def finish(self, n_read: int) -> None:
+        """Judge all errors, now that everything is read.
+
+        Args:
+            n_read: Utterances that could be read.
+
+        Raises:
+            DataError: There are more errors than the limit.
+        """
+        self._total = n_read + self.n_utterances
+        self._check("it")
+
+    def _check(self, file: str) -> None:
         if len(self.errors) > self.limit:
+            share = min(1.0, 10 * self._share or MAX_ERROR_SHARE)
             raise DataError(
                 f"More than {self.limit} utterances cannot be read; the last one is {self.errors[-1]}.",
-                hint=f"Repair {file}, or bear more of them: max_errors={10 * max(1, self.limit)}",
+                hint=f"Repair {file}, or tolerate more of them: max_error_share={share:g}",
             )
 
 
@@ -285,6 +335,12 @@ class Manifest:
             world: Number of processes.
         """
         return range(rank, len(self), world)
+
+
+def recording_of(utterance: Utterance, root: Path) -> str:
+    """What would have to be repaired if the utterance cannot be read: its file, or its row of a shard that is there."""
+    shard, is_row, _ = utterance.audio.rpartition("#")
+    return shard if is_row and shard.endswith(".parquet") and not (root / shard).exists() else utterance.audio
 
 
 def load_waveform(utterance: Utterance, root: Path) -> Waveform:

@@ -15,6 +15,7 @@ import numpy as np
 from blsp.audio import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
 from blsp.data.encoding import FORMAT, encode, open_cache
+from blsp.data.manifest import ErrorCount, check_share, recording_of
 from blsp.errors import AudioError
 from blsp.storage import content_mark
 
@@ -42,14 +43,14 @@ class SpeechConfig:
     """Size (10^9 bytes) that the cache never exceeds."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """What is done to the speech that is trained on."""
-    max_errors: int = 100
-    """Unreadable utterances after which training stops; up to there they are left out."""
+    max_error_share: float = 0.01
+    """Share of unreadable utterances above which training stops; up to there they are left out. A recording that is not
+    there counts once, and 10 errors are always tolerated unless the share is 0."""
 
     def __post_init__(self) -> None:
         if self.cache_gigabytes <= 0:
             raise ValueError(f"`cache_gigabytes` must be above 0, but is {self.cache_gigabytes} instead.")
-        if self.max_errors < 0:
-            raise ValueError(f"`max_errors` must be at least 0, but is {self.max_errors} instead.")
+        check_share(self.max_error_share)
 
     def clean(self) -> SpeechConfig:
         """The same without augmentation, for validation."""
@@ -119,12 +120,10 @@ class SpeechLoader:
         cache: FeatureCache | None = None,
         seed: int = 0,
     ) -> None:
-        from blsp.data.manifest import ErrorCount
-
         self._manifest, self._augmentation, self._cache = manifest, config.augmentation, cache
         self._n_mels, self._padded, self._seed = encoder.n_mels, encoder.padded, seed
         self._version = _version(config.augmentation, seed)
-        self._unreadable = ErrorCount(config.max_errors)
+        self._unreadable = ErrorCount(config.max_error_share, len(manifest))
         self._left_out: set[int] = set()
         self._mutex = threading.Lock()
 
@@ -134,7 +133,7 @@ class SpeechLoader:
         One that cannot be read is left out (see `SpeechBatch.kept`), so that the batch may even be empty.
 
         Raises:
-            DataError: More than `max_errors` utterances could not be read.
+            DataError: More utterances than tolerated could not be read.
         """
         read = {i: row for i, number in enumerate(utterances) if (row := self._read(number, epoch)) is not None}
         rows = list(read.values())
@@ -172,7 +171,8 @@ class SpeechLoader:
             with self._mutex:
                 if number not in self._left_out:
                     self._left_out.add(number)
-                    self._unreadable.note(self._manifest.path, number + 1, str(error).rstrip("."))
+                    reason, recording = str(error).rstrip("."), recording_of(utterance, self._manifest.root)
+                    self._unreadable.note(self._manifest.path, number + 1, reason, recording=recording)
             return None
         return _Row(utterance, key, waveform, states)
 

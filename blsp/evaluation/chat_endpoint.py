@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from blsp.errors import ConfigError, EndpointError
 
+_ABOUT_THE_PROMPT = (400, 413, 422)
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Statuses after which the same request may succeed."""
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -82,26 +83,37 @@ class ChatEndpoint:
                 )
             self._headers["Authorization"] = f"Bearer {key}"
         self._opener = urllib.request.build_opener(_NoRedirect)
+        self._has_answered = False
+        self.n_refused = 0
+        """Prompts that the service would not answer, as its filter or their length may have it."""
 
     def __call__(self, prompts: Sequence[str]) -> list[str]:
-        """Answers, in the order of the prompts.
+        """Answers, in the order of the prompts; nothing for a prompt that is refused where others are answered.
 
         Raises:
             EndpointError: A request failed for good; the requests that wait are dropped.
         """
         failed = threading.Event()
 
-        def answer(prompt: str) -> str:
+        def answer(prompt: str) -> str | EndpointError:
             if failed.is_set():  # nobody will read it
                 return ""
             try:
                 return self._answer(prompt)
+            except _PromptRefusedError as error:
+                return error
             except BaseException:
                 failed.set()
                 raise
 
         with ThreadPoolExecutor(self._config.workers, thread_name_prefix="chat-endpoint") as executor:
-            return list(executor.map(answer, prompts))
+            answers = list(executor.map(answer, prompts))
+        refusals = [each for each in answers if isinstance(each, EndpointError)]
+        self._has_answered = self._has_answered or len(refusals) < len(answers)
+        if refusals and not self._has_answered:  # it is not the prompts then
+            raise refusals[0]
+        self.n_refused += len(refusals)
+        return [each if isinstance(each, str) else "" for each in answers]
 
     def _answer(self, prompt: str) -> str:
         body: dict[str, Any] = {"model": self._config.model, "messages": [{"role": "user", "content": prompt}]}
@@ -141,7 +153,8 @@ class ChatEndpoint:
             if error.code in _BUSY:
                 return _Busy(f"status {error.code}", _seconds(error.headers.get("Retry-After")))
             message = f"{url} refused with status {error.code}: {_excerpt(said)}"
-            raise EndpointError(message, hint=self._hint(error.code)) from error
+            kind = _PromptRefusedError if error.code in _ABOUT_THE_PROMPT else EndpointError
+            raise kind(message, hint=self._hint(error.code)) from error
         except (OSError, http.client.HTTPException) as error:
             return _Busy(str(getattr(error, "reason", error)) or type(error).__name__)
         return _content(url, text)
@@ -152,6 +165,10 @@ class ChatEndpoint:
         if status in (301, 302, 303, 307, 308, 404):
             return "Check `base_url`: the part before /chat/completions, mostly ending in /v1."
         return f"Check the model's name: {self._config.model}" if status == 400 else None
+
+
+class _PromptRefusedError(EndpointError):
+    """A refusal that may be of this prompt only."""
 
 
 @dataclass(frozen=True)

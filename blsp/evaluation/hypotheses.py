@@ -30,10 +30,11 @@ def reference(task: TaskConfig, group: Group, questions: Questions | None = None
     """What the right answer is; None where the manifest does not say.
 
     For the tasks `answer` and `conversation` it is the question: the right answer is the LLM's own to its transcript.
+    A label that is not among those to choose from stays as it is: no choice is right.
     """
     last = group[-1]
     if task.kind == "classification":
-        return None if last.label is None else named_label(last.label, task.all_labels)
+        return last.label and (named_label(last.label, task.all_labels) or last.label)
     if task.kind == "translation":
         return last.translation
     if task.kind == "question":

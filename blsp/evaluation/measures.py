@@ -59,7 +59,7 @@ def measure(
     if task.kind in ("answer", "conversation"):
         return [] if typed is None else _agreements(task, lines, typed)
     if task.kind == "classification":
-        return [Measure(task.title, s, task.paper_task) for s in _accuracies(lines)]
+        return [Measure(task.title, s, task.paper_task) for s in _accuracies(task, lines)]
     if task.kind == "no_speech":
         silent = [not line["hypothesis"] for line in lines]
         return [Measure(task.title, accuracy_statistics(silent, metric="no text"))]
@@ -96,12 +96,15 @@ def _word_errors(task: TaskConfig, lines: Sequence[Line]) -> list[Measure]:
     ]
 
 
-def _accuracies(lines: Sequence[Line]) -> list[UtteranceStatistics]:
-    return [
+def _accuracies(task: TaskConfig, lines: Sequence[Line]) -> list[UtteranceStatistics]:
+    missing = sum(line["reference"] not in task.all_labels for line in lines)
+    details = {"utterances whose label is not offered": f"{missing} of {len(lines)}"} if missing else {}
+    found = [
         accuracy_statistics([line[field] == line["reference"] for line in lines], metric=metric)
         for field, metric in ACCURACIES.items()
         if all(field in line for line in lines)
     ]
+    return [replace(statistics, details={**statistics.details, **details}) for statistics in found]
 
 
 def _agreements(task: TaskConfig, lines: Sequence[Line], typed: Sequence[Line]) -> list[Measure]:

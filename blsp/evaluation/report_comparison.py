@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from blsp.evaluation.report_html import to_html
@@ -19,6 +20,8 @@ from blsp.evaluation.report_layout import (
 )
 from blsp.evaluation.report_markdown import to_markdown
 from blsp.evaluation.scores import Report, Score
+from blsp.evaluation.statistics import CONFIDENCE, holm
+from blsp.evaluation.verdicts import HOW, verdict
 
 Key = tuple[str, str, str]
 _SHOWN_DETAILS = ("normalizer", "signature", "instruction")
@@ -93,9 +96,8 @@ def _pair(a: Sequence[Score], b: Sequence[Score]) -> tuple[list[tuple[Score, Sco
 
 def _score_grid(pairs: Sequence[tuple[Score, Score]]) -> Grid:
     rows = []
-    for a, b in pairs:
+    for (a, b), word in zip(pairs, _verdicts(pairs)):
         interval = difference_interval(a, b)
-        verdict = _verdict(a, interval)
         low, high = interval or (None, None)
         sign = "+" if b.value - a.value >= 0 else "−"
         rows.append(
@@ -109,34 +111,47 @@ def _score_grid(pairs: Sequence[tuple[Score, Score]]) -> Grid:
                     f"{sign}{format_value(abs(b.value - a.value), a.metric)}",
                     interval=format_interval(low, high, a.metric, signed=True),
                 ),
-                Cell(verdict, strong=verdict in ("better", "worse")),
+                Cell(word, strong=word in ("better", "worse")),
             )
         )
     header = tuple(Cell(name) for name in ("Task", "System", "Metric", "A", "B", "B − A", "B is"))
     note = (
         "Intervals are 95 %. That of the difference takes the utterances of A and B for different ones, so it is too "
-        "wide where they are the same. Better or worse: it leaves out zero."
+        f"wide where they are the same. B is judged so: {HOW}."
     )
     return Grid(header, tuple(rows), note=note)
 
 
-def _verdict(a: Score, interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return MISSING
-    if interval[0] <= 0 <= interval[1]:
-        return "no clear difference"
-    return "better" if (interval[0] > 0) == a.higher_is_better else "worse"
+def _verdicts(pairs: Sequence[tuple[Score, Score]]) -> list[str]:
+    """Whether B is better or worse, score by score; p-values are those at which the intervals would reach zero."""
+    intervals = [difference_interval(a, b) for a, b in pairs]
+    p_values = {i: _p_value(*pairs[i], interval) for i, interval in enumerate(intervals) if interval is not None}
+    corrected = dict(zip(p_values, holm(list(p_values.values()))))
+    return [
+        verdict(a.metric, b.value - a.value, corrected[i], higher_is_better=a.higher_is_better)
+        if i in corrected
+        else MISSING
+        for i, (a, b) in enumerate(pairs)
+    ]
+
+
+def _p_value(a: Score, b: Score, interval: tuple[float, float]) -> float:
+    """Two-sided p-value of a difference, as if it were normal with the width that its interval has towards zero."""
+    difference = b.value - a.value
+    width = difference - interval[0] if difference > 0 else interval[1] - difference
+    if width <= 0 or difference == 0:
+        return float(difference == 0)
+    normal = NormalDist()
+    return 2 * normal.cdf(-abs(difference) / width * normal.inv_cdf((1 + CONFIDENCE) / 2))
 
 
 def _summary(pairs: Sequence[tuple[Score, Score]]) -> tuple[str, ...]:
     if not pairs:
         return ("No system, task and metric is in both reports.",)
-    verdicts = [_verdict(a, difference_interval(a, b)) for a, b in pairs]
-    unclear = len(pairs) - verdicts.count("better") - verdicts.count("worse")
-    return (
-        f"Of {len(pairs)} scores, B is better in {verdicts.count('better')}, worse in {verdicts.count('worse')}, and "
-        f"{unclear} cannot be told apart.",
-    )
+    verdicts = _verdicts(pairs)
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    rest = f"and in {len(pairs) - better - worse} no difference that matters is sure"
+    return (f"Of {len(pairs)} scores, B is better in {better}, worse in {worse}, {rest}.",)
 
 
 def _obstacles(pairs: Sequence[tuple[Score, Score]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from blsp.evaluation.paper_results import PAPER_TABLES, PaperColumn, PaperTable
 from blsp.evaluation.scores import Comparison, Figure, Hypothesis, Report, Score
 from blsp.evaluation.statistics import holm
+from blsp.evaluation.verdicts import SIGNIFICANT, relevant_difference
 
 MISSING = "–"
 _FINE_METRICS = ("cosine", "KL")
@@ -274,15 +275,18 @@ def _how(scores: Sequence[Score]) -> str:
 def _comparison_grids(comparisons: Sequence[Comparison]) -> Iterator[Grid]:
     """One table per metric, with p-values corrected for the number of its rows."""
     for metric in _unique(c.metric for c in comparisons):
-        chosen = [c for c in comparisons if c.metric == metric]
+        chosen, least = [c for c in comparisons if c.metric == metric], relevant_difference(metric)
         rows = [
             (
                 Cell(c.task),
                 Cell(f"{c.system_a} − {c.system_b}"),
-                Cell(f"{c.difference:+.{_decimals(metric)}f}", strong=corrected < 0.05),
+                Cell(
+                    f"{c.difference:+.{_decimals(metric)}f}",
+                    strong=corrected < SIGNIFICANT and abs(c.difference) >= least,
+                ),
                 Cell(format_interval(c.low, c.high, metric, signed=True)),
                 Cell(format_p_value(c.p_value)),
-                Cell(format_p_value(corrected), strong=corrected < 0.05),
+                Cell(format_p_value(corrected), strong=corrected < SIGNIFICANT),
                 Cell(str(c.n)),
             )
             for c, corrected in zip(chosen, holm([c.p_value for c in chosen]))
@@ -292,7 +296,8 @@ def _comparison_grids(comparisons: Sequence[Comparison]) -> Iterator[Grid]:
             tuple(rows),
             title=metric,
             note="Interval: paired bootstrap. p: approximate randomisation, two-sided; Holm's correction is for the "
-            f"{len(chosen)} comparisons of this table. Bold: below 0.05 after it.",
+            f"{len(chosen)} comparisons of this table. Bold: p below {SIGNIFICANT} after it, and then a difference of "
+            f"at least {least:g}, which matters.",
             folded=len(rows) > 15,
         )
 

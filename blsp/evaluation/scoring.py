@@ -47,6 +47,8 @@ def score(task: TaskConfig, lines: Sequence[Line]) -> dict[str, str | int | floa
             )
     if "accuracy" in scores:
         scores["without_label"] = sum(line["named"] is None for line in lines)
+    if missing := sum(reference not in task.all_labels for reference in references):
+        scores["not_offered"] = missing  # no answer to these can be right
     return {**scores, "labels": len(task.all_labels), "utterances": len(lines)}
 
 

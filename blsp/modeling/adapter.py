@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blsp.audio import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
+from blsp.modeling.weights_mark import WeightsMark, weights_mark
 
 Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"]
 _FEW_TOKENS_PER_SECOND = 0.6
@@ -269,7 +270,7 @@ class CtcHead(nn.Module):
         # CTC leaves the head unsure, and a mean over many tokens means nothing to the LLM: the expected embedding is
         # taken under a sharper distribution.
         self.sharpness = nn.Parameter(torch.tensor(3.0))
-        self._known: tuple[Tensor, Tensor] | None = None
+        self._known: tuple[Tensor, WeightsMark, Tensor] | None = None  # token embeddings, and their directions
 
     def logits(self, speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
         """Scores of the blank (index 0) and of each token (its id + 1).
@@ -289,9 +290,10 @@ class CtcHead(nn.Module):
         """Token embeddings (V, E) at unit length; where nothing is learnt, those of an LLM's whole table are kept."""
         if torch.is_grad_enabled() or not isinstance(token_embeds, nn.Parameter):
             return F.normalize(token_embeds.to(dtype), dim=1)
-        if self._known is None or self._known[0] is not token_embeds or self._known[1].dtype != dtype:
-            self._known = token_embeds, F.normalize(token_embeds.detach().to(dtype), dim=1)
-        return self._known[1]
+        mark = weights_mark([token_embeds])
+        if self._known is None or self._known[1] != mark or self._known[2].dtype != dtype:
+            self._known = token_embeds, mark, F.normalize(token_embeds.detach().to(dtype), dim=1)
+        return self._known[2]
 
     def read_out(
         self,

@@ -30,6 +30,10 @@ class SpeechEncoder(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def train(self, mode: bool = True) -> SpeechEncoder:
+        """Switch the encoder if it is trained; a frozen one stays as in use, without dropout."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
     @property
     def config(self) -> WhisperConfig:
         """Configuration of the underlying Whisper model."""

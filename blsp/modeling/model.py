@@ -35,6 +35,7 @@ from blsp.modeling.batch import (
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
 from blsp.modeling.sentences import Sentence, as_typed
+from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
@@ -91,15 +92,15 @@ class BlspModel(nn.Module):
         self.template = template
         self.spellings = Spellings(tokenizer)
         self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._prefixes_mark = self.llm_mark()
         llm.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> BlspModel:
-        """Switch the adapter; the frozen parts stay as in use, without dropout."""
+        """Switch what is trained; what is frozen stays as in use, without dropout."""
         super().train(mode)
-        self.llm.eval()
-        if self.encoder is not None:
-            self.encoder.eval()
+        if not self.trains_llm:
+            self.llm.eval()
         return self
 
     @property
@@ -135,6 +136,10 @@ class BlspModel(nn.Module):
     def trains_llm(self) -> bool:
         """Whether some of the LLM's parameters, or of those added to it, are being trained."""
         return any(parameter.requires_grad for parameter in self.llm.parameters())
+
+    def llm_mark(self) -> WeightsMark:
+        """Changes with the LLM's weights, their type and their device: what it has read before is then of no use."""
+        return weights_mark(self.llm.parameters())
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the adapter."""
@@ -362,10 +367,12 @@ class BlspModel(nn.Module):
     def read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
         """Keys and values of what all rows begin with, computed once for as long as it is in use; None for nothing.
 
-        They are of no use once the LLM has learnt anything: not for one that `trains_llm`.
+        Gradients do not flow into them: they are not for an LLM that `trains_llm`.
         """
         if not ids:
             return None
+        if (mark := self.llm_mark()) != self._prefixes_mark:
+            self._prefixes, self._prefixes_mark = {}, mark
         layers = self._prefixes.pop(ids, None)
         if layers is None:
             cache = DynamicCache()

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from blsp.data.behaviours import spread
 from blsp.data.line_store import LineStore, Shard, read_lines
-from blsp.data.manifest import ErrorCount, Manifest, Utterance, load_waveform
+from blsp.data.manifest import (
+    MAX_ERROR_SHARE,
+    ErrorCount,
+    Manifest,
+    Utterance,
+    check_share,
+    load_waveform,
+    recording_of,
+)
 from blsp.errors import AudioError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
@@ -48,10 +56,12 @@ class EvaluationConfig(StageConfig):
     """Utterances taken of each test set, evenly spread over it; all by default."""
     batch_size: int = 16
     """Utterances in a batch."""
-    max_errors: int = 100
-    """Recordings that cannot be read, counted as answered by nothing, before the stage gives up."""
+    max_error_share: float = MAX_ERROR_SHARE
+    """Share of unreadable utterances above which the stage gives up; up to there they count as answered by nothing. A
+    recording that is not there counts once, and 10 errors are always tolerated unless the share is 0."""
 
     def __post_init__(self) -> None:
+        check_share(self.max_error_share)
         titles = [task.title for task in self.tasks]
         if not titles or len(set(titles)) != len(titles):
             raise ValueError(f"`tasks` must have at least one task, with distinct names, but has {titles}.")
@@ -184,7 +194,22 @@ def _test(config: EvaluationConfig, task: TaskConfig, first: int) -> _Test:
     test = _Test(task, manifest, numbers, first, questions)
     for number in numbers.flat:
         _check_line(config, test, int(number))
+    if task.kind == "classification":
+        _check_labels(test)
     return test
+
+
+def _check_labels(test: _Test) -> None:
+    """Refuse labels that are those of another corpus; one that is missing is wrong wherever it is right."""
+    from blsp.evaluation.hypotheses import reference
+
+    found = {str(reference(test.task, [test.manifest[int(number)]])) for number in test.numbers.flat}
+    if found.isdisjoint(test.task.all_labels):
+        shown = ", ".join(sorted(found)[:3])
+        raise DataError(
+            f"None of the labels of {test.manifest.path} ({shown} ...) can be chosen in the task {test.task.title!r}.",
+            hint=f"Offer them in the task: labels: [{shown}, ...]",
+        )
 
 
 def _check_line(config: EvaluationConfig, test: _Test, number: int) -> None:
@@ -194,8 +219,10 @@ def _check_line(config: EvaluationConfig, test: _Test, number: int) -> None:
     task, utterance = test.task, test.manifest[number]
     where = f"{test.manifest.path}:{number + 1}: {utterance.id!r}"
     if reference(task, [utterance], test.questions) is None:
-        label = f": its label is {utterance.label!r}." if task.kind == "classification" else "."
-        raise DataError(f"{where} has no reference for the task {task.title!r}{label}")
+        raise DataError(
+            f"{where} has no reference for the task {task.title!r}.",
+            hint="Leave such utterances out, in the task: only_with_reference: true",
+        )
     if "transcript" in (config.hears, task.reads) and not utterance.text and task.kind != "no_speech":
         raise DataError(f"{where} has no transcript for the LLM to read in the task {task.title!r}.")
 
@@ -205,7 +232,7 @@ class _Answering:
 
     def __init__(self, config: EvaluationConfig, tests: Sequence[_Test], store: LineStore, watcher: Watcher) -> None:
         self._config, self._tests, self._store, self._watcher = config, tests, store, watcher
-        self._errors = ErrorCount(config.max_errors)
+        self._errors = ErrorCount(config.max_error_share, sum(test.numbers.size for test in tests))
 
     def run(self) -> None:
         """Answer all of them, chunk by chunk."""
@@ -267,7 +294,8 @@ class _Answering:
             try:
                 waveform = load_waveform(utterance, test.manifest.root)
             except AudioError as error:
-                self._errors.note(test.manifest.path, number + 1, str(error))
+                recording = recording_of(utterance, test.manifest.root)
+                self._errors.note(test.manifest.path, number + 1, str(error), recording=recording)
                 return None
             waveforms.append(change_sound(waveform, test.task.sound, utterance.id))
         return waveforms
@@ -291,7 +319,11 @@ def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
     for _, line in read_lines(config.out / FILE_NAME):
         lines[line["task"]].append(line)
     tasks = {task.title: score(task, lines[task.title]) for task in config.tasks}
-    unreadable = sum(bool(line.get("unreadable")) for found in lines.values() for line in found)
+    for title, found in tasks.items():
+        if "not_offered" in found:
+            said = f"{found['not_offered']} of {found['utterances']} utterances have a label that is not offered"
+            watcher.message(f"{title}: {said}, and count as wrong")
+    unreadable = sum(bool(line.get("unreadable")) for answered in lines.values() for line in answered)
     if unreadable:
         watcher.message(f"{unreadable} recordings could not be read, and count as answered by nothing")
     shown = (
@@ -299,6 +331,7 @@ def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
         "recogniser_wer",
         "bleu",
         *(metric.replace(" ", "_") for metric in ACCURACIES.values()),
+        "not_offered",
         "no_text",
         "normalizer",
         "signature",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from blsp.data.corpora import Corpus, InstructionPair, corpus_named
-from blsp.data.manifest import MAX_ERRORS, ErrorCount, Utterance, write_lines, write_manifest
+from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
 from blsp.errors import ConfigError, DataError
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 
@@ -86,10 +86,12 @@ class ManifestConfig(StageConfig):
     """Which utterances are left out."""
     transcripts: Literal["as_is", "whisper_english"] = "as_is"
     """Whether transcripts are normalised, as the paper's release does with Whisper's normaliser."""
-    max_errors: int = MAX_ERRORS
-    """Utterances that may be damaged before the corpus is taken for damaged as a whole."""
+    max_error_share: float = MAX_ERROR_SHARE
+    """Share of the utterances that may be damaged before the corpus is taken for damaged as a whole; a recording that
+    is not there counts once, and 10 errors are always tolerated unless the share is 0."""
 
     def __post_init__(self) -> None:
+        check_share(self.max_error_share)
         if len({source.text_only for source in (corpus_named(s.corpus) for s in self.sources)}) != 1:
             raise ValueError("`corpus` must be speech or text only; make two manifests of it.")
 
@@ -166,14 +168,14 @@ class ManifestStage(Stage[ManifestConfig]):
         """Write the manifest; one process does it."""
         if int(os.environ.get("RANK", "0")) != 0:
             return {}
-        errors, dropped = ErrorCount(config.max_errors), Counter[str]()
+        errors, dropped = ErrorCount(config.max_error_share), Counter[str]()
         if config.is_text:
             result = _write_instructions(config, errors)
         else:
             result = _write_utterances(config, errors, dropped, watcher)
         if errors.errors:
             write_lines(config.out / ERRORS_NAME, (f"{error}\n" for error in errors.errors))
-            watcher.message(f"{len(errors)} utterances cannot be read; see {config.out / ERRORS_NAME}")
+            watcher.message(f"{errors.n_utterances} utterances cannot be read; see {config.out / ERRORS_NAME}")
         return {**result, "errors": len(errors), "left out": dict(dropped)}
 
 
@@ -185,7 +187,7 @@ def _amount(utterances: int | None, hours: float | None) -> str:
 def _write_utterances(
     config: ManifestConfig, errors: ErrorCount, dropped: Counter[str], watcher: Watcher
 ) -> dict[str, Any]:
-    utterances = _filtered(config, _joined(config, errors, watcher), dropped)
+    utterances = _filtered(config, _counted(_joined(config, errors, watcher), errors), dropped)
     if config.filter.max_utterances is not None:
         utterances = iter(sample(utterances, config.filter.max_utterances, config.seed))
     path = config.out / FILE_NAME
@@ -199,6 +201,7 @@ def _write_utterances(
 
 def _write_instructions(config: ManifestConfig, errors: ErrorCount) -> dict[str, Any]:
     pairs = [pair for corpus, root, split, _ in _places(config) for pair in _pairs(corpus, root, split, errors)]
+    errors.finish(len(pairs))
     if config.filter.max_utterances is not None:
         pairs = sample(pairs, config.filter.max_utterances, config.seed)
     lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
@@ -234,6 +237,14 @@ def _joined(config: ManifestConfig, errors: ErrorCount, watcher: Watcher) -> Ite
         names = [corpus.name, split, *([root.name] if folders[corpus.name, split] > 1 else [])]
         for utterance in corpus.read(root, split, errors, **options):
             yield utterance if len(parts) == 1 else replace(utterance, id="/".join([*names, utterance.id]))
+
+
+def _counted(utterances: Iterator[Utterance], errors: ErrorCount) -> Iterator[Utterance]:
+    n_read = 0
+    for utterance in utterances:
+        n_read += 1
+        yield utterance
+    errors.finish(n_read)
 
 
 def _filtered(config: ManifestConfig, utterances: Iterator[Utterance], dropped: Counter[str]) -> Iterator[Utterance]:

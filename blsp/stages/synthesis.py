@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
 from blsp.data.speakers import SpeakerConfig, Speakers, missing_engines
-from blsp.errors import DataError
+from blsp.errors import BlspError, DataError
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.manifest import sample
 
@@ -191,9 +191,18 @@ def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watche
         (config.out / AUDIO_NAME).mkdir(parents=True, exist_ok=True)
     missing = [number for number in numbers if not _audio(config, number).is_file()]
     speakers = _speakers(config)
-    n_before = len(numbers) - len(missing)
+    n_before, errors = len(numbers) - len(missing), ErrorCount(total=len(numbers))
     for n_done, number in enumerate(missing, start=n_before + 1):
-        waveform = speakers.speak(number, todo[number].spoken or todo[number].text)
+        text = todo[number].spoken or todo[number].text
+        try:
+            waveform = speakers.speak(number, text)
+        except BlspError:
+            raise
+        except Exception as error:  # engines of others stumble over odd texts, each in its way
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            errors.note(config.out, None, f"{text!r} cannot be spoken: {reason.rstrip('.')}")
+            watcher.message(f"Left out: {errors.errors[-1]}")
+            continue
         if len(waveform):
             save_audio(_audio(config, number), waveform)
         watcher.advance(n_done, len(numbers), "utterance", {})
@@ -221,7 +230,7 @@ def _write_manifests(config: SynthesisConfig, todo: list[Sentence], unread: set[
 
     for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
         half_written.unlink()
-    errors, utterances, speakers = ErrorCount(), [], _speakers(config)
+    errors, utterances, speakers = ErrorCount(total=len(todo)), [], _speakers(config)
     n_trained = len(todo) - config.held_out
     for number, sentence in enumerate(todo):
         path = _audio(config, number)

@@ -29,7 +29,7 @@ from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH
 from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses, nothing_learnt
-from blsp.training.lora import LoraConfig, add_lora, save_lora
+from blsp.training.lora import LoraConfig, add_lora, check_can_be_saved, is_changed, save_lora
 from blsp.training.objective_config import ObjectiveConfig
 from blsp.training.objectives import ctc_loss_sum, distillation_sum
 from blsp.training.product import Product, save_encoder
@@ -230,7 +230,7 @@ class AlignmentTask:
             save_encoder(folder / "encoder", self._model.encoder)
             spec = replace(spec, encoder="./encoder")
         if self._options.lora is not None:
-            save_lora(folder / "lora", self._model.llm, self._options.lora)
+            save_lora(folder / "lora", self._model.llm)
             spec = replace(spec, lora="./lora")
         write_checkpoint_spec(folder, spec)
 
@@ -276,7 +276,8 @@ def choose_trained(model: BlspModel, options: AlignmentOptions) -> None:
     """Tell a model which of its parameters are trained: those that the loss depends on, and no others.
 
     Raises:
-        ConfigError: The objective needs a CTC head that the adapter has not.
+        ConfigError: The objective needs a CTC head that the adapter has not, or the embeddings that it reads by change.
+        UnsupportedError: The low-rank changes cannot be made, or not be saved.
     """
     adapter, encoder = model.adapter, model.encoder
     assert adapter is not None
@@ -296,3 +297,9 @@ def choose_trained(model: BlspModel, options: AlignmentOptions) -> None:
         encoder.whisper.embed_positions.requires_grad_(False)  # sinusoids, which Whisper never trains
     if options.lora is not None:
         add_lora(model.llm, options.lora, seed=options.seed)
+        check_can_be_saved(model.llm)
+        if adapter.ctc is not None and is_changed(model.llm.get_input_embeddings()):
+            raise ConfigError(
+                "`lora.modules` must leave the input embeddings alone, by which the adapter's CTC head reads, but has "
+                f"{list(options.lora.modules)}.",
+            )

@@ -18,12 +18,13 @@ from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
 from blsp.decoding import GenerationConfig
 from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, collate
+from blsp.modeling.lora import untie_embeddings
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import TokenSegment
 from blsp.pretrained import quiet_transformers
 from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses
-from blsp.training.lora import LoraConfig, add_lora, merged_state
+from blsp.training.lora import LoraConfig, add_lora, is_changed, merged_state
 from blsp.training.product import Product
 from blsp.training.task import LossSum, MicroBatch, Step
 
@@ -71,18 +72,10 @@ class TextModule(nn.Module):
     def __init__(self, model: BlspModel, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._checkpoints = checkpoint_activations
         if checkpoint_activations:
             # its name in transformers before 5.23 is deprecated since
             enable = getattr(model.llm, "activation_checkpointing_enable", model.llm.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
-
-    def train(self, mode: bool = True) -> TextModule:
-        """Switch the LLM too where its activations are checkpointed, which is done in training mode only."""
-        super().train(mode)
-        if self._checkpoints:
-            self.model.llm.train(mode)
-        return self
 
     def forward(self, batch: TextBatch) -> LossSum:
         """Cross entropy summed over the answer tokens."""
@@ -169,10 +162,13 @@ class TextTask:
         It is also a BLSP checkpoint that has no adapter yet.
         """
         llm, lora = self._model.llm, self._options.lora
-        state = llm.state_dict() if lora is None else merged_state(llm, lora)
+        state = llm.state_dict() if lora is None else merged_state(llm)
         state = {name: tensor.detach().cpu().to(self._dtype) for name, tensor in state.items()}
+        config = copy.deepcopy(llm.config)
+        if is_changed(llm.get_input_embeddings()) or is_changed(llm.get_output_embeddings()):
+            untie_embeddings(config)
         with torch.device("meta"):
-            plain = AutoModelForCausalLM.from_config(copy.deepcopy(llm.config), dtype=self._dtype)
+            plain = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
         plain.load_state_dict(state, assign=True)
         plain.tie_weights()
         plain.generation_config = llm.generation_config

@@ -163,6 +163,29 @@ def test_what_is_no_answer_is_shown(text: str) -> None:
     assert str(caught.value) == f"{url}/chat/completions must answer with a chat completion, but said: {text}"
 
 
+def refusing(text: str) -> Service:
+    """Refuses prompts with a text in them, as a filter does."""
+
+    def reply(_: int, body: dict[str, Any]) -> Reply:
+        prompt = body["messages"][0]["content"]
+        return (400, {}, "content_filter") if text in prompt else completion(prompt.upper())
+
+    return Service(reply)
+
+
+def test_a_prompt_that_is_refused_ends_nothing() -> None:
+    with refusing("bad").running() as url:
+        judge = endpoint(url)
+        assert judge(["one", "bad", "two"]) == ["ONE", "", "TWO"]
+        assert judge(["bad", "bad too"]) == ["", ""]  # it answers others
+        assert judge.n_refused == 3
+
+
+def test_a_service_that_refuses_everything_ends_it() -> None:
+    with refusing("").running() as url, pytest.raises(EndpointError, match="refused with status 400: content_filter"):
+        endpoint(url)(["one", "two"])
+
+
 def test_configs_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="`base_url` must be an http or https address, but is 'file:///etc' instead"):
         EndpointConfig("file:///etc", "m")

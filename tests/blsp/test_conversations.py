@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from blsp.batched_generation import generate_texts
@@ -69,6 +71,19 @@ def test_conversations_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert plan.draw(manifest) == drawn != replace(plan, seed=1).draw(manifest)
     assert replace(plan, n_conversations=5).draw(manifest) == drawn[:5]
     assert len(replace(plan, n_conversations=1000, only=None).draw(manifest)) == N
+
+
+def test_a_conversation_costs_the_same_however_many_utterances_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = np.arange(1_000_000)
+    monkeypatch.setattr("blsp.data.conversations.matching", lambda *_: many)
+    began = time.process_time()
+    drawn = ConversationPlan(2000).draw(make_manifest(tmp_path))
+    assert time.process_time() - began < 2  # half a minute where all are shuffled for each
+    earlier = [number for numbers, _ in drawn for number in numbers[:-1]]
+    assert len({*earlier}) > 0.99 * len(earlier)
+    assert 0.4 < np.mean(earlier) / len(many) < 0.6
 
 
 def test_answers_are_those_that_the_llm_gives_turn_by_turn(tiny_model: BlspModel, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def shard(path: Path, rows: Sequence[dict[str, Any]], seconds: Sequence[float], 
 
 def read(name: str, root: Path, split: str, **options: str) -> list[Utterance]:
     """Utterances without errors; each one's audio is there and as long as it says."""
-    errors = ErrorCount(limit=0)
+    errors = ErrorCount(share=0.0)
     utterances = list(corpus_named(name).read(root, split, errors, **options))
     assert len({u.id for u in utterances}) == len(utterances)
     for utterance in utterances:
@@ -558,8 +558,8 @@ def test_recordings_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
         "is not audio in a format that can be read",
         "does not exist",
     ]
-    with pytest.raises(DataError, match="More than 1 utterances cannot be read"):
-        list(corpus_named("generic").read(tmp_path, "all", ErrorCount(limit=1)))
+    with pytest.raises(DataError, match="More than 0 utterances cannot be read"):
+        list(corpus_named("generic").read(tmp_path, "all", ErrorCount(share=0.0)))
 
 
 def test_rows_of_shards_that_hold_no_audio_are_counted(tmp_path: Path) -> None:

@@ -95,3 +95,11 @@ def test_the_encoder_is_frozen(tiny_encoder: SpeechEncoder) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_encoder.parameters())
     assert not tiny_encoder.training
     assert (tiny_encoder.width, tiny_encoder.n_mels) == (16, 80)
+
+
+def test_only_a_trained_encoder_drops(tiny_whisper: WhisperForConditionalGeneration) -> None:
+    encoder = SpeechEncoder(copy.deepcopy(tiny_whisper.model.encoder))
+    assert not any(part.training for part in encoder.train().modules())
+    encoder.requires_grad_(True)
+    assert all(part.training for part in encoder.train().modules())
+    assert not any(part.training for part in encoder.eval().modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from blsp.evaluation.collecting import Collection, make_comparisons, make_scores
@@ -13,7 +14,8 @@ from blsp.evaluation.metric_counts import (
     mean_statistics,
     word_error_statistics,
 )
-from blsp.evaluation.statistics import ResamplingConfig
+from blsp.evaluation.statistics import ResamplingConfig, paired_test
+from blsp.evaluation.verdicts import HOW, verdict
 
 CONFIG = ResamplingConfig(200, 200)
 SUBJECT = Subject("Text+LLM", "Whisper+LLM", "BLSP")
@@ -36,18 +38,19 @@ def collection(**measures: list[Measure]) -> Collection:
 
 def test_repetition_that_helps_is_called_better() -> None:
     found = collection(blsp=[word_errors("asr/x", 20)], rp=[word_errors("asr/x", 5)])
-    (sentence,) = find(found, SUBJECT, "none", CONFIG)
+    sentence, how = find(found, SUBJECT, "none", CONFIG)
     assert sentence.startswith("Repetition data, asr/x: WER of BLSP+RP minus BLSP −50.0 [")
-    assert sentence.endswith("p = 0.005: better.")
+    assert sentence.endswith("p = 0.005, after correction = 0.005: better.")
+    assert how == f"How this is judged (1 comparisons): {HOW}."
     same = collection(blsp=[word_errors("asr/x", 20)], rp=[word_errors("asr/x", 20)])
-    assert find(same, SUBJECT, "none", CONFIG)[0].endswith("p = 1.000: no clear difference.")
+    assert find(same, SUBJECT, "none", CONFIG)[0].endswith(": no clear difference.")
 
 
 def test_variants_are_judged_beside_their_like() -> None:
     found = Collection(["BLSP", "BLSP+RP", "BLSP (tokens)", "BLSP+RP (tokens)", "BLSP+RP (alone)"])
     for name, wrong in zip(found.systems, (20, 20, 25, 5, 1)):
         found.add(name, [word_errors("asr/x", wrong)])
-    _, sentence = find(found, SUBJECT, "none", CONFIG)
+    _, sentence, _ = find(found, SUBJECT, "none", CONFIG)
     assert sentence.startswith("Repetition data, asr/x: WER of BLSP+RP (tokens) minus BLSP (tokens) −66.7 [")
     assert sentence.endswith("better.")
 
@@ -61,7 +64,7 @@ def test_behaviour_as_on_transcripts_is_judged_by_answers_and_by_the_gap() -> No
         return Measure("answers/x", mean_statistics([100.0] * n + [0.0] * (N - n), metric="agreement"))
 
     found = collection(asr=[gap(3.0), agreeing(2)], blsp=[gap(0.5), agreeing(25)], rp=[gap(0.5), agreeing(25)])
-    sentences = find(found, SUBJECT, "none", CONFIG)
+    *sentences, _ = find(found, SUBJECT, "none", CONFIG)
     assert sentences[0].startswith("Behaviour as on transcripts, gap/CW: KL (nats) of BLSP minus ASR pretraining −2.5")
     assert sentences[1].startswith(
         "Behaviour as on transcripts, answers/x: agreement of BLSP minus ASR pretraining +76.7"
@@ -73,7 +76,7 @@ def test_behaviour_as_on_transcripts_is_judged_by_answers_and_by_the_gap() -> No
 def test_repetition_is_judged_where_the_llm_alone_repeats_but_not_by_recognisers() -> None:
     tasks = ("asr-alone/x", "asr-alone/x, recogniser alone")
     found = collection(blsp=[word_errors(t, 20) for t in tasks], rp=[word_errors(t, 5) for t in tasks])
-    (sentence,) = find(found, SUBJECT, "none", CONFIG)
+    sentence, _ = find(found, SUBJECT, "none", CONFIG)
     assert sentence.startswith("Repetition data, asr-alone/x: WER")
 
 
@@ -82,7 +85,7 @@ def test_deafness_to_instructions() -> None:
         return [Measure("pairs", mean_statistics([value, value + 0.001] * (N // 2), metric="cosine"))]
 
     found = collection(text=cosines(0.5), asr=cosines(0.99), blsp=cosines(0.6))
-    (sentence,) = find(found, SUBJECT, "pairs", CONFIG)
+    sentence, _ = find(found, SUBJECT, "pairs", CONFIG)
     assert "ASR pretraining 0.991 [" in sentence or "ASR pretraining 0.990 [" in sentence
     assert "Text+LLM 0.50" in sentence
     assert "ASR pretraining minus BLSP: +0.390 [+0.390, +0.390]" in sentence
@@ -90,11 +93,57 @@ def test_deafness_to_instructions() -> None:
 
 def test_where_the_llm_is_the_limit() -> None:
     same = find(collection(text=[word_errors("asr/x", 9)], blsp=[word_errors("asr/x", 9)]), SUBJECT, "none", CONFIG)
-    assert same[0].endswith(": as far as 30 utterances tell, the LLM is the limit here, not the method.")
+    assert same[0].endswith(": the LLM is the limit here, not the method.")
     worse = find(collection(text=[word_errors("asr/x", 1)], blsp=[word_errors("asr/x", 25)]), SUBJECT, "none", CONFIG)
     assert worse[0].endswith(": the rest is lost in hearing.")
     better = find(collection(text=[word_errors("asr/x", 25)], blsp=[word_errors("asr/x", 1)]), SUBJECT, "none", CONFIG)
     assert better[0].endswith(": hearing does not limit here.")
+    few = find(collection(text=[word_errors("asr/x", 9)], blsp=[word_errors("asr/x", 12)]), SUBJECT, "none", CONFIG)
+    assert few[0].endswith(": 30 utterances do not tell whether hearing is a limit here.")
+
+
+def test_a_verdict_holds_although_there_are_many_comparisons() -> None:
+    """Where nothing differs, one comparison in twenty has a p-value below 0.05; a report must not call it better."""
+    rng = np.random.default_rng(0)
+    found, below = Collection(["BLSP", "BLSP+RP"]), 0
+    for number in range(60):
+        pair = [mean_statistics(rng.normal(50, 20, 40).tolist(), metric="agreement") for _ in range(2)]
+        below += paired_test(*pair, CONFIG).p_value < 0.05
+        for system, statistics in zip(found.systems, pair):
+            found.add(system, [Measure(f"slu/{number}", statistics)])
+    *sentences, how = find(found, SUBJECT, "none", CONFIG)
+    assert below >= 2
+    assert len(sentences) == 60
+    assert "(60 comparisons)" in how
+    assert all(sentence.endswith(": no clear difference.") for sentence in sentences)
+
+
+def test_a_difference_that_is_sure_may_still_not_matter() -> None:
+    """BLEU of 0.3 for all, and -0.1 in each of 16 utterances: nobody is worse for that."""
+    found = Collection(["BLSP", "BLSP+RP"])
+    for system, value in zip(found.systems, (0.3, 0.2)):
+        statistics = mean_statistics([value + i / 1000 for i in range(16)], metric="BLEU")
+        found.add(system, [Measure("st/x", statistics)])
+    sentence, _ = find(found, SUBJECT, "none", ResamplingConfig(200, 70_000))
+    assert "p < 0.001" in sentence
+    assert sentence.endswith(": a difference too small to matter.")
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "p_value", "higher_is_better", "expected"),
+    [
+        ("WER", -2.0, 0.01, False, "better"),
+        ("WER", 2.0, 0.01, False, "worse"),
+        ("BLEU", 2.0, 0.01, True, "better"),
+        ("BLEU", -0.99, 0.0, True, "a difference too small to matter"),
+        ("KL (nats)", -0.1, 0.0, False, "better"),
+        ("cosine around the mean", 0.03, 0.0, True, "better"),
+        ("accuracy", 30.0, 0.05, True, "no clear difference"),
+        ("accuracy", 30.0, float("nan"), True, "no clear difference"),
+    ],
+)
+def test_verdicts(metric: str, difference: float, p_value: float, higher_is_better: bool, expected: str) -> None:
+    assert verdict(metric, difference, p_value, higher_is_better=higher_is_better) == expected
 
 
 def test_only_named_pairs_are_compared() -> None:

@@ -3,14 +3,16 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from blsp.errors import CheckpointError, UnsupportedError
-from blsp.modeling.lora import CONFIG_NAME, merge_lora
+from blsp.modeling.lora import CONFIG_NAME, WEIGHTS_NAME, merge_lora
 from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
 
 CONFIG = LoraConfig(rank=4, alpha=8)
@@ -50,7 +52,7 @@ def test_only_the_low_rank_matrices_are_trained(tiny_llm: LlamaForCausalLM) -> N
 def test_saved_changes_are_what_peft_reads_and_what_is_merged(
     tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM
 ) -> None:
-    save_lora(tmp_path, changed, CONFIG)
+    save_lora(tmp_path, changed)
     expected = logits(changed)
     assert (expected - logits(tiny_llm)).abs().max() > 0.1
     by_peft = PeftModel.from_pretrained(copy.deepcopy(tiny_llm), tmp_path)
@@ -62,14 +64,14 @@ def test_saved_changes_are_what_peft_reads_and_what_is_merged(
 
 def test_merged_state_is_a_plain_llm(tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
     plain = copy.deepcopy(tiny_llm)
-    plain.load_state_dict(merged_state(changed, CONFIG))
+    plain.load_state_dict(merged_state(changed))
     torch.testing.assert_close(logits(plain), logits(changed), rtol=1e-4, atol=1e-4)
 
 
 def test_changes_of_another_llm_are_refused(
     tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM
 ) -> None:
-    save_lora(tmp_path, changed, CONFIG)
+    save_lora(tmp_path, changed)
     config = copy.deepcopy(tiny_llm.config)
     config.hidden_size = 32
     with pytest.raises(CheckpointError, match="which this LLM lacks"):
@@ -90,11 +92,51 @@ def test_the_seed_decides_how_the_matrices_begin(tiny_llm: LlamaForCausalLM) -> 
 
 
 def test_more_than_plain_lora_is_refused(tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
-    save_lora(tmp_path, changed, CONFIG)
+    save_lora(tmp_path, changed)
     facts = json.loads((tmp_path / CONFIG_NAME).read_text())
     (tmp_path / CONFIG_NAME).write_text(json.dumps({**facts, "use_dora": True}))
     with pytest.raises(CheckpointError, match="must hold plain LoRA, but uses use_dora"):
         merge_lora(copy.deepcopy(tiny_llm), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("peft_type", "LOHA"),
+        ("bias", "all"),
+        ("init_lora_weights", "pissa"),  # has changed the LLM's own weights too
+        ("use_rslora", True),
+        ("lora_bias", True),
+        ("alora_invocation_tokens", [3]),
+        ("modules_to_save", ["lm_head"]),
+        ("trainable_token_indices", [3]),
+        ("of_a_later_peft", True),
+    ],
+)
+def test_whatever_changes_more_is_refused(
+    tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM, setting: str, value: object
+) -> None:
+    save_lora(tmp_path, changed)
+    facts = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps({**facts, setting: value}))
+    with pytest.raises(CheckpointError, match=f"must hold plain LoRA, but uses {setting} "):
+        merge_lora(copy.deepcopy(tiny_llm), tmp_path)
+
+
+def test_no_tensor_is_left_out(tmp_path: Path, tiny_llm: LlamaForCausalLM, changed: LlamaForCausalLM) -> None:
+    save_lora(tmp_path, changed)
+    tensors = load_file(tmp_path / WEIGHTS_NAME)
+    name = min(tensors)
+    for rest in ({**tensors, name.replace(".lora_A.weight", ".bias"): torch.ones(16)}, {name: tensors[name]}, {}):
+        save_file(rest, tmp_path / WEIGHTS_NAME)
+        with pytest.raises(CheckpointError, match="must hold plain LoRA, but holds "):
+            merge_lora(copy.deepcopy(tiny_llm), tmp_path)
+
+
+@pytest.mark.parametrize("options", [{"rank": 0}, {"dropout": 1.0}, {"dropout": -0.1}, {"modules": ()}])
+def test_values_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must "):
+        LoraConfig(**options)
 
 
 def test_an_llm_without_such_layers_is_refused(tiny_llm: LlamaForCausalLM) -> None:

@@ -159,12 +159,44 @@ def test_shards_are_a_partition(tmp_path: Path, world: int) -> None:
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_errors_are_counted_up_to_a_limit(tmp_path: Path) -> None:
-    errors = ErrorCount(limit=2)
+def test_errors_are_counted_up_to_a_share(tmp_path: Path) -> None:
+    errors = ErrorCount(0.01, total=1200)
     errors.note("a.tsv", 7, "no path")
     errors.note(tmp_path / "b.flac", None, "is empty")
     assert errors.errors == ["a.tsv, line 7: no path", f"{tmp_path}/b.flac: is empty"]
+    for line in range(1, 11):
+        errors.note("c.tsv", line, "no text")
     with pytest.raises(DataError) as caught:
-        errors.note("c.tsv", 1, "no text")
-    assert str(caught.value) == "More than 2 utterances cannot be read; the last one is c.tsv, line 1: no text."
-    assert caught.value.hint == "Repair c.tsv, or bear more of them: max_errors=20"
+        errors.note("c.tsv", 11, "no text")
+    assert str(caught.value) == "More than 12 utterances cannot be read; the last one is c.tsv, line 11: no text."
+    assert caught.value.hint == "Repair c.tsv, or tolerate more of them: max_error_share=0.1"
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "limit"),
+    [(0.01, 5, 10), (0.01, 2_000, 20), (0.01, 8_797_204, 87_972), (0.0, 10**7, 0), (1.0, 50, 50)],
+)
+def test_how_many_errors_are_tolerated(share: float, total: int, limit: int) -> None:
+    assert ErrorCount(share, total).limit == limit
+
+
+def test_a_recording_counts_once() -> None:
+    errors = ErrorCount(0.01, total=3000)
+    for line in range(1, 801):  # segments of one recording of GigaSpeech
+        errors.note("m.jsonl", line, "lost.opus does not exist", recording="lost.opus")
+    errors.note("m.jsonl", 900, "no text")
+    assert (len(errors), errors.n_utterances) == (2, 801)
+
+
+def test_errors_of_a_corpus_of_unknown_size_are_judged_at_its_end() -> None:
+    def noted(n: int) -> ErrorCount:
+        errors = ErrorCount()
+        for line in range(n):
+            errors.note("a.tsv", line, "no text")
+        return errors
+
+    noted(300).finish(100_000)
+    with pytest.raises(DataError, match="More than 13 utterances cannot be read"):
+        noted(300).finish(1_000)
+    with pytest.raises(DataError, match="More than 1000 utterances cannot be read"):
+        noted(1_001)  # before all the rest is read

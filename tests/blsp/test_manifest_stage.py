@@ -142,7 +142,23 @@ def test_errors_are_listed_and_counted(tmp_path: Path) -> None:
     assert (out / "errors.txt").read_text() == f"{root}/1.flac: is not audio in a format that can be read\n"
     assert listener.messages[-1] == f"1 utterances cannot be read; see {out}/errors.txt"
     with pytest.raises(DataError, match="More than 0 utterances cannot be read"):
-        ManifestStage().run(config(corpus="generic", root=str(root), out=str(out), max_errors=0), Silent())
+        ManifestStage().run(config(corpus="generic", root=str(root), out=str(out), max_error_share=0.0), Silent())
+
+
+def test_hundreds_of_bad_utterances_do_not_end_a_large_corpus(tmp_path: Path) -> None:
+    """One recording of GigaSpeech that is not there is hundreds of segments; others are damaged one by one."""
+    (tmp_path / "good.wav").write_bytes(b"not read")
+    lines = [{"id": f"a{i}", "audio": "lost.wav", "start": i, "duration": 1, "text": "a"} for i in range(900)]
+    lines += [{"id": f"b{i}", "audio": f"lost{i}.wav", "duration": 1, "text": "b"} for i in range(150)]
+    lines += [{"id": f"c{i}", "audio": "good.wav", "start": i, "duration": 1, "text": "c"} for i in range(14_000)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out, listener = tmp_path / "out", Listener()
+    settings = config(corpus="generic", root=str(tmp_path), out=str(out), max_error_share=0.011)
+    result = ManifestStage().run(settings, listener)
+    assert (result["utterances"], result["errors"]) == (14_000, 151)
+    assert listener.messages[-1] == f"1050 utterances cannot be read; see {out}/errors.txt"
+    with pytest.raises(DataError, match="More than 150 utterances cannot be read"):
+        ManifestStage().run(config(corpus="generic", root=str(tmp_path), out=str(out)), Silent())
 
 
 def test_alpaca_becomes_instructions(tmp_path: Path) -> None:

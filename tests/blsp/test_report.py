@@ -83,9 +83,9 @@ normalizer whisper-english
 | Task | Systems | Difference | 95 % interval | p | p, Holm | n |
 | --- | --- | --- | --- | --- | --- | --- |
 | asr/dev | CTC+LLM − ours | **+3.3** | [+1.0, +5.0] | \< 0.001 | **\< 0.001** | 200 |
-| asr/dev | CTC+LLM − BLSP | **+0.5** | [-1.0, +2.0] | 0.040 | **0.040** | 200 |
+| asr/dev | CTC+LLM − BLSP | +0.5 | [-1.0, +2.0] | 0.040 | **0.040** | 200 |
 
-Interval: paired bootstrap. p: approximate randomisation, two-sided; Holm's correction is for the 2 comparisons of this table. Bold: below 0.05 after it.
+Interval: paired bootstrap. p: approximate randomisation, two-sided; Holm's correction is for the 2 comparisons of this table. Bold: p below 0.05 after it, and then a difference of at least 1, which matters.
 
 ## Figures
 
@@ -293,14 +293,14 @@ def test_two_reports_side_by_side(report: Report) -> None:
 
 ## Scores
 
-Of 2 scores, B is better in 1, worse in 0, and 1 cannot be told apart.
+Of 2 scores, B is better in 1, worse in 0, and in 1 no difference that matters is sure.
 
 | Task | System | Metric | A | B | B − A | B is |
 | --- | --- | --- | --- | --- | --- | --- |
 | **asr/dev** | CTC+LLM | WER ↓ | 12.3<br>[10.0, 15.0] | 8.0<br>[7.0, 9.0] | −4.3<br>[-7.2, -1.8] | **better** |
 | **asr/dev** | ours | WER ↓ | 9.0 | 9.5 | +0.5 | – |
 
-Intervals are 95 %. That of the difference takes the utterances of A and B for different ones, so it is too wide where they are the same. Better or worse: it leaves out zero.
+Intervals are 95 %. That of the difference takes the utterances of A and B for different ones, so it is too wide where they are the same. B is judged so: better or worse needs p below 0.05 after Holm's correction for all of these comparisons, and a difference that matters: at least 1 point of WER, BLEU or a percentage, 0.05 nats of KL, 0.02 of a cosine.
 
 ## Not comparable
 
@@ -322,6 +322,25 @@ Intervals are 95 %. That of the difference takes the utterances of A and B for d
     reader = Reader()
     reader.feed(compare(report, other).html())
     assert reader.open == []
+
+
+def test_one_of_many_scores_is_better_by_chance() -> None:
+    """Each interval of a difference just leaves out zero, which is nothing special among so many."""
+    a = [Score("s", f"t{i}", "accuracy", 50.0, 45.0, 55.0, 100) for i in range(20)]
+    b = [replace(score, value=57.2, low=52.2, high=62.2) for score in a]
+    low, high = difference_interval(a[0], b[0]) or (0.0, 0.0)
+    assert 0 < low < 0.2 < high
+    assert (
+        "B is better in 0, worse in 0, and in 20"
+        in compare(Report("A", scores=tuple(a)), Report("B", scores=tuple(b))).markdown()
+    )
+    alone = compare(Report("A", scores=tuple(a[:1])), Report("B", scores=tuple(b[:1])))
+    assert "B is better in 1" in alone.markdown()
+    tiny = compare(
+        Report("A", scores=(Score("s", "t", "BLEU", 0.3, 0.25, 0.35, 16),)),
+        Report("B", scores=(Score("s", "t", "BLEU", 0.5, 0.45, 0.55, 16),)),
+    )
+    assert "| a difference too small to matter |" in tiny.markdown()
 
 
 def test_reports_of_one_system_each_are_compared_whatever_its_name() -> None:

@@ -74,6 +74,30 @@ def test_sentences_become_speech(tmp_path: Path, beeper: list[str]) -> None:
     assert stage.outputs(settings) == [tmp_path / "out" / "manifest.jsonl", tmp_path / "out" / "held_out.jsonl"]
 
 
+def test_a_sentence_that_an_engine_stumbles_over_ends_nothing(
+    tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speak = Beeper.speak
+
+    def stumbling(self: Beeper, text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
+        if "number 2" in text:
+            raise subprocess.CalledProcessError(1, ["flite"])
+        return speak(self, text, voice, rng)
+
+    monkeypatch.setattr(Beeper, "speak", stumbling)
+    messages: list[str] = []
+
+    class Told(Silent):
+        def message(self, text: str) -> None:
+            messages.append(text)
+
+    result = SynthesisStage().run(config(texts(tmp_path, 5), tmp_path / "out"), Told())
+    assert (result["utterances"], result["errors"]) == (4, 1)
+    assert messages[0].startswith(
+        f"Left out: {tmp_path}/out: 'Sentence number 2.' cannot be spoken: Command '['flite']'"
+    )
+
+
 def test_what_is_spoken_is_not_spoken_again(tmp_path: Path, beeper: list[str]) -> None:
     settings = config(texts(tmp_path, 6), tmp_path / "out", voices=2)
     SynthesisStage().run(settings, Silent())

@@ -87,6 +87,31 @@ def test_checkpointed_activations_change_no_gradient(model: BlspModel, tmp_path:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2, dropout=0.5)])
+def test_checkpointed_activations_change_no_dropout(model: BlspModel, tmp_path: Path, lora: LoraConfig | None) -> None:
+    for part in model.llm.modules():
+        if hasattr(part, "attention_dropout"):
+            part.attention_dropout = 0.3
+
+    def trained(mode: bool, *, checkpoint: bool) -> dict[str, torch.Tensor]:
+        options = replace(OPTIONS, lora=lora, checkpoint_activations=checkpoint)
+        task = make_task(copy.deepcopy(model), tmp_path, options)
+        with torch.no_grad():
+            for name, parameter in task.module.named_parameters():
+                if ".lora_B" in name:
+                    parameter.fill_(0.1)
+        task.module.train(mode)
+        torch.manual_seed(0)
+        return gradients(task)
+
+    without = trained(False, checkpoint=False)
+    plain, found = trained(True, checkpoint=False), trained(True, checkpoint=True)
+    assert found.keys() == plain.keys() == without.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    assert any(not torch.allclose(plain[name], gradient) for name, gradient in without.items())
+
+
 def test_every_pair_is_trained_once_an_epoch(model: BlspModel, tmp_path: Path) -> None:
     steps = [[list(m) for m in step] for step in make_task(model, tmp_path).epoch(3)]
     assert sorted(i for step in steps for m in step for i in m) == [0, 1, 2, 3, 4]

@@ -49,7 +49,8 @@ def test_of_two_labels_at_one_place_the_longer_one_counts() -> None:
 
 
 def test_every_label_of_the_paper_names_itself() -> None:
-    assert [len(labels) for labels in LABELS.values()] == [6, 18, 3]
+    assert [len(labels) for labels in LABELS.values()] == [6, 18, 3, 19]
+    assert set(LABELS["fsc_all"]) - set(LABELS["fsc"]) == {"deactivate lights"}
     for labels in LABELS.values():
         assert [named_label(label, labels) for label in labels] == list(labels)
         assert [named_label(label.lower(), labels) for label in labels] == list(labels)

@@ -19,7 +19,7 @@ EACH = [pytest.param(name, marks=PAPER if name == "paper/pipeline" else ()) for 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # nothing may depend on the working directory
-    for name in ("VOICECHAT_DATA", "VOICECHAT_RUNS", "CORPORA", "TARGET", "LANGUAGE", "PAPER", "LLM"):
+    for name in ("VOICECHAT_DATA", "VOICECHAT_RUNS", "CORPORA", "TARGET", "LANGUAGE", "LLM"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -47,6 +47,14 @@ def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str
             is_of_others = len(plans) == 1 or "paper/" in problem or any(path in problem for path in others)
             assert "runs/" not in problem or is_of_others, (job.name, problem)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_runs_lie_where_they_are_wanted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOICECHAT_RUNS", "/elsewhere")
+    said = repr(load_recipe(CONFIGS[name]).jobs)
+    assert "runs/" not in said
+    assert "/elsewhere/" in said
 
 
 def jobs(name: str) -> dict[str, Job]:

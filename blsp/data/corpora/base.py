@@ -156,7 +156,7 @@ def measured(drafts: Iterable[Utterance], errors: ErrorCount) -> Iterator[Uttera
         while window := list(itertools.islice(drafts, _WINDOW)):
             for draft, found in zip(window, pool.map(measure, window)):
                 if isinstance(found, AudioError):
-                    errors.note(draft.audio, None, _without_name(found, draft.audio))
+                    errors.note(draft.audio, None, _without_name(found, draft.audio), recording=draft.audio)
                 else:
                     yield found
 

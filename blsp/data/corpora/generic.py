@@ -70,7 +70,7 @@ class Generic(Corpus):
         if path is None or not path.is_file() or path.stat().st_size > _QUICK_BYTES or path.suffix == ".parquet":
             return None
         names = _fields_of(part)["split"]
-        rows = _table_rows(path, ErrorCount(limit=_QUICK_BYTES))
+        rows = _table_rows(path, ErrorCount(share=1.0, total=_QUICK_BYTES))
         return sum(part.split == "all" or _get(row, names) == part.split for _, row in rows)
 
     def _audio_files(self, part: Part) -> Iterator[Utterance]:
