@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from blsp.audio_blocks import Warn as Warn
+from blsp.audio_decoding import open_decoder
+from blsp.audio_mixing import Mixer, scale_of
+from blsp.audio_sources import AudioInput as AudioInput
+from blsp.audio_sources import name_of, open_source
 from blsp.errors import AudioError, StorageError
+from blsp.storage import atomic_file
 
 SAMPLING_RATE = 16_000
 """Samples per second of every waveform inside the library (Hz)."""
@@ -24,10 +29,6 @@ WHISPER_WINDOW_SECONDS = 30
 
 Waveform = npt.NDArray[np.float32]
 """Mono audio at 16 kHz in [-1, 1], float32 (N,)."""
-AudioInput = str | os.PathLike[str] | bytes
-"""A path, `-` for standard input, or the bytes of an audio file."""
-Warn = Callable[[str], None]
-"""Takes one line about audio that was readable only in part."""
 
 MAX_STREAM_SECONDS = 24 * 3600.0
 """Longest audio that `stream_audio` decodes by default."""
@@ -41,6 +42,7 @@ def load_audio(
     *,
     raw_rate: int | None = None,
     max_seconds: float = MAX_WAVEFORM_SECONDS,
+    track: int | None = None,
     warn: Warn | None = None,
 ) -> Waveform:
     """Decode a whole recording.
@@ -49,7 +51,8 @@ def load_audio(
         source: Path, `-` for standard input, or the bytes of an audio file.
         raw_rate: The source is headerless mono PCM, signed 16 bit little endian, at this rate (Hz).
         max_seconds: Longest recording to accept, counted while decoding.
-        warn: Called with one line for audio that is damaged but usable.
+        track: Which of its audio tracks to decode, from 1; None takes the first, and warns where there are more.
+        warn: Called with one line for audio that is damaged but usable, or not all of what the source holds.
 
     Returns:
         Mono waveform at 16 kHz in [-1, 1], float32 (N,), N >= 1.
@@ -57,7 +60,8 @@ def load_audio(
     Raises:
         AudioError: The source cannot be read, holds no audio, or is too long.
     """
-    return np.concatenate(list(stream_audio(source, raw_rate=raw_rate, max_seconds=max_seconds, warn=warn)))
+    pieces = stream_audio(source, raw_rate=raw_rate, max_seconds=max_seconds, track=track, warn=warn)
+    return np.concatenate(list(pieces))
 
 
 def stream_audio(
@@ -66,6 +70,7 @@ def stream_audio(
     block_seconds: float = 1.0,
     raw_rate: int | None = None,
     max_seconds: float = MAX_STREAM_SECONDS,
+    track: int | None = None,
     warn: Warn | None = None,
 ) -> Iterator[Waveform]:
     """Decode a recording of any length piece by piece, in memory that does not grow with it.
@@ -75,7 +80,8 @@ def stream_audio(
         block_seconds: Rough length of a piece.
         raw_rate: The source is headerless mono PCM, signed 16 bit little endian, at this rate (Hz).
         max_seconds: Longest recording to accept, counted while decoding.
-        warn: Called with one line for audio that is damaged but usable.
+        track: Which of its audio tracks to decode, from 1; None takes the first, and warns where there are more.
+        warn: Called with one line for audio that is damaged but usable, or not all of what the source holds.
 
     Yields:
         Consecutive pieces of the mono waveform at 16 kHz in [-1, 1], each float32 (N,), N >= 1.
@@ -83,32 +89,59 @@ def stream_audio(
     Raises:
         AudioError: The source cannot be read, holds no audio, or is too long.
     """
-    from blsp.audio_decoding import open_decoder
-    from blsp.audio_sources import name_of
-
     name = name_of(source)
-    decoded_seconds = 0.0
-    resampled = 0
-    with open_decoder(source, raw_rate=raw_rate, warn=warn or _ignore) as decoder:
-        resampler = Resampler(decoder.sampling_rate)
-        for block in decoder.blocks(block_seconds):
+    with open_source(source, needs_seeking=raw_rate is None) as file:
+        decoder = open_decoder(file, name, block_seconds, raw_rate, track)
+        scale = 1.0
+        if decoder.is_floating:
+            scale = scale_of(decoder.blocks(_ignore))
+            decoder = open_decoder(file, name, block_seconds, raw_rate, track)
+        to_waveform = _ToWaveform(scale)
+        decoded_seconds, n_samples = 0.0, 0
+        for block, sampling_rate in decoder.blocks(warn or _ignore):
             _check_finite(block, name, decoded_seconds)
-            decoded_seconds += len(block) / decoder.sampling_rate
+            decoded_seconds += len(block) / sampling_rate
             if decoded_seconds > max_seconds:
                 raise AudioError(
                     f"{name} is longer than {_duration(max_seconds)}, the longest recording that is read.",
                     hint="Cut it into shorter files first.",
                 )
-            waveform = resampler.push(mix_down(block))
-            resampled += len(waveform)
-            if len(waveform):
+            for waveform in to_waveform.push(block, sampling_rate):
+                n_samples += len(waveform)
                 yield waveform
-        rest = resampler.flush()
-        if len(rest):
-            yield rest
-        if resampled + len(rest) == 0:
+        for waveform in to_waveform.flush():
+            n_samples += len(waveform)
+            yield waveform
+        if n_samples == 0:
             what = "a header but no audio" if raw_rate is None else "no audio"
             raise AudioError(f"{name} has {what}.", hint="Record it again, or give another file.")
+
+
+class _ToWaveform:
+    """Brings blocks of a recording to mono at 16 kHz; their rate and channels may change on the way."""
+
+    def __init__(self, scale: float) -> None:
+        self._scale = np.float32(scale)
+        self._rate = 0
+        self._resampler = Resampler(SAMPLING_RATE)
+
+    def push(self, block: npt.NDArray[np.float32], sampling_rate: int) -> Iterator[Waveform]:
+        """Give what is ready of the waveform."""
+        if sampling_rate != self._rate:
+            yield from self.flush()
+            self._rate, self._resampler, self._mixer = sampling_rate, Resampler(sampling_rate), Mixer(sampling_rate)
+        if self._scale != 1:
+            with np.errstate(over="ignore"):  # it is clipped
+                block = block / self._scale
+        waveform = self._resampler.push(self._mixer.push(block.clip(-1.0, 1.0)))
+        if len(waveform):
+            yield waveform
+
+    def flush(self) -> Iterator[Waveform]:
+        """Give the rest."""
+        rest = self._resampler.flush()
+        if len(rest):
+            yield rest
 
 
 class Resampler:
@@ -137,12 +170,6 @@ class Resampler:
         return resampled.clip(-1.0, 1.0)  # the filter overshoots at full scale
 
 
-def mix_down(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mean of the channels, clipped to [-1, 1]: float32 (N, C) -> (N,)."""
-    clipped = block.clip(-1.0, 1.0)  # before the mean: float files may hold any value
-    return clipped[:, 0] if clipped.shape[1] == 1 else clipped.mean(axis=1, dtype=np.float32)
-
-
 def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     """Waveform in [-1, 1] -> 16-bit samples, int16 (N,); what is louder is clipped."""
     scaled: npt.NDArray[np.int16] = np.rint(waveform * _PCM_SCALE).clip(-_PCM_SCALE, _PCM_SCALE - 1).astype(np.int16)
@@ -167,18 +194,12 @@ def save_audio(path: str | os.PathLike[str], waveform: npt.NDArray[np.float32], 
     path = Path(path)
     if path.suffix not in (".flac", ".wav"):
         raise ValueError(f"`path` must end in .flac or .wav, but is {str(path)!r} instead.")
-    temporary, encoded = None, io.BytesIO()  # soundfile prints a traceback where it meets a full disk itself
+    encoded = io.BytesIO()  # soundfile prints a traceback where it meets a full disk itself
     soundfile.write(encoded, to_pcm16(waveform), rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with atomic_file(path) as file:
             file.write(encoded.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}.",
             hint=f"Free some space, or check: ls -ld {path.parent}",

@@ -1,4 +1,4 @@
-"""Where a recording comes from: a file, standard input, or bytes. Says why it cannot be opened."""
+"""Where a recording comes from: a file, standard input, a pipe, or bytes. Says why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from blsp.audio import AudioInput
 from blsp.errors import AudioError, StorageError
 
+AudioInput = str | os.PathLike[str] | bytes
+"""A path of a file or FIFO, `-` for standard input, or the bytes of an audio file."""
+
 MAX_SPOOLED_BYTES = 4 * 2**30
-"""Most that is read from standard input when it is a file with a header."""
+"""Most that is read from a pipe when it carries a file with a header."""
+WRITER_SECONDS = 5.0
+"""How long to wait until somebody writes to a FIFO."""
 _CHUNK_BYTES = 2**20
 
 
@@ -27,61 +32,99 @@ def name_of(source: AudioInput) -> str:
     return "Standard input" if os.fspath(source) == "-" else os.fspath(source)
 
 
-def _check_regular_file(path: Path, name: str) -> None:
-    """Refuse what is not a file before opening it: opening a FIFO would wait for ever."""
+@contextmanager
+def open_source(source: AudioInput, *, needs_seeking: bool = True) -> Iterator[IO[bytes]]:
+    """The bytes of a source.
+
+    Args:
+        source: Path of a file or FIFO, `-` for standard input, or the bytes themselves.
+        needs_seeking: Copy what comes through a pipe to a temporary file without a name first, as headers need
+            seeking; else the bytes come as they arrive.
+
+    Raises:
+        AudioError: The source cannot be read, or is empty.
+        StorageError: What comes through a pipe does not fit in the folder for temporary files.
+    """
+    name = name_of(source)
+    with ExitStack() as stack:
+        if isinstance(source, bytes):
+            file: IO[bytes] = io.BytesIO(source)
+        elif os.fspath(source) == "-":
+            file = _standard_input()
+        else:
+            file = stack.enter_context(_open_path(Path(source), name))
+        if needs_seeking:
+            if not _can_be_sought(file):
+                spool = stack.enter_context(tempfile.TemporaryFile(prefix="audio-"))
+                _spool(file, spool, name)
+                file = spool
+            if file.seek(0, os.SEEK_END) == 0:
+                raise AudioError(f"{name} is empty (0 bytes).", hint="Record it again, or give another file.")
+            file.seek(0)
+        yield file
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None:
+        raise AudioError("Standard input is closed.", hint="Give a file instead of -.")
+    return sys.stdin.buffer
+
+
+def _can_be_sought(file: IO[bytes]) -> bool:
+    """Whether a file can be read from its beginning; standard input may also be the rest of a file."""
+    return file.seekable() and file.tell() == 0
+
+
+def _open_path(path: Path, name: str) -> IO[bytes]:
+    """Open a file or a FIFO; nothing else, as reading a device may never end."""
     try:
-        status = path.stat()
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {name}/*")
+        if stat.S_ISFIFO(mode):
+            return io.BufferedReader(_Fifo(path, name))
+        if not stat.S_ISREG(mode):
+            raise AudioError(
+                f"{name} is a device or socket, not a file.", hint=f"Read it from standard input: - < {name}"
+            )
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        return os.fdopen(descriptor, "rb")  # without its name, from which FFmpeg would guess the format
     except FileNotFoundError as error:
         raise AudioError(f"{name} does not exist.", hint=f"Look for it: ls {path.parent}") from error
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, name, error) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {name}/*")
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a FIFO" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
-        raise AudioError(f"{name} is {kind}, not a file.", hint=f"Read it from standard input: - < {name}")
-    if status.st_size == 0:
-        raise AudioError(f"{name} is empty (0 bytes).", hint="Record it again, or give another file.")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"{name} cannot be read: {reason}.", hint=f"Check its permissions: ls -l {path}") from error
 
 
-def _unreadable(path: Path, name: str, error: Exception) -> AudioError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return AudioError(f"{name} cannot be read: {reason}.", hint=f"Check its permissions: ls -l {path}")
+class _Fifo(io.RawIOBase):
+    """A FIFO, read once somebody has opened it at the other end.
 
+    Opening it and reading from it would wait for that without an end.
+    """
 
-@contextmanager
-def open_bytes(source: AudioInput, name: str) -> Iterator[IO[bytes]]:
-    """The bytes of a source as they are, without waiting for its end."""
-    if isinstance(source, bytes):
-        yield io.BytesIO(source)
-    elif os.fspath(source) == "-":
-        yield sys.stdin.buffer
-    else:
-        path = Path(source)
-        _check_regular_file(path, name)
-        try:
-            file = path.open("rb")
-        except OSError as error:
-            raise _unreadable(path, name, error) from error
-        with file:
-            yield file
+    def __init__(self, path: Path, name: str) -> None:
+        self._file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+        ends = time.monotonic() + WRITER_SECONDS
+        while (first := self._file.read(1)) == b"":  # None: open at the other end, and nothing written yet
+            if time.monotonic() > ends:
+                self._file.close()
+                raise AudioError(f"{name} is a FIFO that nothing writes to.", hint=f"Write to it: cat FILE > {name}")
+            time.sleep(0.02)
+        os.set_blocking(self._file.fileno(), True)
+        self._first = first or b""
 
+    def readable(self) -> bool:
+        return True
 
-@contextmanager
-def as_file(source: AudioInput, name: str) -> Iterator[Path]:
-    """The path of a source; standard input and bytes are put in a temporary file, as headers need seeking."""
-    if not isinstance(source, bytes) and os.fspath(source) != "-":
-        path = Path(source)
-        with open_bytes(source, name):  # says why it cannot be read; libsndfile would not
-            pass
-        yield path
-        return
-    with tempfile.NamedTemporaryFile(prefix="audio-") as spool:
-        with open_bytes(source, name) as file:
-            _spool(file, spool, name)
-        if spool.tell() == 0:
-            raise AudioError(f"{name} is empty (0 bytes).", hint="Record it again, or give another file.")
-        yield Path(spool.name)
+    def readinto(self, buffer: Any) -> int | None:
+        if self._first:
+            buffer[: len(self._first)], self._first = self._first, b""
+            return 1
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _spool(file: IO[bytes], spool: IO[bytes], name: str) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import IO, Any
 
 from blsp.errors import StorageError
 
@@ -75,10 +77,30 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def write_json_atomically(path: Path, data: dict[str, Any]) -> None:
     """Write `data` as `write_json` does, so that a reader, and a kill at any moment, finds the old or the new file."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    with atomic_file(path) as file:
+        file.write((json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that appears whole, on the disk (fsync), when the block ends without an error, or not at all.
+
+    Others may read it as the umask says; a file that is replaced keeps its permissions.
+
+    Yields:
+        The file to write, which has another name until then.
+
+    Raises:
+        OSError: It cannot be written. Nothing is left behind.
+    """
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # no part of its name: that may be as long as names can be
     try:
-        write_json(temporary, data)
-        _fsync(temporary)
+        with temporary.open("xb") as file:  # tempfile would hide it from everybody else
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

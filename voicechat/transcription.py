@@ -28,6 +28,8 @@ class RecordingOptions:
     endpointing: EndpointingSettings = field(default_factory=EndpointingSettings)
     whole: bool = False
     """Write about as much speech at once as the encoder takes, instead of every utterance."""
+    track: int | None = None
+    """Which of its audio tracks to read, from 1; None reads the first, and warns where there are more."""
 
 
 def write_segments(
@@ -56,7 +58,7 @@ def write_segments(
     """
     options.vad.reset()
     position = _Position(advance)
-    blocks = position.watch(stream_audio(source, raw_rate=options.raw_rate, warn=warn))
+    blocks = position.watch(stream_audio(source, raw_rate=options.raw_rate, track=options.track, warn=warn))
     stretches: Iterable[UtteranceReady] = segment_stream(blocks, options.vad, options.endpointing)
     if options.whole:
         stretches = _joined(stretches)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.audio import SAMPLING_RATE, AudioInput, Resampler, Waveform, mix_down
+from blsp.audio import SAMPLING_RATE, AudioInput, Resampler, Waveform, stream_audio
+from blsp.audio_decoding import seconds_of
+from blsp.audio_mixing import mix_down, scale_of
+from blsp.audio_sources import name_of, open_source
 from blsp.data.parquet import parquet_audio
 from blsp.errors import AudioError
-
-if TYPE_CHECKING:
-    import soundfile
 
 TOLERANCE_SECONDS = 0.5
 """How much shorter than its manifest says a recording may be: segment ends are rounded, and MP3 lengths guessed."""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".m4a", ".aac", ".webm")
-_READ_FORWARD = ("MP3",)
+_READ_FORWARD = ("MP3", ".mp3")
 """Formats whose decoders start afresh after a jump, with a gap: they are read from the beginning."""
 
 
@@ -53,6 +52,8 @@ def _by_jump(source: AudioInput, start: float, duration: float, name: str) -> Wa
     """The part, found by its offset; None where the format does not allow it."""
     import soundfile
 
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in _READ_FORWARD:
+        return None
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
             if file.format in _READ_FORWARD or not file.seekable():
@@ -63,11 +64,13 @@ def _by_jump(source: AudioInput, start: float, duration: float, name: str) -> Wa
                 return np.zeros(0, np.float32)
             file.seek(first)
             block = file.read(round(duration * rate), dtype="float32", always_2d=True)
+            is_floating = file.subtype in ("FLOAT", "DOUBLE")
     except (soundfile.SoundFileError, TypeError):  # TypeError: a suffix that soundfile takes for raw audio
         return None
     if not np.isfinite(block).all():
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity) after {start:.1f} s.")
-    return _resampled(mix_down(block), rate)
+    scale = scale_of([(block, rate)]) if is_floating and len(block) else 1.0
+    return _resampled(mix_down(block / np.float32(scale), rate), rate)
 
 
 def _resampled(samples: Waveform, rate: int) -> Waveform:
@@ -77,8 +80,6 @@ def _resampled(samples: Waveform, rate: int) -> Waveform:
 
 def _forward(source: AudioInput, start: float, duration: float) -> Waveform:
     """The part, by decoding all that comes before it."""
-    from blsp.audio import stream_audio
-
     first, end = round(start * SAMPLING_RATE), round((start + duration) * SAMPLING_RATE)
     pieces, position = [np.zeros(0, np.float32)], 0
     for piece in stream_audio(source):
@@ -90,31 +91,14 @@ def _forward(source: AudioInput, start: float, duration: float) -> Waveform:
 
 
 def duration_of(source: AudioInput) -> float:
-    """Length of a recording in seconds, from its header where that is to be trusted.
+    """Length of a recording in seconds, by the samples or packets that are there; none of them is decoded.
 
     Raises:
         AudioError: The recording cannot be read, or is empty.
     """
-    import soundfile
-
-    from blsp.audio import stream_audio
-    from blsp.audio_sources import as_file, name_of
-
-    try:
-        if isinstance(source, bytes):
-            seconds = _header_seconds(soundfile.info(io.BytesIO(source)))
-        else:
-            with as_file(source, name_of(source)) as path:  # says why it cannot be read; libsndfile would not
-                seconds = _header_seconds(soundfile.info(str(path)))
-    except (soundfile.SoundFileError, TypeError):
-        seconds = None
-    if seconds is None:
-        seconds = sum(len(piece) for piece in stream_audio(source)) / SAMPLING_RATE
+    name = name_of(source)
+    with open_source(source) as file:
+        seconds = seconds_of(file, name)
     if seconds <= 0:
-        raise AudioError(f"{name_of(source)} has a header but no audio.")
+        raise AudioError(f"{name} has a header but no audio.")
     return round(seconds, 4)
-
-
-def _header_seconds(info: soundfile._SoundFileInfo) -> float | None:
-    """What a header says; None where it says nothing, or nothing likely."""
-    return info.frames / info.samplerate if info.frames < 2**40 and info.samplerate >= 4000 else None

@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
-import subprocess
-import tempfile
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-import blsp.audio_decoding
-import blsp.audio_sources
+import blsp.audio_blocks
 from blsp.audio import (
     SAMPLING_RATE,
     Resampler,
     from_pcm16,
     load_audio,
-    mix_down,
     save_audio,
     stream_audio,
     to_pcm16,
 )
 from blsp.errors import AudioError, StorageError
+from tests.blsp.encoded_audio import Track, encode
 
 ASSETS = Path(__file__).parent.parent / "assets"
-NOT_AUDIO_HINT = "Give a recording: wav, flac, ogg, opus, mp3, m4a or another format that ffmpeg reads."
-NO_FFMPEG_HINT = (
-    "Give a wav, flac, ogg, opus or mp3 file; for m4a, aac and video install ffmpeg: apt-get install ffmpeg"
-)
-needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+NOT_AUDIO_HINT = "Give a recording: wav, flac, ogg, opus, mp3, m4a, webm, a video, or another format that FFmpeg reads."
 
 
 def tone(seconds: float = 1.0, rate: int = SAMPLING_RATE, hz: float = 440.0) -> np.ndarray:
     """A quiet sine, float32 (N,)."""
     return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
-
-
-@pytest.fixture
-def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_decoding.shutil, "which", lambda _: None)
-
-
-@pytest.fixture
-def with_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the message depends on it: an ffmpeg that knows nothing."""
-    monkeypatch.setattr(blsp.audio_decoding.shutil, "which", lambda _: "/bin/false")
 
 
 def error_of(source: str | Path | bytes, **options: object) -> tuple[str, str | None]:
@@ -87,22 +69,22 @@ def test_lossy_formats_sound_the_same(tmp_path: Path, name: str, options: dict[s
     assert peak_hz(load_audio(tmp_path / name)) == pytest.approx(440, abs=2)
 
 
-@needs_ffmpeg
-def test_m4a_is_read_through_ffmpeg(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "tone.wav", tone(2.0, 44_100), 44_100)
-    command = ["ffmpeg", "-v", "error", "-i", str(tmp_path / "tone.wav"), str(tmp_path / "tone.m4a")]
-    subprocess.run(command, check=True)
-    waveform = load_audio(tmp_path / "tone.m4a")
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mp4", "aac"), ("webm", "libopus"), ("mpegts", "mp2"), ("tta", "tta")]
+)
+def test_other_formats_need_no_program(monkeypatch: pytest.MonkeyPatch, container: str, codec: str) -> None:
+    monkeypatch.setenv("PATH", "")
+    waveform = load_audio(encode(container, [Track(tone(2.0), codec)]))
     assert len(waveform) == pytest.approx(2 * SAMPLING_RATE, abs=2048)
     assert peak_hz(waveform) == pytest.approx(440, abs=2)
 
 
 def test_eight_channels_at_192_khz_become_their_mean_at_16_khz(tmp_path: Path) -> None:
     rate = 192_000
-    channels = np.stack([tone(0.5, rate) * k / 4 for k in range(8)], axis=1)  # mean gain 3.5 / 4
+    channels = np.stack([tone(0.5, rate) * k / 4 for k in range(1, 9)], axis=1)  # mean gain 4.5 / 4
     soundfile.write(tmp_path / "wide.wav", channels, rate, subtype="FLOAT")
     waveform = load_audio(tmp_path / "wide.wav")
-    np.testing.assert_allclose(waveform[800:-800], (tone(0.5) * 3.5 / 4)[800:-800], atol=2e-3)
+    np.testing.assert_allclose(waveform[800:-800], (tone(0.5) * 4.5 / 4)[800:-800], atol=2e-3)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
@@ -125,9 +107,9 @@ def test_streaming_equals_resampling_in_one_go(tmp_path: Path, rate: int) -> Non
 def test_small_pieces_join_without_a_gap(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     """Above all in MP3 at low rates, where a frame's bits lie in the frames before."""
     soundfile.write(tmp_path / name, load_audio(ASSETS / "capital_of_france.flac"), SAMPLING_RATE, **options)
-    whole, _ = soundfile.read(tmp_path / name, dtype="float32")
+    whole = load_audio(tmp_path / name)
     pieces = list(stream_audio(tmp_path / name, block_seconds=0.1))
-    assert len(pieces) > 20
+    assert len(pieces) > 10
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
 
 
@@ -238,12 +220,6 @@ def test_folder(tmp_path: Path) -> None:
     assert error_of(tmp_path) == (f"{tmp_path} is a folder, not an audio file.", f"Give the files in it: {tmp_path}/*")
 
 
-def test_fifo_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
-    path = tmp_path / "fifo"
-    assert error_of(path) == (f"{path} is a FIFO, not a file.", f"Read it from standard input: - < {path}")
-
-
 def test_device() -> None:
     assert error_of("/dev/zero") == (
         "/dev/zero is a device or socket, not a file.",
@@ -285,23 +261,10 @@ def test_raw_pcm_without_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.wav", "notes.mp3", "notes.txt"])
-def test_text_named_like_audio(tmp_path: Path, name: str, with_ffmpeg: None) -> None:
+def test_text_named_like_audio(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("These are my notes.\n" * 50)
     assert error_of(path) == (f"{path} is not audio in a format that can be read.", NOT_AUDIO_HINT)
-
-
-@needs_ffmpeg
-def test_a_playlist_named_like_audio_makes_ffmpeg_fetch_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "list.m4a"
-    path.write_text("#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:9/a.aac\n#EXT-X-ENDLIST\n")
-    assert error_of(path)[0] == f"{path} is not audio in a format that can be read."
-
-
-def test_without_ffmpeg_the_hint_names_it(tmp_path: Path, no_ffmpeg: None) -> None:
-    path = tmp_path / "talk.m4a"
-    path.write_bytes(b"\0\0\0 ftypM4A " + bytes(200))
-    assert error_of(path) == (f"{path} is not audio in a format that can be read.", NO_FFMPEG_HINT)
 
 
 def test_raw_file_without_a_rate(tmp_path: Path) -> None:
@@ -324,23 +287,25 @@ def test_samples_that_are_not_numbers(tmp_path: Path, value: float) -> None:
     )
 
 
-def test_float_samples_out_of_range_are_clipped(tmp_path: Path) -> None:
-    loud = np.where(np.arange(48_000) // 100 % 2, 3e38, -3e38).astype(np.float32)
-    soundfile.write(tmp_path / "loud.wav", np.stack([loud, loud], 1), 48_000, subtype="FLOAT")
-    waveform = load_audio(tmp_path / "loud.wav")
-    assert np.isfinite(waveform).all()
-    assert np.abs(waveform).max() == 1.0
-
-
-@pytest.mark.parametrize("rate", [655_350, 1])
+@pytest.mark.parametrize("rate", [655_350, 1, 0])
 def test_forged_sampling_rate(tmp_path: Path, rate: int) -> None:
-    path = tmp_path / "forged.flac"
+    path = tmp_path / "forged.wav"
     soundfile.write(path, np.zeros(100_000, np.float32), SAMPLING_RATE)
-    path.write_bytes(with_flac_rate(path.read_bytes(), rate))
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    path.write_bytes(data)
     assert error_of(path) == (
         f"{path} has a sampling rate of {rate} Hz; 4000 to 384000 Hz can be read.",
         "Check the rate: a damaged or forged header often gives one like this.",
     )
+
+
+@pytest.mark.parametrize("rate", [655_350, 1])
+def test_a_rate_that_each_frame_gives_is_believed_before_the_header(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "forged.flac"
+    soundfile.write(path, np.tile(tone(), 4), SAMPLING_RATE)
+    path.write_bytes(with_flac_rate(path.read_bytes(), rate))
+    np.testing.assert_allclose(load_audio(path), np.tile(tone(), 4), atol=1e-4)
 
 
 def test_raw_rate_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,38 +336,17 @@ def test_length_is_capped_while_decoding(tmp_path: Path) -> None:
 
 
 def test_load_audio_holds_an_hour_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_decoding, "MAX_FILE_RATE_HZ", 10**9)
+    monkeypatch.setattr(blsp.audio_blocks, "MAX_FILE_RATE_HZ", 10**9)
     path = tmp_path / "slow.flac"
     soundfile.write(path, np.zeros(4_000 * 3_602, np.float32), 4_000)
     assert error_of(path)[0] == f"{path} is longer than 1 h, the longest recording that is read."
 
 
 def test_decoded_bytes_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_decoding, "MAX_DECODED_BYTES", 100_000)
+    monkeypatch.setattr(blsp.audio_blocks, "MAX_DECODED_BYTES", 100_000)
     path = tmp_path / "wide.flac"
     soundfile.write(path, np.zeros((20_000, 8), np.float32), 192_000)
     assert error_of(path) == (f"{path} decodes to more than 0 GiB.", "Cut it into shorter files first.")
-
-
-def test_standard_input_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_sources, "MAX_SPOOLED_BYTES", 1000)
-    feed(monkeypatch, bytes(2000))
-    assert error_of("-") == (
-        "Standard input is larger than 0 GiB.",
-        "Pass it as a file, or as raw PCM: --raw-rate 16000",
-    )
-
-
-def test_a_full_disk_while_reading_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.BytesIO):
-        def read(self, *_: object) -> bytes:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": Full()}))
-    with pytest.raises(
-        StorageError, match=r"does not fit in the folder for temporary files: No space left on device\."
-    ):
-        load_audio("-")
 
 
 # Samples
@@ -412,11 +356,6 @@ def test_pcm16_survives_the_way_there_and_back() -> None:
     samples = np.arange(-32_768, 32_768, dtype=np.int16)
     np.testing.assert_array_equal(to_pcm16(from_pcm16(samples)), samples)
     assert to_pcm16(np.float32([-2.0, 2.0])).tolist() == [-32_768, 32_767]
-
-
-def test_mix_down_clips_before_the_mean() -> None:
-    block = np.float32([[3.0, -1.0], [0.5, 0.25]])
-    np.testing.assert_array_equal(mix_down(block), np.float32([0.0, 0.375]))
 
 
 def test_resampler_in_any_pieces_gives_the_same() -> None:
@@ -452,25 +391,33 @@ def test_saving_where_it_cannot_be_saved(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 def test_a_full_disk_prints_nothing_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make = tempfile.NamedTemporaryFile
+    @contextmanager
+    def full_disk(_: Path) -> Iterator[io.FileIO]:
+        with io.FileIO("/dev/full", "w") as file:
+            yield file
 
-    def made(**options: Any) -> Any:
-        file = make(**options)
-
-        def write(data: Any) -> int:
-            raise OSError(28, "No space left on device")
-
-        file.write = write
-        return file
-
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", made)
+    monkeypatch.setattr("blsp.audio.atomic_file", full_disk)
     with pytest.raises(StorageError, match=r"turn\.flac cannot be written: No space left on device\."):
         save_audio(tmp_path / "turn.flac", tone())
     assert capfd.readouterr() == ("", "")
-    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_others_may_read_what_is_saved_as_the_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    path = tmp_path / "turn.flac"
+    before = os.umask(umask)
+    try:
+        save_audio(path, tone())
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o640)
+        save_audio(path, tone())
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640  # a file that is replaced keeps its own
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of open files")

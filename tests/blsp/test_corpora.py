@@ -25,8 +25,9 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 
 def ramp(seconds: float, first: float = 0.0) -> np.ndarray:
-    """A waveform that says at each sample when it is: value = time / 100 s."""
-    return ((first + np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE) / 100).astype(np.float32)
+    """A waveform that says at each sample when it is: value = time / 100 s, with alternating signs (no offset)."""
+    samples = round(first * SAMPLING_RATE) + np.arange(round(seconds * SAMPLING_RATE))
+    return (np.where(samples % 2, -1, 1) * samples / SAMPLING_RATE / 100).astype(np.float32)
 
 
 def record(path: Path, seconds: float, **kind: str) -> Path:

@@ -36,7 +36,7 @@ def encoded(waveform: np.ndarray, rate: int = SAMPLING_RATE, kind: str = "FLAC")
         ("a.wav", {}, 0),
         ("a.flac", {}, 0),
         ("a.sph", {"format": "NIST", "subtype": "PCM_16"}, 0),
-        ("a.ogg", {"format": "OGG", "subtype": "VORBIS"}, 0),
+        ("a.ogg", {"format": "OGG", "subtype": "VORBIS"}, 1e-6),
         ("a.opus", {"format": "OGG", "subtype": "OPUS"}, 5e-3),
         ("a.mp3", {"format": "MP3"}, 0),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blsp.errors import StorageError
-from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.storage import atomic_file, damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -149,3 +149,14 @@ def test_a_manifest_finds_what_changed(tmp_path: Path) -> None:
 def test_a_damaged_manifest_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     assert damaged_files(tmp_path, hashes=False) is None
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)  # the longest name there is
+    with atomic_file(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+    with pytest.raises(TypeError), atomic_file(path) as file:
+        file.writelines([b"new", None])  # type: ignore[list-item]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

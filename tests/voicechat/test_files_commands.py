@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 import voicechat.engine
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
 from blsp.errors import ContextFullError, ModelNotFoundError
+from tests.blsp.encoded_audio import Track, encode
 from voicechat.cli import app
 from voicechat.engine import ScriptedEngine
 from voicechat.options import ModelOptions
@@ -242,7 +243,7 @@ def make_bad(kind: str, folder: Path) -> tuple[Path, str]:
         return path, f"Error: {path} is a folder, not an audio file.\nHint: Give the files in it: {path}/*\n"
     if kind == "fifo":
         os.mkfifo(path)
-        return path, f"Error: {path} is a FIFO, not a file.\nHint: Read it from standard input: - < {path}\n"
+        return path, f"Error: {path} is a FIFO that nothing writes to.\nHint: Write to it: cat FILE > {path}\n"
     if kind == "empty":
         path.touch()
         return path, f"Error: {path} is empty (0 bytes).\nHint: Record it again, or give another file.\n"
@@ -264,6 +265,11 @@ def make_bad(kind: str, folder: Path) -> tuple[Path, str]:
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLING_RATE)
     soundfile.write(path, noise, SAMPLING_RATE)
     return path, f"Error: {path}: no speech was found in 5.0 s of audio.\n{SILENCE_HINT}"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blsp.audio_sources.WRITER_SECONDS", 0.1)
 
 
 BAD_KINDS = ["missing", "folder", "fifo", "empty", "header", "nan", "silence", "noise"]
@@ -362,3 +368,30 @@ def test_two_recordings_of_one_name_keep_their_results_apart(engine: EchoEngine,
     run("transcribe", tmp_path / "old_house.flac", SENTENCE, "-o", tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["old_house.flac.txt", "old_house.ogg.txt"]
+
+
+def test_a_track_is_chosen_by_its_number(engine: EchoEngine, tmp_path: Path) -> None:
+    path = tmp_path / "talk.mp4"
+    tracks = [Track(load_audio(QUESTION), "aac"), Track(load_audio(SENTENCE), "aac")]
+    path.write_bytes(encode("mp4", tracks, video_seconds=1.0))
+    first, second = run("transcribe", path), run("transcribe", path, "--track", "2")
+    assert first.stderr == f"Warning: {path} has 2 audio tracks; using the first. Choose another: --track 2\n"
+    assert second.stderr == ""
+    assert engine.asked[0] != engine.asked[1]
+    assert (
+        f"Error: {path} has 2 audio tracks, so that there is no track 3.\n"
+        in run("ask", path, "Why?", "--track", "3").stderr
+    )
+    result = run("translate", path, "--to", "de", "--track", "2", "--raw-rate", "16000")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: --track does nothing for raw PCM, which has no tracks.\nHint: Leave out --track.\n",
+    )
+
+
+def test_a_video_without_sound_says_so(engine: EchoEngine, tmp_path: Path) -> None:
+    path = tmp_path / "mute.mp4"
+    path.write_bytes(encode("mp4", [], video_seconds=1.0))
+    result = run("transcribe", path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {path} is a video without an audio track.\n")

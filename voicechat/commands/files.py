@@ -57,6 +57,10 @@ RawRateOption = Annotated[
     int | None,
     typer.Option("--raw-rate", metavar="HZ", help="Input is raw PCM at this rate: mono, signed 16 bit little endian."),
 ]
+TrackOption = Annotated[
+    int | None,
+    typer.Option("--track", min=1, metavar="N", show_default="1", help="Which audio track of a video to read."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -73,6 +77,7 @@ def transcribe(
     language: LanguageOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
+    track: TrackOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -88,7 +93,7 @@ def transcribe(
     settings = load_settings(_given(locals()))
     code = language_code(language) if language else None
     known = code or ("en" if settings.engine == "blsp" else None)
-    task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known)
+    task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known, track=track)
     _run(files, settings, format, output_dir, raw_rate, task)
 
 
@@ -100,6 +105,7 @@ def translate(
     language: LanguageOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
+    track: TrackOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -116,7 +122,7 @@ def translate(
     code, name = language_code(to), language_name(to)
     if language:
         language_code(language)
-    task = _Task(lambda e: lambda waveform: e.translate(waveform, to=name), code)
+    task = _Task(lambda e: lambda waveform: e.translate(waveform, to=name), code, track=track)
     _run(files, settings, format, output_dir, raw_rate, task)
 
 
@@ -128,6 +134,7 @@ def ask(
     max_new_tokens: MaxNewTokensOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
+    track: TrackOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -148,7 +155,7 @@ def ask(
         config = generation_config(settings)
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
-    _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True))
+    _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True, track=track))
 
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
@@ -179,6 +186,8 @@ class _Task:
     """Code of the language of what is written, for the results."""
     whole: bool = False
     """Take as much speech at once as the encoder does, instead of one utterance."""
+    track: int | None = None
+    """Which audio track of the recordings, from 1."""
 
 
 def _run(
@@ -193,6 +202,8 @@ def _run(
     from voicechat.transcription import RecordingOptions
     from voicechat.vad import WebRtcVad
 
+    if raw_rate is not None and task.track is not None:
+        raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
     options = ModelOptions.from_settings(settings)
 
     def load() -> LoadedWriter:
@@ -205,7 +216,7 @@ def _run(
             engine = load_engine(options, settings.engine, progress)
         return LoadedWriter(task.make(engine), engine.model_name, task.language)
 
-    recording = RecordingOptions(WebRtcVad(settings.vad_mode), raw_rate, whole=task.whole)
+    recording = RecordingOptions(WebRtcVad(settings.vad_mode), raw_rate, whole=task.whole, track=task.track)
     if run_batch(files, load, recording, OutputOptions(format, folder)):
         raise typer.Exit(EXIT_FAILURE)
 
