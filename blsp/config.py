@@ -24,6 +24,7 @@ from typing import Any, TypeVar, Union
 import yaml
 
 from blsp.errors import ConfigError
+from blsp.user_paths import expand_user
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -234,7 +235,7 @@ def _scalar(kind: Any, value: Any) -> Any:
     if kind is Path:
         if not isinstance(value, (str, Path)) or not str(value):
             raise _MismatchError("a path")
-        return Path(value).expanduser()
+        return expand_user(value)
     if not isinstance(value, kind):
         raise _MismatchError("a text" if kind is str else kind.__name__)
     return value

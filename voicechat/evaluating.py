@@ -12,6 +12,7 @@ from blsp.errors import ConfigError
 from blsp.stages.comparison import without_missing
 from blsp.stages.pipeline import Recipe, load_recipe
 from blsp.stages.report import PAGE, ReportConfig
+from blsp.user_paths import names_file
 from voicechat import training
 
 
@@ -27,7 +28,7 @@ def load(name: str, assignments: Sequence[str]) -> Recipe:
     """
     shipped = training.shipped_configs()
     bare = name.removeprefix("recipes/configs/").removesuffix(".yaml")
-    path = shipped.get(f"{bare}/evaluate") if not Path(name).is_file() else None
+    path = shipped.get(f"{bare}/evaluate") if not names_file(name) else None
     recipe = load_recipe(path or training.find_config(name), assignments)
     if not isinstance(recipe.jobs[-1].config, ReportConfig):
         raise ConfigError(
@@ -89,7 +90,7 @@ def compare(a: Path, b: Path, html: Path | None) -> None:
 def _report_folder(path: Path) -> Path:
     """Where the report is: the folder itself, or that of an evaluation that holds it."""
     candidates = (path, path / PAGE, path / "report" / PAGE)
-    return next((c for c in candidates if c.is_file() or (c / "report.json").is_file()), path)
+    return next((c for c in candidates if names_file(c) or names_file(c / "report.json")), path)
 
 
 def _print_notices(notices: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from blsp.user_paths import expand_user, home_folder
+
 
 def cache_folder() -> Path:
     """Converted weights: `VOICECHAT_CACHE`, or `$XDG_CACHE_HOME/voicechat`."""
@@ -21,7 +23,7 @@ def config_folder() -> Path:
 def config_path() -> Path:
     """The settings file: `VOICECHAT_CONFIG`, or `config.yaml` in the settings folder."""
     if own := os.environ.get("VOICECHAT_CONFIG"):
-        return Path(own).expanduser()
+        return expand_user(own)
     return config_folder() / "config.yaml"
 
 
@@ -33,4 +35,4 @@ def state_folder() -> Path:
 def _xdg(variable: str, default: str) -> Path:
     value = os.environ.get(variable, "")
     # the XDG specification has relative paths ignored
-    return Path(value) if value and Path(value).is_absolute() else Path.home() / default
+    return Path(value) if value and Path(value).is_absolute() else home_folder() / default

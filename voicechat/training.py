@@ -17,6 +17,7 @@ from blsp.errors import ConfigError
 from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
+from blsp.user_paths import expand_user, names_file
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 
@@ -43,8 +44,8 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: There is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = expand_user(name)
+    if names_file(path):
         return path
     shipped = shipped_configs()
     wanted = Path(name).with_suffix("").as_posix() if name.endswith((".yaml", ".yml")) else name

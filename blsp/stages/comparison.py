@@ -22,6 +22,7 @@ from blsp.stages.representations import RepresentationsConfig
 from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 from blsp.storage import sha256_of
+from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.stages.pipeline import Job, Recipe
@@ -207,7 +208,7 @@ class _Expansion:
                 self._manifests[name] = job.stage.outputs(job.config)[0]
                 yield job
             elif set(step) == {"manifest"}:
-                self._manifests[name] = Path(str(step["manifest"])).expanduser()
+                self._manifests[name] = expand_user(str(step["manifest"]))
             else:
                 raise ConfigError(f"{self._path}: data.{name} must have `stage` or `manifest`, but has {sorted(step)}.")
 

@@ -23,6 +23,7 @@ from blsp.stages.training_cost import (
     training_bytes,
 )
 from blsp.training.config import TrainingConfig
+from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.data.feature_cache import FeatureCache
@@ -80,12 +81,12 @@ def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
         config: The model.
         speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
     """
-    from blsp.hub import is_hub_id
+    from blsp.hub import is_folder, is_hub_id
     from blsp.specs import EMBEDDED, EMBEDDED_ADAPTER, PRESETS
 
     names = (config.name, config.encoder, config.llm, config.adapter)
     known = {None, "new", EMBEDDED, *PRESETS}
-    found = [Path(n).expanduser() for n in names if n not in known and n and (Path(n).is_dir() or not is_hub_id(n))]
+    found = [expand_user(n) for n in names if n not in known and n and (is_folder(n) or not is_hub_id(n))]
     return [*found, EMBEDDED_ADAPTER] if speech and (config.adapter or config.name) == EMBEDDED else found
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.hub import is_folder
 from blsp.specs import ModelSpec
+from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.modeling.encoder import SpeechEncoder
@@ -39,7 +40,7 @@ class Product:
     def _name(self, part: str, folder: Path) -> str:
         if not is_folder(part):
             return part
-        path = Path(part).expanduser().resolve()
+        path = expand_user(part).resolve()
         inside = path.is_relative_to(self.home.resolve())
         return Path(os.path.relpath(path, folder.resolve())).as_posix() if inside else str(path)
 
