@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import stat
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from blsp.errors import AudioError, StorageError
 MAX_SPOOLED_BYTES = 4 * 2**30
 """Most that is read from standard input when it is a file with a header."""
 _CHUNK_BYTES = 2**20
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://?", re.IGNORECASE)  # a `Path` has one slash less
 
 
 def name_of(source: AudioInput) -> str:
@@ -32,21 +35,31 @@ def _check_regular_file(path: Path, name: str) -> None:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise AudioError(f"{name} does not exist.", hint=f"Look for it: ls {path.parent}") from error
+        if _ADDRESS.match(name):
+            raise AudioError(
+                f"{name} is an address, not a file.", hint=f"Fetch it first: curl -L -O {shlex.quote(name)}"
+            ) from error
+        raise AudioError(f"{name} does not exist.", hint=f"Look for it: ls {_quoted(path.parent)}") from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, name, error) from error
     if stat.S_ISDIR(status.st_mode):
-        raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {name}/*")
+        raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {_quoted(path)}/*")
     if not stat.S_ISREG(status.st_mode):
         kind = "a FIFO" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
-        raise AudioError(f"{name} is {kind}, not a file.", hint=f"Read it from standard input: - < {name}")
+        raise AudioError(f"{name} is {kind}, not a file.", hint=f"Read it from standard input: - < {_quoted(path)}")
     if status.st_size == 0:
         raise AudioError(f"{name} is empty (0 bytes).", hint="Record it again, or give another file.")
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> AudioError:
     reason = getattr(error, "strerror", None) or str(error)
-    return AudioError(f"{name} cannot be read: {reason}.", hint=f"Check its permissions: ls -l {path}")
+    return AudioError(f"{name} cannot be read: {reason}.", hint=f"Check its permissions: ls -l {_quoted(path)}")
+
+
+def _quoted(path: Path) -> str:
+    """The path as it is typed in a shell, not to be taken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 @contextmanager

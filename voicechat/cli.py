@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import shlex
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from blsp.user_paths import names_file
 from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
-from voicechat.errors import report_errors
+from voicechat.errors import UsageError, report_errors
+
+_ARGUMENTS = "voicechat.arguments"
+_PARSING_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # Click's UsageError, which Typer does not export
 
 
 class _Commands(TyperGroup):
     """Puts the error boundary around whichever command runs."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         gc.enable()
         with report_errors(debug=bool(ctx.params.get("debug"))):
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except _PARSING_ERROR as error:
+                _blame_file(ctx.meta[_ARGUMENTS])
+                raise error
+
+
+def _blame_file(arguments: list[str]) -> None:
+    """Say so if an argument that was taken for an option is a file.
+
+    Raises:
+        UsageError: One is.
+    """
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        if argument.startswith("-") and argument != "-" and names_file(argument):
+            raise UsageError(
+                f"{argument} is a file, but was taken for an option, as it begins with a dash.",
+                hint=f"Name it so: {shlex.quote(f'./{argument}')}",
+            )
 
 
 app = typer.Typer(

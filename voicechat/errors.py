@@ -60,6 +60,13 @@ def print_error(error: BlspError | VoiceChatError) -> None:
         print(f"Hint: {one_line(error.hint)}", file=sys.stderr)
 
 
+def print_notice(message: str, hint: str | None = None) -> None:
+    """Write a `Notice:` line on stderr, and a `Hint:` if there is one."""
+    print(f"Notice: {one_line(message)}", file=sys.stderr)
+    if hint:
+        print(f"Hint: {one_line(hint)}", file=sys.stderr)
+
+
 def print_warning(message: str) -> None:
     """Write a `Warning:` line on stderr."""
     print(f"Warning: {one_line(message)}", file=sys.stderr)
