@@ -173,7 +173,7 @@ class FfmpegDecoder:
 def _open_sound_file(path: Path) -> soundfile.SoundFile | None:
     """Open with libsndfile; None if it does not know the format."""
     try:
-        return _ForwardFile(str(path))
+        return _ForwardFile(os.fsencode(path))  # a name need not be UTF-8
     except (soundfile.SoundFileError, TypeError):  # TypeError: a suffix that soundfile takes for raw audio
         return None
 
