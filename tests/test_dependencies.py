@@ -22,7 +22,7 @@ FAMILIES = {
     "hearing": {"audio_devices", "audio_io", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
     "remembering": {"history", "recording", "export"},
-    "writing": {"cues", "subtitles", "outputs", "journal"},
+    "writing": {"cues", "subtitles", "outputs", "journal", "results"},
     "showing": {"ui"},
     "composing": {
         *("__main__", "cli", "commands", "talk", "batch"),  # the program

@@ -10,7 +10,7 @@ import shlex
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,13 +29,19 @@ class UnusableNameError(VoiceChatError):
 TO_REPLACE = "Choose another name, or replace it: --overwrite"
 
 
-def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), hint: str = TO_REPLACE) -> None:
+class ExistsError(UsageError):
+    """A file that was not to be replaced."""
+
+
+def check_output(
+    path: Path, *, overwrite: bool, inputs: Collection[tuple[int, int]] = (), hint: str = TO_REPLACE
+) -> None:
     """Refuse to write where something of the user's would be lost, before any work is done.
 
     Args:
         path: The file that is to be written.
         overwrite: The user said that it may be replaced.
-        inputs: Files that are read, and never may be replaced.
+        inputs: `file_ids` of what is read, and never may be replaced.
         hint: What to do about a file that exists.
 
     Raises:
@@ -45,16 +51,26 @@ def check_output(path: Path, *, overwrite: bool, inputs: Sequence[Path] = (), hi
         status = path.stat()
     except (OSError, ValueError):
         return  # nothing there, or writing will say what is wrong
-    if any(_is_same(status, other) for other in inputs):
+    if (status.st_dev, status.st_ino) in inputs:
         raise UsageError(f"{path} is one of the recordings, and would be overwritten.", hint="Choose another folder.")
     if not stat.S_ISREG(status.st_mode):
         if stat.S_ISDIR(status.st_mode):
             raise UsageError(f"{path} is a folder, but must be a file.")
         return  # a device or a pipe keeps nothing that could be lost
     if not overwrite:
-        raise UsageError(f"{path} exists already.", hint=hint)
+        raise ExistsError(f"{path} exists already.", hint=hint)
     if not status.st_mode & 0o222 or not os.access(path, os.W_OK):
         raise UsageError(f"{path} is read-only.", hint=f"Let it be replaced: chmod u+w {shlex.quote(str(path))}")
+
+
+def file_ids(paths: Iterable[Path]) -> frozenset[tuple[int, int]]:
+    """Device and number of each file that is there, whatever its names."""
+    found = set()
+    for path in paths:
+        with suppress(OSError, ValueError):
+            status = path.stat()
+            found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def write_output(path: Path, text: str, *, overwrite: bool = False) -> None:
@@ -63,7 +79,7 @@ def write_output(path: Path, text: str, *, overwrite: bool = False) -> None:
     A file that is replaced keeps its permissions. Links are followed; devices and pipes are written to as they are.
 
     Raises:
-        UsageError: It exists, and `overwrite` is false.
+        ExistsError: It exists, and `overwrite` is false.
         UnusableNameError: The file system does not take its name.
         StorageError: The folder or disk cannot be written.
     """
@@ -107,20 +123,13 @@ def _publish_new(temporary: Path, path: Path) -> None:
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
-        raise UsageError(f"{path} exists already.", hint=TO_REPLACE) from None
+        raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from None
     except OSError as error:
         if error.errno in _BAD_NAME:
             raise
         if path.exists():  # a file system without links
-            raise UsageError(f"{path} exists already.", hint=TO_REPLACE) from error
+            raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from error
         temporary.rename(path)
-
-
-def _is_same(status: os.stat_result, other: Path) -> bool:
-    try:
-        return os.path.samestat(status, other.stat())
-    except (OSError, ValueError):
-        return False
 
 
 def output_stems(files: Sequence[str], max_bytes: int = 255) -> list[str]:

@@ -547,6 +547,30 @@ def test_a_failed_recording_has_its_file_too(engine: EchoEngine, tmp_path: Path)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["capital_of_france.json", "late.json"]
 
 
+def test_a_result_that_appears_meanwhile_fails_this_recording_alone(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transcribe(waveform: np.ndarray, language: str | None = None) -> str:
+        (tmp_path / "capital_of_france.txt").write_text("mine")
+        return "Words."
+
+    monkeypatch.setattr(engine, "transcribe", transcribe)
+    result = run("transcribe", QUESTION, SENTENCE, "-o", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path}/capital_of_france.txt exists already.\n")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert '"Words."' in found.pop("capital_of_france.part.jsonl")
+    assert found == {"capital_of_france.txt": "mine", "old_house.txt": "Words.\n"}
+
+
+def test_a_home_folder_that_the_shell_left_alone(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("transcribe", QUESTION, "--output-dir=~/talks").exit_code == 0
+    assert (tmp_path / "talks" / "capital_of_france.txt").exists()
+
+
 # Names
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blsp.errors import StorageError
 from voicechat.errors import UsageError
-from voicechat.outputs import UnusableNameError, check_output, output_stems, write_output
+from voicechat.outputs import UnusableNameError, check_output, file_ids, output_stems, write_output
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_read_only_file_and_a_recording_are_never_replaced(tmp_path: Path) -> 
     link.symlink_to(path)
     for inputs in ([path], [tmp_path / "missing", link]):
         with pytest.raises(UsageError, match="is one of the recordings"):
-            check_output(path, overwrite=True, inputs=inputs)
+            check_output(path, overwrite=True, inputs=file_ids(inputs))
     path.chmod(0o444)
     with pytest.raises(UsageError, match="is read-only") as caught:
         check_output(path, overwrite=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from blsp.user_paths import names_something
+from blsp.user_paths import expand_user, names_something
 from voicechat.errors import EXIT_FAILURE, UsageError
 from voicechat.options import (
     AdapterOption,
@@ -26,8 +26,8 @@ from voicechat.options import (
 from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from voicechat.batch import OutputOptions
     from voicechat.engine import ChatEngine
+    from voicechat.results import OutputOptions
     from voicechat.transcription import Writer
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "all"]
@@ -226,14 +226,15 @@ def _given(arguments: dict[str, object]) -> dict[str, object]:
 
 def _output(arguments: Mapping[str, Any]) -> OutputOptions:
     """Where a command's arguments say that results go."""
-    from voicechat.batch import OutputOptions
     from voicechat.cues import CueLimits
+    from voicechat.results import OutputOptions
 
     names = {"line_width": "max_line_width", "line_count": "max_line_count", "seconds": "max_cue_seconds"}
     given = {name: value for name, option in names.items() if (value := arguments[option]) is not None}
+    folder = arguments["output_dir"]
     return OutputOptions(
         arguments["format"],
-        arguments["output_dir"],
+        None if folder is None else expand_user(folder),  # the shell leaves the ~ in --output-dir=~/talks
         overwrite=arguments["overwrite"],
         skip_existing=arguments["skip_existing"],
         limits=CueLimits(**given) if given else None,
@@ -276,7 +277,8 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, raw_rate: 
         typer.Exit: A recording failed.
     """
     from blsp import __version__
-    from voicechat.batch import LoadedWriter, Task, run_batch
+    from voicechat.batch import LoadedWriter, run_batch
+    from voicechat.results import Task
     from voicechat.transcription import RecordingOptions
     from voicechat.vad import WebRtcVad
 
