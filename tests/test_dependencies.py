@@ -18,10 +18,11 @@ FORBIDDEN = {
     "recipes": {"voicechat", "tests"},
 }
 FAMILIES = {
-    "plain data and rules": {"events", "errors", "paths", "settings", "options", "progress", "languages"},
+    "plain data and rules": {"events", "errors", "paths", "settings", "options", "progress", "languages", "process"},
     "hearing": {"audio_devices", "audio_io", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
     "remembering": {"history", "recording", "export"},
+    "writing": {"cues", "subtitles", "outputs", "journal", "results"},
     "showing": {"ui"},
     "composing": {
         *("__main__", "cli", "commands", "talk", "batch"),  # the program

@@ -9,9 +9,12 @@ def main() -> None:
     """Run the command line."""
     gc.disable()  # nothing is garbage yet: a tenth of the time of --help; a command turns it on
     try:
-        from voicechat.cli import app
+        from voicechat.process import guarded_process
 
-        app()
+        with guarded_process():
+            from voicechat.cli import app
+
+            app()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

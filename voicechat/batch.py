@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.audio import Waveform
-from blsp.errors import AudioError, ContextFullError, StorageError
-from voicechat.errors import UsageError, print_error
-from voicechat.subtitles import WRITERS, Segment, Transcript, output_stems, txt_line, write_transcript
-from voicechat.transcription import RecordingOptions, Writer, write_segments
+from blsp.errors import AudioError, ContextFullError, NoSpeechError
+from voicechat.cues import Segment
+from voicechat.errors import one_line, print_error, print_notice, print_warning
+from voicechat.journal import Journal, Written
+from voicechat.outputs import ExistsError, UnusableNameError
+from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
+from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_segments
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-ALL_FORMATS = "all"
 
 
 @dataclass(frozen=True)
@@ -27,49 +27,16 @@ class LoadedWriter:
     """A model ready to write about speech."""
 
     write: Writer
-    model: str
-    """Its name, for the results."""
-    language: str | None
-    """Code of the language of what it writes, if that is known."""
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """Where results go, and in which form."""
-
-    format: str = "txt"
-    folder: Path | None = None
-    """None writes to stdout."""
-
-    @property
-    def formats(self) -> list[str]:
-        """Names of the forms to write."""
-        return list(WRITERS) if self.format == ALL_FORMATS else [self.format]
-
-    def validate(self, files: Sequence[str]) -> None:
-        """Refuse what cannot be done for these recordings, before any model is loaded.
-
-        Raises:
-            UsageError: The format needs a folder, is not known, or standard input is named twice.
-            StorageError: The folder cannot be written.
-        """
-        if self.format not in (*WRITERS, ALL_FORMATS):
-            known = ", ".join((*WRITERS, ALL_FORMATS))
-            raise UsageError(f"There is no output format {self.format!r}.", hint=f"Use one of: {known}")
-        if list(files).count("-") > 1:
-            raise UsageError("Standard input (-) can be read only once.", hint="Name it once among the files.")
-        if self.folder is not None:
-            _check_folder(self.folder)
-        elif self.format == ALL_FORMATS:
-            raise UsageError("All formats at once do not fit on standard output.", hint="Say where to: -o .")
-        elif len(files) > 1 and self.format not in ("txt", "json"):
-            raise UsageError(
-                f"Several recordings as {self.format} do not fit on standard output.", hint="Say where to: -o ."
-            )
+    word_times: WordTimes = lambda _waveform, _text: None
+    """When each word of what it writes is said, if it knows."""
 
 
 def run_batch(
-    files: Sequence[str], load: Callable[[], LoadedWriter], recording: RecordingOptions, output: OutputOptions
+    files: Sequence[str],
+    load: Callable[[], LoadedWriter],
+    recording: RecordingOptions,
+    output: OutputOptions,
+    task: Task,
 ) -> int:
     """Write about every recording.
 
@@ -78,6 +45,7 @@ def run_batch(
         load: Gives the model; called when the first speech is found, so that bad input costs no loading.
         recording: How recordings are read and cut.
         output: Where results go.
+        task: What is written.
 
     Returns:
         How many recordings failed; each was reported on stderr.
@@ -87,24 +55,49 @@ def run_batch(
         UsageError: `output` does not suit these recordings.
     """
     output.validate(files)
+    jobs = list(plan_jobs(files, output))
     loaded = _Once(load)
-    stems = output_stems(files)
     failed = 0
-    with _progress(len(files), output) as progress:
-        for file, stem in zip(files, stems):
-            sink = _Sink(file, stem, output, many=len(files) > 1)
-            try:
-                write = _reported(loaded, progress)
-                for segment in write_segments(file, write, recording, warn=_warn, advance=progress.at(file)):
-                    sink.add(segment)
-                sink.finish(loaded())
-            except (AudioError, ContextFullError) as error:
-                failed += 1
-                print_error(error)
+    with _progress(len(jobs), output) as progress:
+        for job in jobs:
+            sink = ResultSink(job, output, task, many=len(files) > 1)
+            author = _Author(loaded, progress, sink.journal, needs_times=output.has_cues)
+            with _kept_if_interrupted(sink):
+                failed += not _write_one(sink, author, recording, progress)
             progress.done()
-    if failed and len(files) > 1:
-        print(f"{len(files) - failed} of {len(files)} recordings done, {failed} failed.", file=sys.stderr)
+    skipped = len(files) - len(jobs)
+    if skipped or (failed and len(files) > 1):
+        there = f"{skipped} skipped, " if skipped else ""
+        print(f"{len(jobs) - failed} of {len(files)} recordings done, {there}{failed} failed.", file=sys.stderr)
     return failed
+
+
+def _write_one(sink: ResultSink, author: _Author, recording: RecordingOptions, progress: _Watch) -> bool:
+    """Write about one recording; whether it could be read."""
+    file = sink.job.file
+    try:
+        try:
+            with closing(
+                write_segments(
+                    file,
+                    author.write,
+                    recording,
+                    warn=print_warning,
+                    advance=progress.at(file),
+                    word_times=author.word_times,
+                )
+            ) as segments:
+                for segment in segments:
+                    sink.add(segment)
+                    author.keep(segment)
+        except NoSpeechError as error:  # a result like any other
+            print_notice(str(error), error.hint)
+        sink.finish()
+    except (AudioError, ContextFullError, ExistsError, UnusableNameError) as error:
+        print_error(error)
+        sink.fail(str(error), error.hint)
+        return False
+    return True
 
 
 class _Once:
@@ -124,32 +117,47 @@ class _Once:
         return self._loaded is not None
 
 
-class _Sink:
-    """Results of one recording: text lines as they come, everything else when it is complete."""
+class _Author:
+    """Writes about the speech of one recording: as it did before it was interrupted, and then anew."""
 
-    def __init__(self, file: str, stem: str, output: OutputOptions, *, many: bool) -> None:
-        self._file, self._stem, self._output = file, stem, output
-        self._has_heading = many
-        self._streams = output.folder is None and output.format == "txt"
-        self._segments: list[Segment] = []
+    def __init__(self, loaded: _Once, progress: _Watch, journal: Journal | None, *, needs_times: bool) -> None:
+        self._loaded, self._progress, self._journal = loaded, progress, journal
+        self._needs_times = needs_times
+        self._found: Written | None = None
+        self._latest: tuple[Waveform, Written] | None = None
 
-    def add(self, segment: Segment) -> None:
-        if not self._streams:
-            self._segments.append(segment)
-            return
-        if self._has_heading:
-            self._has_heading = False
-            _print(f"==> {self._file} <==\n")
-        _print(txt_line(segment))
+    def write(self, waveform: Waveform) -> str:
+        """See `Writer`."""
+        self._found = self._journal.find(waveform) if self._journal else None
+        if self._found is not None:
+            return self._found.text
+        if not self._loaded.is_loaded:
+            with self._progress.paused():
+                self._loaded()
+        return self._loaded().write(waveform)
 
-    def finish(self, loaded: LoadedWriter) -> None:
-        if self._streams:
-            return
-        transcript = Transcript(self._file, tuple(self._segments), loaded.language, loaded.model)
-        if self._output.folder is None:
-            _print(WRITERS[self._output.format](transcript))
-        else:
-            write_transcript(transcript, self._output.folder, self._stem, self._output.formats)
+    def word_times(self, waveform: Waveform, text: str) -> Sequence[tuple[float, float]] | None:
+        """See `WordTimes`."""
+        if self._found is not None and (self._found.times is not None or not self._needs_times):
+            return self._found.times
+        times = self._loaded().word_times(waveform, text) if self._needs_times else None
+        self._latest = waveform, Written(text, times)
+        return times
+
+    def keep(self, segment: Segment) -> None:
+        """Put what was written last into the journal, if it is not there."""
+        if self._journal is not None and self._found is None and self._latest is not None:
+            self._journal.add(segment, *self._latest)
+
+
+@contextmanager
+def _kept_if_interrupted(sink: ResultSink) -> Iterator[None]:
+    """Let nothing that was written be lost, whatever ends the program."""
+    try:
+        yield
+    except BaseException:
+        sink.interrupt()
+        raise
 
 
 class _Watch:
@@ -161,7 +169,7 @@ class _Watch:
 
     def at(self, file: str) -> Callable[[float], None]:
         """What to call with the seconds read of a recording."""
-        name = Path(file).name
+        name = one_line(Path(file).name)
 
         def advance(seconds: float) -> None:
             if self._bar is not None and self._task is not None:
@@ -184,16 +192,6 @@ class _Watch:
             self._bar.start()
 
 
-def _reported(loaded: _Once, progress: _Watch) -> Writer:
-    def write(waveform: Waveform) -> str:
-        if not loaded.is_loaded:
-            with progress.paused():
-                loaded()
-        return loaded().write(waveform)
-
-    return write
-
-
 @contextmanager
 def _progress(n_files: int, output: OutputOptions) -> Iterator[_Watch]:
     from rich.console import Console
@@ -213,23 +211,3 @@ def _progress(n_files: int, output: OutputOptions) -> Iterator[_Watch]:
     # Rich may take over stdout only where it is the same terminal: a pipe must get the results themselves.
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         yield _Watch(bar, n_files)
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be made: {error.strerror}.", hint="Choose another folder, for example: -o ~/transcripts"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise StorageError(f"{folder} cannot be written.", hint=f"Check its permissions: ls -ld {folder}")
-
-
-def _warn(message: str) -> None:
-    print(f"Warning: {message}", file=sys.stderr)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

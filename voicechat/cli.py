@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,28 +13,49 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from blsp.user_paths import names_file
 from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
 from voicechat.errors import UsageError, report_errors
 from voicechat.settings import DEBUG_VARIABLE, misspelt_variables, read_switch
+
+_ARGUMENTS = "voicechat.arguments"
 
 
 class _Commands(TyperGroup):
     """Puts the error boundary around whichever command runs, and around the parsing of its arguments."""
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with report_errors(), _usage_errors():
-            return super().make_context(*args, **kwargs)
+    def make_context(self, info_name: str | None, args: list[str], *others: Any, **kwargs: Any) -> Any:
+        with report_errors(), _usage_errors(args):
+            return super().make_context(info_name, args, *others, **kwargs)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         gc.enable()
         with report_errors():
             debug = bool(ctx.params.get("debug")) or read_switch(DEBUG_VARIABLE)
-        with report_errors(debug=debug), _usage_errors():
+        with report_errors(debug=debug), _usage_errors(ctx.meta[_ARGUMENTS]):
             return super().invoke(ctx)
 
 
+def _blame_file(arguments: list[str]) -> None:
+    """Say so if an argument that was taken for an option is a file.
+
+    Raises:
+        UsageError: One is.
+    """
+    for argument in itertools.takewhile(lambda argument: argument != "--", arguments):
+        if argument.startswith("-") and argument != "-" and names_file(argument):
+            raise UsageError(
+                f"{argument} is a file, but was taken for an option, as it begins with a dash.",
+                hint=f"Name it so: {shlex.quote(f'./{argument}')}",
+            )
+
+
 @contextmanager
-def _usage_errors() -> Iterator[None]:
+def _usage_errors(arguments: list[str]) -> Iterator[None]:
     """Turn what the parser says of wrong arguments into an error of ours; help that it shows instead passes."""
     try:
         yield
@@ -40,6 +63,7 @@ def _usage_errors() -> Iterator[None]:
         describe = getattr(error, "format_message", None)
         if describe is None or type(error).__name__ == "NoArgsIsHelpError":
             raise
+        _blame_file(arguments)
         command = getattr(getattr(error, "ctx", None), "command_path", "voicechat")
         raise UsageError(" ".join(describe().split()), hint=f"{command} --help") from error
 

@@ -91,6 +91,10 @@ class ChatEngine(Protocol):
         """One utterance in another language, given by its English name."""
         ...
 
+    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
+        """Start and end of each word of an utterance's transcript, in seconds; None where the engine cannot tell."""
+        ...
+
 
 class _LlmConversation:
     """What both engines share: the conversation is blsp's."""
@@ -178,6 +182,12 @@ class BlspEngine(_LlmConversation):
 
         return transcribe(self.model, waveform)
 
+    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
+        """Start and end of each word, by the letters that the adapter reads."""
+        from blsp.word_times import word_times
+
+        return word_times(self.model, waveform, text)
+
 
 class CascadeEngine(_LlmConversation):
     """Whisper writes what was said, the LLM reads it.
@@ -215,6 +225,11 @@ class CascadeEngine(_LlmConversation):
             language: Whisper's code or English name of the language, or None to let Whisper find it.
         """
         return self._whisper.transcribe(waveform, language)
+
+    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
+        """Nothing: Whisper's decoder is not asked where it looks."""
+        del waveform, text
+        return None
 
     @property
     def heard(self) -> str | None:
@@ -330,6 +345,11 @@ class ScriptedEngine:
         """Give the next answer."""
         instruction = TRANSLATE.format(language=to)
         return "".join(self.reply(Turn("user", text=instruction, speech=waveform), None))
+
+    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
+        """Say nothing."""
+        del waveform, text
+        return None
 
 
 def _words(text: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import typer
 
 from blsp.errors import BlspError, CheckpointError, ConfigError, DataError, ModelNotFoundError
 
@@ -34,6 +34,10 @@ class UsageError(VoiceChatError):
     exit_code = EXIT_USAGE
 
 
+class OutputError(VoiceChatError):
+    """Results that standard output does not take."""
+
+
 class AudioDeviceError(VoiceChatError):
     """No audio device, or one that does not work."""
 
@@ -51,9 +55,29 @@ def exit_code_of(error: BlspError | VoiceChatError) -> int:
 
 def print_error(error: BlspError | VoiceChatError) -> None:
     """Write `Error:` and `Hint:` lines on stderr."""
-    print(f"Error: {error}", file=sys.stderr)
+    print(f"Error: {one_line(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"Hint: {error.hint}", file=sys.stderr)
+        print(f"Hint: {one_line(error.hint)}", file=sys.stderr)
+
+
+def print_notice(message: str, hint: str | None = None) -> None:
+    """Write a `Notice:` line on stderr, and a `Hint:` if there is one."""
+    print(f"Notice: {one_line(message)}", file=sys.stderr)
+    if hint:
+        print(f"Hint: {one_line(hint)}", file=sys.stderr)
+
+
+def print_warning(message: str) -> None:
+    """Write a `Warning:` line on stderr."""
+    print(f"Warning: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    r"""The text with escapes (`\n`, `\x1b`) for what would end its line or control the terminal, as names may hold."""
+    return "".join(
+        ascii(character)[1:-1] if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
+        for character in text
+    )
 
 
 @contextmanager
@@ -62,9 +86,14 @@ def report_errors(*, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise SystemExit(EXIT_INTERRUPTED) from None
     except (VoiceChatError, BlspError) as error:
         if debug:
             raise
         print_error(error)
-        raise typer.Exit(exit_code_of(error)) from error
+        raise SystemExit(exit_code_of(error)) from error
+    except OSError as error:
+        if debug or error.errno != errno.ENAMETOOLONG:
+            raise
+        print_error(UsageError(f"The name is too long for a file: {error.filename}."))
+        raise SystemExit(EXIT_USAGE) from error

@@ -70,27 +70,30 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
     print(f"Report: {page / 'report.html'}")
 
 
-def compare(a: Path, b: Path, html: Path | None) -> None:
-    """Print two reports side by side, as Markdown.
+def compare(a: Path, b: Path, html: Path | None, *, overwrite: bool = False) -> None:
+    """Print two reports side by side, as Markdown, and on request write them to a page too.
 
     Raises:
         DataError: One of them cannot be read.
+        UsageError: The page exists, and `overwrite` is false.
+        StorageError: The page cannot be written.
     """
     from blsp.evaluation.report import read_report
     from blsp.evaluation.report_comparison import compare as compare_reports
-    from blsp.storage import storage_errors
+    from voicechat.outputs import check_output, write_output
 
+    if html is not None:
+        check_output(html, overwrite=overwrite)
     comparison = compare_reports(*(read_report(_report_folder(path)) for path in (a, b)))
     if html is not None:
-        with storage_errors(html.parent):
-            html.write_text(comparison.html(), encoding="utf-8")
+        write_output(html, comparison.html(), overwrite=overwrite)
     print(comparison.markdown(), end="")
 
 
 def _report_folder(path: Path) -> Path:
     """Where the report is: the folder itself, or that of an evaluation that holds it."""
     candidates = (path, path / PAGE, path / "report" / PAGE)
-    return next((c for c in candidates if c.is_file() or (c / "report.json").is_file()), path)
+    return next((c for c in candidates if names_file(c) or names_file(c / "report.json")), path)
 
 
 def _print_notices(notices: Sequence[str]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blsp.user_paths import expand_user
 from voicechat.events import Notice
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _help(session: Session, _: str) -> None:
 
 def _say(session: Session, argument: str) -> None:
     if argument:
-        session.say_file(Path(argument).expanduser())
+        session.say_file(expand_user(argument))
     else:
         session.show(Notice("/say needs a file.", "For example: /say question.wav"))
 
@@ -84,7 +84,7 @@ def _undo(session: Session, _: str) -> None:
 
 
 def _save(session: Session, argument: str) -> None:
-    session.show(session.save(Path(argument).expanduser() if argument else None))
+    session.show(session.save(expand_user(argument) if argument else None))
 
 
 def _mute(session: Session, _: str) -> None:

@@ -1,26 +1,14 @@
-"""Segments -> txt, srt, vtt, tsv and json, as openai/whisper writes them."""
+"""Segments -> txt, srt, vtt, tsv and json, as openai/whisper writes them; text of any kind stays text in each."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from blsp.errors import StorageError
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a recording and what was written about it."""
-
-    start: float
-    """Seconds from the beginning of the recording."""
-    end: float
-    text: str
+from voicechat.cues import Cue, CueLimits, Segment, make_cues, plain_line
 
 
 @dataclass(frozen=True)
@@ -33,6 +21,12 @@ class Transcript:
     language: str | None = "en"
     """Code of the language of the text, None if it is not known."""
     model: str = ""
+    error: str | None = None
+    """Why it ends where it ends, for a recording that could not be read to its end."""
+    hint: str | None = None
+    """What helps against it."""
+    limits: CueLimits = field(default_factory=CueLimits)
+    """How much a subtitle may hold."""
 
     @property
     def text(self) -> str:
@@ -47,29 +41,26 @@ def to_txt(transcript: Transcript) -> str:
 
 def txt_line(segment: Segment) -> str:
     """A segment's line, with its end of line."""
-    return f"{_one_line(segment.text)}\n"
+    return f"{plain_line(segment.text)}\n"
 
 
 def to_srt(transcript: Transcript) -> str:
     """SubRip: numbered, hours always, a comma before the milliseconds."""
     return "".join(
-        f"{i}\n{_timestamp(s.start, ',', hours=True)} --> {_timestamp(s.end, ',', hours=True)}\n{_cue(s.text)}\n\n"
-        for i, s in enumerate(transcript.segments, 1)
+        f"{i}\n{_times(cue, ',', hours=True)}\n{_without_markup(_text(cue))}\n\n"
+        for i, cue in enumerate(make_cues(transcript.segments, transcript.limits), 1)
     )
 
 
 def to_vtt(transcript: Transcript) -> str:
-    """WebVTT: hours only where there are any, a point before the milliseconds."""
-    cues = (f"{_timestamp(s.start, '.')} --> {_timestamp(s.end, '.')}\n{_cue(s.text)}\n\n" for s in transcript.segments)
-    return "WEBVTT\n\n" + "".join(cues)
+    """WebVTT: hours only where there are any, a point before the milliseconds, `&`, `<` and `>` escaped."""
+    cues = make_cues(transcript.segments, transcript.limits)
+    return "WEBVTT\n\n" + "".join(f"{_times(cue, '.')}\n{_escaped(_text(cue))}\n\n" for cue in cues)
 
 
 def to_tsv(transcript: Transcript) -> str:
-    """Tab-separated: start and end in whole milliseconds, text."""
-    rows = (
-        f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{_one_line(s.text).replace(chr(9), ' ')}\n"
-        for s in transcript.segments
-    )
+    """Tab-separated, nothing quoted: start and end in whole milliseconds, text."""
+    rows = (f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{plain_line(s.text)}\n" for s in transcript.segments)
     return "start\tend\ttext\n" + "".join(rows)
 
 
@@ -77,11 +68,13 @@ def to_json(transcript: Transcript) -> str:
     """One object in one line, so that several recordings make JSON lines."""
     content: dict[str, Any] = {
         "text": transcript.text,
-        "segments": [asdict(segment) for segment in transcript.segments],
+        "segments": [{"start": s.start, "end": s.end, "text": s.text} for s in transcript.segments],
         "language": transcript.language,
         "model": transcript.model,
         "file": transcript.file,
     }
+    if transcript.error is not None:
+        content |= {"error": transcript.error, "hint": transcript.hint}
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
@@ -92,62 +85,13 @@ WRITERS: dict[str, Callable[[Transcript], str]] = {
     "tsv": to_tsv,
     "json": to_json,
 }
+CUE_FORMATS = ("srt", "vtt")
+"""Those that show cues."""
 
 
-def write_transcript(transcript: Transcript, folder: Path, stem: str, formats: Sequence[str]) -> list[Path]:
-    """Write `folder/stem.FORMAT` for every format; each file appears whole or not at all.
-
-    Raises:
-        StorageError: The folder or disk cannot be written.
-    """
-    return [_write_atomically(folder / f"{stem}.{name}", WRITERS[name](transcript)) for name in formats]
-
-
-def output_stems(files: Sequence[str]) -> list[str]:
-    """Names without suffix for the outputs of several recordings, all different.
-
-    As whisper does, `a/talk.wav` gives `talk`; where that would overwrite another recording's output, the suffix
-    stays (`talk.wav`), and a number follows if that is not enough (`talk.wav-2`).
-    """
-    names = ["stdin.-" if file == "-" else Path(file).name for file in files]
-    plain = [Path(name).stem for name in names]
-    stems: list[str] = []
-    for name, stem in zip(names, plain):
-        wanted = stem if plain.count(stem) == 1 else name
-        candidate, n = wanted, 1
-        while candidate in stems:
-            n += 1
-            candidate = f"{wanted}-{n}"
-        stems.append(candidate)
-    return stems
-
-
-def _write_atomically(path: Path, content: str) -> Path:
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp hides files from everybody else
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}.", hint="Choose another folder, for example: -o ~/transcripts"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _times(cue: Cue, decimal_mark: str, *, hours: bool = False) -> str:
+    start, end = (_timestamp(seconds, decimal_mark, hours=hours) for seconds in (cue.start, cue.end))
+    return f"{start} --> {end}"
 
 
 def _timestamp(seconds: float, decimal_mark: str, *, hours: bool = False) -> str:
@@ -159,11 +103,17 @@ def _timestamp(seconds: float, decimal_mark: str, *, hours: bool = False) -> str
     return f"{head}{minutes:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"
 
 
-def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+def _text(cue: Cue) -> str:
+    return "\n".join(cue.lines)
 
 
-def _cue(text: str) -> str:
-    """Text that cannot be taken for the end of a cue or its times."""
-    lines = (line.strip() for line in text.strip().splitlines())
-    return "\n".join(line for line in lines if line).replace("-->", "->")
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_MARKUP = re.compile(r"(?<=<)(?=[a-z/!])|(?<=\{)(?=[\\a-z])|(?<=--)(?=>)", re.IGNORECASE)
+
+
+def _without_markup(text: str) -> str:
+    """Text that is taken for neither tags nor times: SubRip has no escapes, but a mark without width breaks them up."""
+    return _MARKUP.sub("\N{WORD JOINER}", text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
+from blsp.user_paths import names_something
 from voicechat.audio_devices import PortAudioMissingError, find_device, silent_stderr
 from voicechat.audio_io import Microphone, Speaker
 from voicechat.engine import ChatEngine, EngineKind, load_engine
@@ -105,7 +106,7 @@ def check_files(files: tuple[Path, ...]) -> None:
         AudioError: A file is not there.
     """
     for path in files:
-        if not path.exists():
+        if not names_something(path):
             raise AudioError(f"{path} does not exist.", hint=f"Check the name: ls {path.parent}")
 
 

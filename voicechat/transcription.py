@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy as np
 from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform, stream_audio
 from blsp.audio_sources import name_of
 from blsp.errors import NoSpeechError
+from voicechat.cues import Segment, with_words
 from voicechat.endpointing import EndpointingSettings, UtteranceReady, segment_stream
-from voicechat.subtitles import Segment
 from voicechat.vad import FrameClassifier
 
 Writer = Callable[[Waveform], str]
 """Speech -> what is written about it: an engine's method with its arguments filled in."""
+WordTimes = Callable[[Waveform, str], Sequence[tuple[float, float]] | None]
+"""Speech and its words -> start and end of each of them in seconds; None where they are not known."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def write_segments(
     *,
     warn: Callable[[str], None],
     advance: Callable[[float], None] = lambda _: None,
-) -> Iterator[Segment]:
+    word_times: WordTimes = lambda _waveform, _text: None,
+) -> Generator[Segment, None, None]:
     """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
 
     Args:
@@ -48,6 +51,7 @@ def write_segments(
         options: How the recording is read and cut.
         warn: Called with one line for a recording that is damaged but usable.
         advance: Called with the seconds of audio read so far.
+        word_times: Called with each stretch and what was written about it.
 
     Yields:
         Segments in order; a stretch about which nothing was written is left out.
@@ -67,7 +71,9 @@ def write_segments(
         text = write(stretch.waveform).strip()
         if text:
             n_written += 1
-            yield Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
+            segment = Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
+            times = word_times(stretch.waveform, text)
+            yield with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
     if n_written == 0:
         raise NoSpeechError(
             f"{name_of(source)}: no speech was found in {position.seconds:.1f} s of audio.",

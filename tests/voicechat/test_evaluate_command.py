@@ -94,3 +94,7 @@ def test_two_reports_side_by_side(reports: list[Path], tmp_path: Path) -> None:
     )
     assert "**better**" in result.stdout
     assert "<h1>A: page · B: b</h1>" in (tmp_path / "both.html").read_text()
+    arguments = ("--compare", *map(str, reports), "--html", str(tmp_path / "both.html"))
+    assert evaluate(*arguments).stderr.startswith(f"Error: {tmp_path}/both.html exists already.\n")
+    assert evaluate(*arguments, "--overwrite").exit_code == 0
+    assert evaluate("smoke", "--overwrite").stderr.startswith("Error: --overwrite goes with --html")

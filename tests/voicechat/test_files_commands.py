@@ -33,7 +33,7 @@ class EchoEngine(ScriptedEngine):
 
     model_name = "embedded"
 
-    def __init__(self, *answers: str | Exception) -> None:
+    def __init__(self, *answers: str | BaseException) -> None:
         super().__init__(answers)
         self.asked: list[tuple[str, float]] = []
         self.loads: list[tuple[ModelOptions, str]] = []
@@ -42,7 +42,7 @@ class EchoEngine(ScriptedEngine):
     def _heard(self, what: str, waveform: np.ndarray) -> str:
         self.asked.append((what, len(waveform) / SAMPLING_RATE))
         answer = self._answers.pop(0) if self._answers else "Some words."
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         assert isinstance(answer, str)
         return answer
@@ -76,6 +76,9 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EchoEngine:
 
 def run(*arguments: str | Path, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+SHORT = ("--max-line-width", "6")
 
 
 def two_utterances(path: Path, pause_seconds: float = 1.5) -> Path:
@@ -221,6 +224,13 @@ def test_ask_answers_long_speech_in_stretches_of_30_seconds(engine: EchoEngine, 
     assert [round(seconds, -1) for _, seconds in engine.asked] == [30, 10]
 
 
+@pytest.mark.parametrize("instruction", ["What? " * 60, "x" * 5000, "a/" * 3000, "What\0ever?"])
+def test_an_instruction_of_any_length_is_no_file(engine: EchoEngine, instruction: str) -> None:
+    result = run("ask", QUESTION, instruction)
+    assert (result.exit_code, result.stdout) == (0, "Some words.\n")
+    assert engine.asked[0][0] == instruction
+
+
 def test_ask_needs_an_instruction(engine: EchoEngine) -> None:
     hint = 'Hint: For example: voicechat ask talk.wav "What is this about?"\n'
     result = run("ask", QUESTION)
@@ -258,13 +268,7 @@ def make_bad(kind: str, folder: Path) -> tuple[Path, str]:
             f"Error: {path} holds samples that are not numbers (NaN or infinity) after 0.0 s.\n"
             "Hint: Export the recording again; what wrote this file has a fault.\n"
         )
-    if kind == "silence":
-        soundfile.write(path, np.zeros(3 * SAMPLING_RATE, np.float32), SAMPLING_RATE)
-        return path, f"Error: {path}: no speech was found in 3.0 s of audio.\n{SILENCE_HINT}"
-    assert kind == "noise"
-    noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLING_RATE)
-    soundfile.write(path, noise, SAMPLING_RATE)
-    return path, f"Error: {path}: no speech was found in 5.0 s of audio.\n{SILENCE_HINT}"
+    raise AssertionError(kind)
 
 
 @pytest.fixture(autouse=True)
@@ -272,7 +276,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blsp.audio_sources.WRITER_SECONDS", 0.1)
 
 
-BAD_KINDS = ["missing", "folder", "fifo", "empty", "header", "nan", "silence", "noise"]
+BAD_KINDS = ["missing", "folder", "fifo", "empty", "header", "nan"]
 
 
 @pytest.mark.parametrize("kind", BAD_KINDS)
@@ -287,7 +291,7 @@ def test_a_bad_file_is_skipped_and_the_others_are_done(engine: EchoEngine, tmp_p
     bad = [make_bad(kind, tmp_path) for kind in BAD_KINDS]
     result = run("transcribe", QUESTION, *(path for path, _ in bad), SENTENCE, "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert result.stderr == "".join(message for _, message in bad) + "2 of 10 recordings done, 8 failed.\n"
+    assert result.stderr == "".join(message for _, message in bad) + "2 of 8 recordings done, 6 failed.\n"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["capital_of_france.txt", "old_house.txt"]
 
 
@@ -300,19 +304,95 @@ def test_a_half_cut_file_is_used_with_a_warning(engine: EchoEngine, tmp_path: Pa
     assert result.stderr == f"Warning: {path} is cut off or damaged; using the first 1.4 s.\n"
 
 
-def test_speech_that_the_model_reads_nothing_in_is_no_speech(engine: EchoEngine) -> None:
-    engine._answers = [" "]
-    result = run("transcribe", QUESTION, "-f", "json")
-    message = f"Error: {QUESTION}: no speech was found in 2.8 s of audio.\n{SILENCE_HINT}"
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", message)
+def test_an_address_is_told_from_a_file(engine: EchoEngine) -> None:
+    result = run("transcribe", "https://example.org/a b.wav")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: https://example.org/a b.wav is an address, not a file.\n"
+        "Hint: Fetch it first: curl -L -O 'https://example.org/a b.wav'\n",
+    )
 
 
-def test_a_file_that_does_not_fit_the_model_is_skipped(engine: EchoEngine) -> None:
+def test_hints_can_be_typed_as_they_are(engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-my songs").mkdir()
+    assert run("transcribe", "my songs/a.wav").stderr.endswith("Hint: Look for it: ls 'my songs'\n")
+    assert run("transcribe", "--", "-my songs").stderr.endswith("Hint: Give the files in it: './-my songs'/*\n")
+
+
+@pytest.mark.parametrize("name", ["-dash.flac", "-f.flac", "-o.flac", "--language.flac"])
+def test_a_file_that_looks_like_an_option(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(QUESTION, tmp_path / name)
+    result = run("transcribe", name)
+    message = f"Error: {name} is a file, but was taken for an option, as it begins with a dash.\n"
+    assert (result.exit_code, result.stderr) == (2, f"{message}Hint: Name it so: ./{name}\n")
+    assert run("transcribe", f"./{name}").stdout == run("transcribe", "--", name).stdout == "Some words.\n"
+
+
+def test_a_file_that_does_not_fit_the_model_has_its_line_too(engine: EchoEngine) -> None:
     engine._answers = [ContextFullError("Too long.", hint="Cut it."), "Two."]
     result = run("transcribe", QUESTION, SENTENCE, "-f", "json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["text"] == "Two."
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert second["text"] == "Two."
+    assert "error" not in second
+    assert first == {
+        **{"text": "", "segments": [], "language": "en", "model": "embedded", "file": str(QUESTION)},
+        **{"error": "Too long.", "hint": "Cut it."},
+    }
     assert result.stderr == "Error: Too long.\nHint: Cut it.\n1 of 2 recordings done, 1 failed.\n"
+
+
+# Silence is a result
+
+
+def make_silent(kind: str, engine: EchoEngine, folder: Path) -> tuple[Path, str]:
+    """A recording without speech, and what is said about it."""
+    if kind == "unheard":
+        engine._answers = [" "]
+        seconds, path = 2.8, QUESTION
+    else:
+        noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLING_RATE)
+        samples = np.zeros(3 * SAMPLING_RATE, np.float32) if kind == "silence" else noise
+        seconds, path = len(samples) / SAMPLING_RATE, folder / f"{kind}.wav"
+        soundfile.write(path, samples, SAMPLING_RATE)
+    return path, f"Notice: {path}: no speech was found in {seconds:.1f} s of audio.\n{SILENCE_HINT}"
+
+
+SILENT_KINDS = ["silence", "noise", "unheard"]
+
+
+@pytest.mark.parametrize("kind", SILENT_KINDS)
+@pytest.mark.parametrize("command", [("transcribe",), ("translate", "--to", "en"), ("ask",)])
+def test_a_recording_without_speech_is_done(
+    engine: EchoEngine, tmp_path: Path, kind: str, command: tuple[str, ...]
+) -> None:
+    path, notice = make_silent(kind, engine, tmp_path)
+    instruction = ("What is it about?",) if command == ("ask",) else ()
+    result = run(*command, path, *instruction, "-f", "json")
+    assert (result.exit_code, result.stderr) == (0, notice)
+    content = {"text": "", "segments": [], "language": "en", "model": "embedded", "file": str(path)}
+    assert json.loads(result.stdout) == content
+    assert len(engine.loads) == (kind == "unheard")  # no model is loaded for nothing
+
+
+@pytest.mark.parametrize("kind", SILENT_KINDS)
+def test_a_recording_without_speech_has_all_its_files(engine: EchoEngine, tmp_path: Path, kind: str) -> None:
+    path, notice = make_silent(kind, engine, tmp_path)
+    result = run("transcribe", path, SENTENCE, "-f", "all", "-o", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (0, notice)
+    written = {file.suffix: file.read_text() for file in (tmp_path / "out").glob(f"{path.stem}.*")}
+    assert json.loads(written.pop(".json"))["segments"] == []
+    assert written == {".txt": "", ".srt": "", ".vtt": "WEBVTT\n\n", ".tsv": "start\tend\ttext\n"}
+    assert (tmp_path / "out" / "old_house.txt").read_text() == "Some words.\n"
+
+
+def test_a_recording_without_speech_is_told_from_others(engine: EchoEngine, tmp_path: Path) -> None:
+    path, _ = make_silent("silence", engine, tmp_path)
+    assert run("transcribe", path, SENTENCE).stdout == f"==> {path} <==\n==> {SENTENCE} <==\nSome words.\n"
 
 
 def test_a_missing_model_ends_everything_with_status_3(engine: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +426,185 @@ def test_an_output_folder_that_cannot_be_made(engine: EchoEngine, tmp_path: Path
         "Hint: Choose another folder, for example: -o ~/transcripts\n",
     )
     assert engine.loads == []
+
+
+# What exists already, and what was interrupted
+
+
+def test_results_are_replaced_only_if_told(engine: EchoEngine, tmp_path: Path) -> None:
+    arguments = ("transcribe", QUESTION, SENTENCE, "-f", "all", "-o", tmp_path)
+    (tmp_path / "old_house.srt").write_text("mine")
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"Error: {tmp_path}/old_house.srt exists already.\n"
+        "Hint: Leave alone what is there: --skip-existing; or replace it: --overwrite\n",
+    )
+    assert engine.loads == []
+    assert run(*arguments, "--skip-existing").exit_code == 0
+    assert (tmp_path / "old_house.srt").read_text() == "mine"
+    assert (tmp_path / "old_house.txt").read_text() == "Some words.\n"  # what was missing
+    n_asked = len(engine.asked)
+    result = run(*arguments, "--skip-existing")
+    assert (result.exit_code, result.stderr) == (0, "0 of 2 recordings done, 2 skipped, 0 failed.\n")
+    assert len(engine.asked) == n_asked
+    assert run(*arguments, "--overwrite").exit_code == 0
+    assert "Some words." in (tmp_path / "old_house.srt").read_text()
+
+
+def test_a_recording_is_never_its_own_result(engine: EchoEngine, tmp_path: Path) -> None:
+    path = shutil.copy(QUESTION, tmp_path / "talk.json")
+    before = path.read_bytes()
+    result = run("transcribe", path, "-f", "json", "-o", tmp_path, "--overwrite")
+    message = f"Error: {path} is one of the recordings, and would be overwritten.\nHint: Choose another folder.\n"
+    assert (result.exit_code, result.stderr) == (2, message)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--overwrite",),
+            "Error: --overwrite is about files, but the results go to stdout.\nHint: Say where to: --overwrite -o .\n",
+        ),
+        (
+            ("--overwrite", "--skip-existing"),
+            "Error: --overwrite and --skip-existing contradict each other.\nHint: Leave one of them out.\n",
+        ),
+        (
+            ("--max-line-width", "30"),
+            "Error: txt has no subtitles whose size could be limited.\nHint: Write some: -f srt\n",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(engine: EchoEngine, options: tuple[str, ...], message: str) -> None:
+    result = run("transcribe", QUESTION, *options)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
+
+
+def test_subtitles_keep_the_limits_that_are_given(engine: EchoEngine) -> None:
+    engine._answers = ["one two three four five six seven eight nine ten"] * 2
+    assert "one two three four five\nsix seven eight nine ten\n" in run("transcribe", QUESTION, "-f", "srt").stdout
+    limits = ("--max-line-width", "20", "--max-line-count", "1", "--max-cue-seconds", "1.5")
+    lines = run("transcribe", QUESTION, "-f", "srt", *limits).stdout.splitlines()
+    assert [len(line) <= 20 for line in lines[2::4]] == [True] * 3
+
+
+def test_subtitles_follow_the_words(engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "word_times", lambda waveform, text: [(0.5, 0.8), (1.5, 1.9)])
+    result = run("transcribe", two_utterances(tmp_path / "talk.wav"), "-f", "srt", "--max-line-count", "1", *SHORT)
+    starts = [line.split(" --> ")[0] for line in result.stdout.splitlines()[1::4]]
+    assert result.stdout.splitlines()[2::4] == ["Some", "words."] * 2
+    assert starts[:2] == ["00:00:00,500", "00:00:01,500"]
+    (_, first_length), (_, second_length) = engine.asked
+    assert first_length < 2.75 < 4 < float(starts[2][6:].replace(",", ".")) < 7.9 - second_length + 0.5
+    assert float(starts[3][6:].replace(",", ".")) - float(starts[2][6:].replace(",", ".")) == pytest.approx(1)
+
+
+def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    arguments = ("transcribe", path, "-f", "srt", "-o", tmp_path / "out")
+    result = run(*arguments)
+    part = tmp_path / "out" / "talk.part.jsonl"
+    assert result.exit_code == 130
+    assert result.stderr == (
+        f"Notice: {path} is not complete; what was written is in {part}.\n"
+        "Hint: The same command goes on from there; --skip-existing leaves alone what is complete.\n"
+    )
+    assert [file.name for file in part.parent.iterdir()] == [part.name]
+    _, line = map(json.loads, part.read_text().splitlines())
+    assert line["text"] == "One."
+    part.write_text(part.read_text() + '{"torn')
+    engine._answers, engine.asked = ["Two."], []
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (0, f"Notice: {path} goes on where it stopped, with {part}.\n")
+    assert len(engine.asked) == 1
+    assert [file.name for file in part.parent.iterdir()] == ["talk.srt"]
+    assert (part.parent / "talk.srt").read_text().splitlines()[2::4] == ["One.", "Two."]
+
+
+def test_what_another_task_wrote_is_not_taken_over(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
+    run("translate", path, "--to", "de", "-o", tmp_path / "out")
+    run("transcribe", path, "-o", tmp_path / "out")
+    assert (tmp_path / "out" / "talk.txt").read_text() == "Some words.\nSome words.\n"
+
+
+def test_results_on_stdout_are_not_lost_by_an_interruption(engine: EchoEngine, tmp_path: Path) -> None:
+    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    result = run("transcribe", two_utterances(tmp_path / "talk.wav"), "-f", "json")
+    assert result.exit_code == 130
+    content = json.loads(result.stdout)
+    assert (content["text"], content["error"]) == ("One.", "Interrupted.")
+
+
+def test_a_failed_recording_has_its_file_too(engine: EchoEngine, tmp_path: Path) -> None:
+    path = tmp_path / "late.wav"
+    arguments = ("transcribe", path, QUESTION, "-f", "json", "-o", tmp_path / "out", "--skip-existing")
+    assert run(*arguments).exit_code == 1
+    failed = tmp_path / "out" / "late.failed.json"
+    assert json.loads(failed.read_text())["error"] == f"{path} does not exist."
+    shutil.copy(QUESTION, path)
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr) == (0, "1 of 2 recordings done, 1 skipped, 0 failed.\n")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["capital_of_france.json", "late.json"]
+
+
+def test_a_result_that_appears_meanwhile_fails_this_recording_alone(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def transcribe(waveform: np.ndarray, language: str | None = None) -> str:
+        (tmp_path / "capital_of_france.txt").write_text("mine")
+        return "Words."
+
+    monkeypatch.setattr(engine, "transcribe", transcribe)
+    result = run("transcribe", QUESTION, SENTENCE, "-o", tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path}/capital_of_france.txt exists already.\n")
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert '"Words."' in found.pop("capital_of_france.part.jsonl")
+    assert found == {"capital_of_france.txt": "mine", "old_house.txt": "Words.\n"}
+
+
+def test_a_home_folder_that_the_shell_left_alone(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("transcribe", QUESTION, "--output-dir=~/talks").exit_code == 0
+    assert (tmp_path / "talks" / "capital_of_france.txt").exists()
+
+
+# Names
+
+
+def test_names_of_any_kind_are_done(engine: EchoEngine, tmp_path: Path) -> None:
+    names = [
+        "x" * 245 + ".wav",
+        "ü" * 124 + ".flac",
+        "a\nb.wav",
+        "c\udcff.wav",
+        "\x1b[2J.wav",
+        "A.wav",
+        "a.flac",
+        "..wav",
+    ]
+    files = [shutil.copy(QUESTION, tmp_path / name) for name in names]
+    result = run("transcribe", *files, "-f", "json", "-o", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = {json.loads(path.read_text())["file"]: path.name for path in (tmp_path / "out").iterdir()}
+    assert found.keys() == {str(file) for file in files}
+    assert found[str(files[0])] == "x" * 245 + ".json"
+    assert found[str(files[5])] == "A.wav.json"
+
+
+def test_a_name_is_one_line_and_harmless(engine: EchoEngine, tmp_path: Path) -> None:
+    result = run("transcribe", tmp_path / "a\n\x1b[2J.wav")
+    assert result.stderr.startswith(f"Error: {tmp_path}/a\\n\\x1b[2J.wav does not exist.\n")
+    file = shutil.copy(QUESTION, tmp_path / "a\nb.wav")
+    assert run("transcribe", file, SENTENCE).stdout.startswith(f"==> {tmp_path}/a\\nb.wav <==\nSome words.\n==>")
 
 
 def test_ctrl_c_leaves_no_half_written_file(engine: EchoEngine, tmp_path: Path) -> None:

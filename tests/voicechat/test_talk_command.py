@@ -216,9 +216,12 @@ def test_sessions_are_listed_shown_exported_and_deleted(
     assert run("sessions", "show").stdout == "You: hello\nAssistant: Two.\n"
     shown = SECONDS.sub("N s", run("sessions", "show", "spoken").stdout)
     assert shown == "You: [speech, N s, 0001.flac]\nAssistant: One.\n"
-    exported = run("sessions", "export", "typed", "-f", "json", "-o", str(tmp_path / "a.json"))
+    export = ("sessions", "export", "typed", "-f", "json", "-o", str(tmp_path / "a.json"))
+    exported = run(*export)
     assert (exported.exit_code, exported.stdout) == (0, "")
     assert json.loads((tmp_path / "a.json").read_text())["turns"][0]["text"] == "hello"
+    assert (again := run(*export)).stderr.startswith(f"Error: {tmp_path}/a.json exists already.\n")
+    assert (again.exit_code, run(*export, "--overwrite").exit_code) == (2, 0)
     assert run("sessions", "delete", "typed", "nope", "-y").exit_code == 2  # all or none
     assert run("sessions", "delete", "typed", "spoken", stdin="n\n").exit_code == 1
     assert run("sessions", "delete", "typed", "spoken", "-y").exit_code == 0

@@ -35,6 +35,7 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="With --compare, also write a page.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --html, replace FILE if it exists.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Check everything, count utterances, name what is missing.")
     ] = False,
@@ -57,12 +58,14 @@ def evaluate(
                 f"--compare needs two reports, but got {len(arguments)}.",
                 hint="voicechat evaluate --compare runs/a/report runs/b/report",
             )
-        evaluating.compare(Path(arguments[0]), Path(arguments[1]), html)
+        evaluating.compare(Path(arguments[0]), Path(arguments[1]), html, overwrite=overwrite)
         return
     if config is None:
         raise UsageError("CONFIG is missing.", hint="voicechat evaluate smoke")
     if html is not None:
         raise UsageError("--html goes with --compare; a report has its page anyway.", hint="Leave out --html.")
+    if overwrite:
+        raise UsageError("--overwrite goes with --html; a run is repeated by --force.", hint="Leave out --overwrite.")
     recipe = evaluating.load(config, assignments or [])
     if dry_run:
         raise typer.Exit(0 if evaluating.print_plan(recipe, as_json=as_json) else 3)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from blsp.user_paths import expand_user, names_something
 from voicechat.errors import EXIT_FAILURE, UsageError
 from voicechat.options import (
     AdapterOption,
@@ -29,6 +30,7 @@ from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from voicechat.engine import ChatEngine
+    from voicechat.results import OutputOptions
     from voicechat.transcription import Writer
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "all"]
@@ -47,6 +49,43 @@ FormatOption = Annotated[
 FolderOption = Annotated[
     Path | None,
     typer.Option("--output-dir", "-o", "--output_dir", metavar="DIR", help="Write files there instead of stdout."),
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-existing", help="Do only what has no results yet, as after an interruption.")
+]
+LineWidthOption = Annotated[
+    int | None,
+    typer.Option(
+        *("--max-line-width", "--max_line_width"),
+        min=2,
+        metavar="CELLS",
+        show_default="42",
+        help="Longest line of a subtitle; wide characters take two cells.",
+        rich_help_panel="Subtitles",
+    ),
+]
+LineCountOption = Annotated[
+    int | None,
+    typer.Option(
+        *("--max-line-count", "--max_line_count"),
+        min=1,
+        metavar="N",
+        show_default="2",
+        help="Most lines of a subtitle.",
+        rich_help_panel="Subtitles",
+    ),
+]
+CueSecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cue-seconds",
+        min=0.1,
+        metavar="SECONDS",
+        show_default="7",
+        help="Longest time of a subtitle on the screen.",
+        rich_help_panel="Subtitles",
+    ),
 ]
 LanguageOption = Annotated[
     str | None,
@@ -74,10 +113,15 @@ def transcribe(
     files: Files,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
+    overwrite: OverwriteOption = False,
+    skip_existing: SkipOption = False,
     language: LanguageOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    max_line_width: LineWidthOption = None,
+    max_line_count: LineCountOption = None,
+    max_cue_seconds: CueSecondsOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -90,11 +134,11 @@ def transcribe(
     """Write down what is said in recordings of any length."""
     from voicechat.languages import language_code
 
-    settings = load_settings(_given(locals()))
+    settings, output = load_settings(_given(locals())), _output(locals())
     code = language_code(language) if language else None
     known = code or ("en" if settings.engine == "blsp" else None)
-    task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known, track=track)
-    _run(files, settings, format, output_dir, raw_rate, task)
+    task = _Task("transcribe", lambda e: lambda waveform: e.transcribe(waveform, code), known, has_words=True)
+    _run(files, settings, output, _Source(raw_rate, track), task)
 
 
 def translate(
@@ -102,10 +146,15 @@ def translate(
     to: ToOption,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
+    overwrite: OverwriteOption = False,
+    skip_existing: SkipOption = False,
     language: LanguageOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    max_line_width: LineWidthOption = None,
+    max_line_count: LineCountOption = None,
+    max_cue_seconds: CueSecondsOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -118,23 +167,28 @@ def translate(
     """Write what is said in recordings in another language."""
     from voicechat.languages import language_code, language_name
 
-    settings = load_settings(_given(locals()))
+    settings, output = load_settings(_given(locals())), _output(locals())
     code, name = language_code(to), language_name(to)
     if language:
         language_code(language)
-    task = _Task(lambda e: lambda waveform: e.translate(waveform, to=name), code, track=track)
-    _run(files, settings, format, output_dir, raw_rate, task)
+    task = _Task("translate", lambda e: lambda waveform: e.translate(waveform, to=name), code)
+    _run(files, settings, output, _Source(raw_rate, track), task)
 
 
 def ask(
     files: FilesAndInstruction,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
+    overwrite: OverwriteOption = False,
+    skip_existing: SkipOption = False,
     language: LanguageOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    max_line_width: LineWidthOption = None,
+    max_line_count: LineCountOption = None,
+    max_cue_seconds: CueSecondsOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -147,7 +201,7 @@ def ask(
     """Answer an instruction about recordings; speech over 30 s is answered in stretches of up to 30 s."""
     from voicechat.languages import language_code
 
-    settings = load_settings(_given(locals()))
+    settings, output = load_settings(_given(locals())), _output(locals())
     code = language_code(language) if language else None
     recordings, instruction = _split_instruction(files)
 
@@ -155,12 +209,30 @@ def ask(
         config = generation_config(settings)
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
-    _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True, track=track))
+    task = _Task(f"ask {instruction}", make, code or "en", whole=True)
+    _run(recordings, settings, output, _Source(raw_rate, track), task)
 
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
     """Those of a command's arguments that settings have too."""
     return {name: value for name, value in arguments.items() if name in Settings.__dataclass_fields__}
+
+
+def _output(arguments: Mapping[str, Any]) -> OutputOptions:
+    """Where a command's arguments say that results go."""
+    from voicechat.cues import CueLimits
+    from voicechat.results import OutputOptions
+
+    names = {"line_width": "max_line_width", "line_count": "max_line_count", "seconds": "max_cue_seconds"}
+    given = {name: value for name, option in names.items() if (value := arguments[option]) is not None}
+    folder = arguments["output_dir"]
+    return OutputOptions(
+        arguments["format"],
+        None if folder is None else expand_user(folder),  # the shell leaves the ~ in --output-dir=~/talks
+        overwrite=arguments["overwrite"],
+        skip_existing=arguments["skip_existing"],
+        limits=CueLimits(**given) if given else None,
+    )
 
 
 def _split_instruction(arguments: list[str]) -> tuple[list[str], str]:
@@ -169,7 +241,7 @@ def _split_instruction(arguments: list[str]) -> tuple[list[str], str]:
     if len(arguments) < 2:
         raise UsageError("A recording and an instruction are needed.", hint=f"For example: {example}")
     *files, instruction = arguments
-    if instruction == "-" or Path(instruction).exists():
+    if instruction == "-" or names_something(instruction):
         raise UsageError(
             f"The last word must be an instruction, but {instruction} is a recording.", hint=f"For example: {example}"
         )
@@ -177,32 +249,44 @@ def _split_instruction(arguments: list[str]) -> tuple[list[str], str]:
 
 
 @dataclass(frozen=True)
+class _Source:
+    """What the recordings are."""
+
+    raw_rate: int | None
+    """Sampling rate of raw PCM (Hz); None for files with a header."""
+    track: int | None
+    """Which audio track of a video, from 1; None for the first."""
+
+
+@dataclass(frozen=True)
 class _Task:
     """What is written about speech."""
 
+    name: str
+    """What it is, to tell it from others."""
     make: Callable[[ChatEngine], Writer]
     """Gives the engine's method, with its arguments filled in."""
     language: str | None
     """Code of the language of what is written, for the results."""
     whole: bool = False
     """Take as much speech at once as the encoder does, instead of one utterance."""
-    track: int | None = None
-    """Which audio track of the recordings, from 1."""
+    has_words: bool = False
+    """Whether what is written are the words of the speech."""
 
 
-def _run(
-    files: list[str], settings: Settings, format: Format, folder: Path | None, raw_rate: int | None, task: _Task
-) -> None:
+def _run(files: list[str], settings: Settings, output: OutputOptions, source: _Source, task: _Task) -> None:
     """Do a task for every recording.
 
     Raises:
         typer.Exit: A recording failed.
     """
-    from voicechat.batch import LoadedWriter, OutputOptions, run_batch
+    from blsp import __version__
+    from voicechat.batch import LoadedWriter, run_batch
+    from voicechat.results import Task
     from voicechat.transcription import RecordingOptions
     from voicechat.vad import WebRtcVad
 
-    if raw_rate is not None and task.track is not None:
+    if source.raw_rate is not None and source.track is not None:
         raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
     options = ModelOptions.from_settings(settings)
 
@@ -214,16 +298,19 @@ def _run(
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
             engine = load_engine(options, settings.engine, progress)
-        return LoadedWriter(task.make(engine), engine.model_name, task.language)
+        write = task.make(engine)
+        return LoadedWriter(write, engine.word_times) if task.has_words else LoadedWriter(write)
 
-    recording = RecordingOptions(WebRtcVad(settings.vad_mode), raw_rate, whole=task.whole, track=task.track)
-    if run_batch(files, load, recording, OutputOptions(format, folder)):
+    recording = RecordingOptions(WebRtcVad(settings.vad_mode), source.raw_rate, whole=task.whole, track=source.track)
+    about = Task(options.model, task.language, f"{__version__} {task.name} {task.language} {source} {settings}")
+    if run_batch(files, load, recording, output, about):
         raise typer.Exit(EXIT_FAILURE)
 
 
 _TRANSCRIBE_EXAMPLES = {
     "voicechat transcribe talk.mp3": "one line for each utterance",
     "voicechat transcribe *.wav -f srt -o subtitles": "subtitles for many files",
+    "voicechat transcribe *.wav -f srt -o subtitles --skip-existing": "the rest of them, after an interruption",
     "arecord -f S16_LE -r 16000 | voicechat transcribe - --raw-rate 16000": "from another program",
     "voicechat transcribe talk.wav --engine cascade": "by Whisper itself",
 }

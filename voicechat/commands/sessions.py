@@ -69,9 +69,10 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout if left out.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:
     """Write a conversation as Markdown, plain text or JSON."""
-    _print_export(name, to, output)
+    _print_export(name, to, output, overwrite=overwrite)
 
 
 @app.command(epilog="Example: voicechat sessions delete NAME --yes")
@@ -91,10 +92,13 @@ def delete(
         print(f"Deleted {name}.", file=sys.stderr)
 
 
-def _print_export(name: str | None, to: Format, output: Path | None) -> None:
-    from blsp.errors import StorageError
+def _print_export(name: str | None, to: Format, output: Path | None, *, overwrite: bool = False) -> None:
     from voicechat.export import export_session
     from voicechat.history import list_sessions, load_session
+    from voicechat.outputs import check_output, write_output
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
 
     if name is None:
         name = next(iter(list_sessions()), None)
@@ -106,11 +110,8 @@ def _print_export(name: str | None, to: Format, output: Path | None) -> None:
     text = export_session(stored.name, stored.header, stored.turns, to.value)
     if output is None:
         print(text, end="")
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written: {error.strerror}.") from error
+    else:
+        write_output(output, text, overwrite=overwrite)
 
 
 def register(main: typer.Typer) -> None:
