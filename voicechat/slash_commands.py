@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from voicechat.events import Notice
 
@@ -48,7 +52,11 @@ def parse_line(line: str) -> str | SlashCommand | Notice:
         return text
     if text.startswith("//"):
         return text[1:]
-    name, _, argument = text[1:].partition(" ")
+    name, argument = (*text[1:].split(None, 1), "", "")[:2]
+    if "\n" in text:
+        if name not in _COMMANDS:
+            return text  # a path or code that was pasted
+        return Notice(f"/{name} takes one line.", "To say this to the assistant, begin it with two slashes.")
     if name in _COMMANDS:
         return SlashCommand(name, argument.strip())
     near = difflib.get_close_matches(name, _COMMANDS, n=1)
@@ -62,13 +70,25 @@ def help_text() -> str:
     return "\n".join(f"{command.usage:<{width}}  {command.about}" for command in _COMMANDS.values())
 
 
+def path_argument(text: str) -> Path:
+    """The file that somebody means who typed a path as in a shell, quoted or not, or dropped a file on the terminal."""
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    elif not os.path.lexists(text) and any(character in text for character in "\"'\\"):
+        with contextlib.suppress(ValueError):  # a quote that is not closed is an apostrophe
+            text = " ".join(shlex.split(text))
+    with contextlib.suppress(RuntimeError):  # nobody of that name: `~name` is taken as it is
+        return Path(text).expanduser()
+    return Path(text)
+
+
 def _help(session: Session, _: str) -> None:
     session.show(Notice(help_text()))
 
 
 def _say(session: Session, argument: str) -> None:
     if argument:
-        session.say_file(Path(argument).expanduser())
+        session.say_file(path_argument(argument))
     else:
         session.show(Notice("/say needs a file.", "For example: /say question.wav"))
 
@@ -84,7 +104,7 @@ def _undo(session: Session, _: str) -> None:
 
 
 def _save(session: Session, argument: str) -> None:
-    session.show(session.save(Path(argument).expanduser() if argument else None))
+    session.show(session.save(path_argument(argument) if argument else None))
 
 
 def _mute(session: Session, _: str) -> None:

@@ -1,13 +1,23 @@
-"""The line being typed: keys in, text out."""
+"""What is typed into a terminal: keys in, lines out."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
 
 import pytest
+from prompt_toolkit.data_structures import Size
+from prompt_toolkit.input import create_input, create_pipe_input
+from prompt_toolkit.output.vt100 import Vt100_Output
 
-from voicechat.ui.keyboard import Keyboard, LineEditor, read_lines, split_keys
+from voicechat.ui.keyboard import read_lines
+from voicechat.ui.screen import TerminalScreen
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
     "\x1b[D",
@@ -18,50 +28,124 @@ LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
     "\x1b[F",
     "\x1b[3~",
 )
+ENTER, CTRL_D = "\r", "\x04"
 
 
-def typed(keys: str) -> tuple[str, int]:
-    editor = LineEditor()
-    for key in split_keys(keys):
-        editor.press(key)
-    return editor.text, editor.cursor
+def pasted(text: str) -> str:
+    return f"\x1b[200~{text}\x1b[201~"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def paper() -> Vt100_Output:
+    return Vt100_Output(StringIO(), lambda: Size(24, 80), enable_cpr=False)
+
+
+def typed(*parts: str, history: Path | None = None) -> list[str]:
+    """Lines that a screen hands over until Ctrl-D ends them; the parts, one line each, are typed one after the other."""
+    lines: list[str] = []
+    ended = threading.Event()
+    with create_pipe_input() as keyboard:
+        screen = TerminalScreen(keyboard, paper())
+        screen.read_lines(lines.append, ended.set, history)
+        screen.update("", "")
+        for part in parts:
+            n_lines = len(lines)
+            keyboard.send_text(part)
+            wait_until(lambda n_lines=n_lines: len(lines) > n_lines)  # type: ignore[misc]
+        keyboard.send_text(CTRL_D)
+        assert ended.wait(60)
+        screen.close()
+    return lines
 
 
 @pytest.mark.parametrize(
-    ("keys", "text", "cursor"),
+    ("keys", "line"),
     [
-        ("abc", "abc", 3),
-        ("abc\x7f", "ab", 2),
-        ("\x7f", "", 0),
-        (f"ac{LEFT}b", "abc", 2),
-        (f"abc{HOME}x{END}y", "xabcy", 5),
-        (f"abc{LEFT}{LEFT}{LEFT}{LEFT}{DELETE}", "bc", 0),
-        ("one two \x17", "one ", 4),
-        ("one\x15", "", 0),
-        (f"abcd{LEFT}{LEFT}\x0b", "ab", 2),
-        ("größe 語", "größe 語", 7),
-        ("a\x1b[5~b", "ab", 2),  # page up means nothing here
-        ("a\tb", "ab", 2),
-        (f"a{RIGHT}{RIGHT}b", "ab", 2),
+        ("abc", "abc|"),
+        ("abc\x7f", "ab|"),
+        ("\x7f", "|"),
+        (f"ac{LEFT}b", "ab|c"),
+        (f"abc{HOME}x{END}y", "xabcy|"),
+        (f"abc{LEFT}{LEFT}{LEFT}{LEFT}{DELETE}", "|bc"),
+        ("one two \x17", "one |"),
+        ("one\x15", "|"),
+        (f"abcd{LEFT}{LEFT}\x0b", "ab|"),
+        ("größe 語", "größe 語|"),
+        ("a\x1b[5~b", "ab|"),  # page up means nothing here
+        ("a\tb", "ab|"),
+        (f"a{RIGHT}{RIGHT}b", "ab|"),
+        (f"汉字{LEFT}e\u0301{LEFT}{LEFT}👍", "汉👍|e\u0301字"),
+        (f"abc{CTRL_D}{LEFT}{CTRL_D}", "ab|"),  # on a line with text, Ctrl-D deletes
+        (pasted("one\r\ntwo\nthree\r"), "one\ntwo\nthree\n|"),
+        (f"{pasted('one')}\x1b\rtwo", "one\ntwo|"),  # Alt-Enter
+        (f"{pasted('one' + chr(10) + 'two')}{UP}{HOME}x", "x|one\ntwo"),
+        (pasted("a\x1b[2J\x07\x9bb\u202e"), "a[2Jb|"),
     ],
 )
-def test_editing(keys: str, text: str, cursor: int) -> None:
-    assert typed(keys) == (text, cursor)
+def test_editing(keys: str, line: str) -> None:
+    assert typed(f"{keys}|{ENTER}") == [line]
 
 
 def test_enter_gives_the_line_and_keeps_it_for_later() -> None:
-    editor = LineEditor()
-    lines = [line for key in split_keys(f"one\rtwo\nthr{UP}{UP}\r{UP}{UP}{DOWN}{DOWN}") if (line := editor.press(key))]
-    assert lines == ["one", "two", "one"]
-    assert editor.history == ["one", "two", "one"]
-    assert editor.text == ""
+    lines = typed(f"one{ENTER}", f"two{ENTER}", f"thr{UP}{UP}{ENTER}", f"{UP}{UP}{DOWN}{ENTER}")
+    assert lines == ["one", "two", "one", "one"]
 
 
 def test_what_was_being_typed_comes_back_from_the_history() -> None:
-    editor = LineEditor()
-    for key in split_keys(f"one\rdraft{UP}{DOWN}"):
-        editor.press(key)
-    assert (editor.text, editor.cursor) == ("draft", 5)
+    assert typed(f"one{ENTER}", f"draft{UP}{DOWN}s{ENTER}") == ["one", "drafts"]
+
+
+def test_what_was_typed_comes_back_in_the_next_session(tmp_path: Path) -> None:
+    kept = tmp_path / "state/typed_lines"
+    assert typed(f"{pasted('one' + chr(10) + '+two')}{ENTER}", f"größe{ENTER}", f"größe{ENTER}", history=kept) == [
+        "one\n+two",
+        "größe",
+        "größe",
+    ]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert typed(f"{UP}{UP}{ENTER}", history=kept) == ["one\n+two"]
+
+
+def test_a_history_that_cannot_be_kept_disturbs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    assert typed(f"one{ENTER}", f"{UP}{ENTER}", history=tmp_path / "state/typed_lines") == ["one", "one"]
+    (tmp_path / "typed_lines").mkdir()
+    assert typed(f"one{ENTER}", f"{UP}{ENTER}", history=tmp_path / "typed_lines") == ["one", "one"]
+
+
+def test_the_history_does_not_grow_for_ever(tmp_path: Path) -> None:
+    kept = tmp_path / "typed_lines"
+    kept.write_text("".join(f"\n# a time\n+line {i}\n" for i in range(5000)))
+    assert typed(f"{UP}{ENTER}", history=kept) == ["line 4999"]
+    assert kept.read_text().count("+line") == 1000
+
+
+def test_escape_is_an_empty_line() -> None:
+    lines: list[str] = []
+    with create_pipe_input() as keyboard:
+        screen = TerminalScreen(keyboard, paper())
+        screen.read_lines(lines.append, lambda: None, None)
+        screen.update("", "")
+        keyboard.send_text("draft\x1b")
+        wait_until(lambda: lines == [""])
+        keyboard.send_text(ENTER)
+        wait_until(lambda: lines == ["", "draft"])
+        screen.close()
+
+
+@contextlib.contextmanager
+def signals_taken(*numbers: int) -> Iterator[list[int]]:
+    taken: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: taken.append(number)) for number in numbers}
+    yield taken
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_the_terminal_is_read_without_echo_and_restored() -> None:
@@ -70,13 +154,15 @@ def test_the_terminal_is_read_without_echo_and_restored() -> None:
     before = termios.tcgetattr(theirs)
     lines: list[str] = []
     ended = threading.Event()
-    with open(theirs, closefd=False) as stdin:
-        keyboard = Keyboard(lines.append, ended.set, stdin)
-        assert termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON) == 0
-        assert termios.tcgetattr(theirs)[3] & termios.ISIG  # Ctrl-C stays Ctrl-C
-        os.write(ours, "größe\r/quit\rx\x7f\x04".encode())
+    with open(theirs, closefd=False) as stdin, signals_taken(signal.SIGINT) as taken:
+        screen = TerminalScreen(create_input(stdin), paper())
+        screen.read_lines(lines.append, ended.set, None)
+        screen.update("", "")
+        wait_until(lambda: termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON) == 0)
+        os.write(ours, "größe\r\x03/quit\rx\x7f\x04".encode())
         assert ended.wait(60)
-        keyboard.close()
+        wait_until(lambda: taken == [signal.SIGINT])  # Ctrl-C stays Ctrl-C
+        screen.close()
     assert lines == ["größe", "/quit"]
     assert termios.tcgetattr(theirs) == before
     os.close(ours)
