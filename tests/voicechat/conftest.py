@@ -40,8 +40,8 @@ class Terminal:
     ) -> None:
         self._server = f"test-{uuid.uuid4().hex}"
         exports = " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items())
-        # COLUMNS and LINES would be those of the terminal that runs the tests
-        (folder / "run").write_text(f"env -u COLUMNS -u LINES {exports} {command}; echo exit status $?; stty -a\n")
+        lines = ["unset COLUMNS LINES NO_COLOR", f"export {exports}", command, "echo exit status $?; stty -a"]
+        (folder / "run").write_text("\n".join(lines))
         shell = ["--noprofile", "-i"] if in_shell else ["-c", "bash run; exec sleep 1000"]
         options = ["-d", "-s", "t", "-x", str(size[0]), "-y", str(size[1]), "-c", str(folder), "-e", "PS1=shell> "]
         start = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";", "new-session", *options]
@@ -61,6 +61,14 @@ class Terminal:
         return "\n".join(line.rstrip() for line in self._tmux("capture-pane", "-t", "t", "-p").splitlines()).rstrip()
 
     @property
+    def pid(self) -> int:
+        """The program, the last process of what the window runs."""
+        pid = int(self._tmux("display-message", "-t", "t", "-p", "#{pane_pid}"))
+        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            pid = int(children[-1])
+        return pid
+
+    @property
     def scrollback(self) -> list[str]:
         """All lines since the beginning, those that wrapped as one."""
         lines = self._tmux("capture-pane", "-t", "t", "-p", "-J", "-S", "-").splitlines()
@@ -71,6 +79,11 @@ class Terminal:
         """Column and row of the cursor; None where it is hidden."""
         shown, x, y = self._tmux("display-message", "-t", "t", "-p", "#{cursor_flag} #{cursor_x} #{cursor_y}").split()
         return (int(x), int(y)) if shown == "1" else None
+
+    @property
+    def codes(self) -> str:
+        """The screen with its colours."""
+        return self._tmux("capture-pane", "-t", "t", "-p", "-e")
 
     def type(self, text: str) -> None:
         self._tmux("send-keys", "-t", "t", "-l", text)
@@ -86,7 +99,7 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
 
-    def wait_for(self, pattern: str, seconds: float = 15) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = 40) -> re.Match[str]:
         """Wait until the screen matches."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self.screen)):
@@ -112,7 +125,7 @@ def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         width: int = 80,
         height: int = 24,
         in_shell: bool = False,
-        stdin: str = "",
+        before: str = "",
         **script: Any,
     ) -> Terminal:
         command = [sys.executable, "-m", "voicechat"]
@@ -121,7 +134,7 @@ def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
             command = [sys.executable, str(Path(__file__).parent / "scripted_talk.py"), str(tmp_path / "script.json")]
         variables = {"PYTHONPATH": str(REPOSITORY), "XDG_STATE_HOME": str(tmp_path / "state"), "LANG": "C.UTF-8"}
         variables |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), **(env or {})}
-        line = shlex.join([*command, "talk", *args]) + stdin
+        line = before + shlex.join([*command, "talk", *args])
         terminals.append(Terminal(line, variables, tmp_path, (width, height), in_shell))
         return terminals[-1]
 
@@ -141,7 +154,7 @@ class Recording:
         heard = self._path.read_bytes()
         return np.frombuffer(heard[: len(heard) // 2 * 2], np.int16).astype(np.float32) / 32768
 
-    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 150) -> None:
+    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 400) -> None:
         deadline = time.monotonic() + seconds
         while not condition(self.waveform()):
             assert time.monotonic() < deadline, f"not heard in {seconds} s"

@@ -47,7 +47,7 @@ def paper() -> Vt100_Output:
 
 
 def typed(*parts: str, history: Path | None = None) -> list[str]:
-    """Lines that a screen hands over until Ctrl-D ends them; the parts, one line each, are typed one after the other."""
+    """Lines that a screen hands over until Ctrl-D ends them; each part is one line, typed after the one before."""
     lines: list[str] = []
     ended = threading.Event()
     with create_pipe_input() as keyboard:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +122,139 @@ def test_file_names_are_typed_as_in_a_shell(start_talk: StartTalk, tmp_path: Pat
     terminal.type(f"/say {typed}")
     terminal.press("Enter")
     terminal.wait_for(r"You        my file.flac, speech, [12]\.\d s\n(.*\n)*Assistant  Paris\.")
+
+
+def assert_is_restored(terminal: Any) -> None:
+    settings = terminal.wait_for(r"(?s)speed \d+ baud.*echo").group()
+    assert re.search(r"[^-]icanon", settings)
+    assert re.search(r"[^-]echo", settings)
+    assert terminal.cursor is not None
+    assert "Traceback" not in terminal.screen
+    assert "●" not in terminal.screen  # what stood at the bottom is gone
+    assert "▸" not in terminal.screen
+
+
+def test_stopped_by_another_process_and_back(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=["Yes."], in_shell=True)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("half a li")
+    terminal.wait_for("> half a li")
+    os.killpg(os.getpgid(terminal.pid), signal.SIGSTOP)
+    terminal.wait_for("Stopped")
+    terminal.type("fg")
+    terminal.press("Enter")
+    terminal.wait_for(r"> half a li$")
+    terminal.type("ne")
+    terminal.wait_for(r"> half a line$")
+    terminal.press("Enter")
+    terminal.wait_for(r"Yes\.  \d+ ms")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_signals_leave_the_terminal_as_it_was(start_talk: StartTalk, tmp_path: Path, number: int, status: int) -> None:
+    terminal = start_talk(answers=[["word "] * 500], delay_seconds=0.05)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for("word word word")
+    os.kill(terminal.pid, number)
+    terminal.wait_for(f"exit status {status}")
+    assert_is_restored(terminal)
+    assert kept_turns(tmp_path)[1]["text"].startswith("word word")
+
+
+def test_the_quit_key_ends_at_once(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=[["word "] * 500], delay_seconds=0.05)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.press("C-\\")
+    terminal.wait_for("exit status 131")
+    assert_is_restored(terminal)
+
+
+def test_a_closed_window_ends_the_session_and_keeps_it(start_talk: StartTalk, tmp_path: Path) -> None:
+    terminal = start_talk(answers=[["word "] * 500], delay_seconds=0.05)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for("word word word")
+    program = Path(f"/proc/{terminal.pid}")
+    terminal.close()
+    deadline = time.monotonic() + 60
+    while program.exists():
+        assert time.monotonic() < deadline, "it runs on without a terminal"
+        time.sleep(0.1)
+    _, answer = kept_turns(tmp_path)
+    assert answer["interrupted"]
+    assert answer["text"].startswith("word word")
+
+
+def test_a_thousand_lines_are_all_in_the_scrollback(start_talk: StartTalk) -> None:
+    lines = [f"line {i} of the answer" for i in range(1000)]
+    terminal = start_talk(answers=[[f"{line}\n" for line in lines]])
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    terminal.wait_for(r"line 999 .*\d+ ms")
+    shown = terminal.scrollback
+    start = shown.index("You        go")
+    assert [line[11:] for line in shown[start + 1 : start + 1000]] == lines[:-1]
+    assert shown[:start] == [*shown[: start - 1], ""]
+    assert shown[0].startswith("scripted (scripted)")  # nothing of what stood at the bottom was pushed up
+    assert sum("●" in line or "▸" in line for line in shown) == 1
+
+
+def test_a_resize_while_it_answers_loses_nothing(start_talk: StartTalk) -> None:
+    words = [f"word{i}" for i in range(120)]
+    terminal = start_talk(answers=[[f" {word}" for word in words]], delay_seconds=0.06)
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("go")
+    terminal.press("Enter")
+    for number, width in ((10, 50), (30, 100), (50, 30), (70, 80)):
+        terminal.wait_for(rf"word{number}\b")
+        terminal.resize(width, 24)
+    terminal.wait_for(r"word119\s+\d+ ms")
+    time.sleep(0.5)
+    assert "▸" not in terminal.screen
+    assert terminal.screen.count("●") == 1
+    said = " ".join(terminal.scrollback).split("Assistant")[-1]
+    assert re.findall(r"word\d+", said) == words
+
+
+def test_lines_of_a_pipe_are_shown_in_a_terminal(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=["One.", "Two."], delay_seconds=0.2, before="printf 'first\\nsecond\\n' | ")
+    terminal.wait_for("exit status 0")
+    assert re.search(r"You        first\nAssistant  One\..*\n\nYou        second\nAssistant  Two\.", terminal.screen)
+    assert_is_restored(terminal)
+
+
+def test_keys_beside_files_are_not_echoed(start_talk: StartTalk, tmp_path: Path) -> None:
+    files = [str(ASSETS / name) for name in ("capital_of_france.flac", "three_fruits.flac")]
+    terminal = start_talk("--input", *files, answers=[["word "] * 20, "Done."], delay_seconds=0.1)
+    terminal.wait_for("word word")
+    terminal.type("hello")
+    terminal.wait_for(r"Done\.")
+    terminal.wait_for("exit status 0")
+    assert "hello" not in terminal.screen
+    assert_is_restored(terminal)
+
+
+def test_no_colours_where_none_are_wanted(start_talk: StartTalk) -> None:
+    coloured = r"\x1b\[(\d+;)*[349][0-7]"
+    for env, wanted in ({}, True), ({"NO_COLOR": "1"}, False):
+        terminal = start_talk(answers=["Yes."], env=env)
+        terminal.wait_for(r"(?m)^>$")
+        terminal.type("hello")
+        terminal.press("Enter")
+        terminal.wait_for(r"Yes\.  \d+ ms")
+        assert bool(re.search(coloured, terminal.codes)) == wanted
+
+
+def test_a_dumb_terminal_gets_plain_lines(start_talk: StartTalk) -> None:
+    terminal = start_talk(answers=["Yes.", "No."], env={"TERM": "dumb"})
+    terminal.wait_for("No microphone was found")
+    terminal.type("hello")
+    terminal.press("Enter")
+    terminal.wait_for(r"Assistant: Yes\.\n")
+    terminal.press("C-d")
+    terminal.wait_for("exit status 0")
+    assert "You: hello\nAssistant: Yes.\n" in terminal.screen

@@ -27,7 +27,7 @@ from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.layout.screen import Screen as DrawnScreen
-from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from voicechat.terminal_text import harmless
@@ -39,6 +39,7 @@ META_WAIT_SECONDS = 0.2
 SIZE_CHECK_SECONDS = 0.1
 """Only the main thread hears of a new size by signal, so the size is asked for."""
 CLOSE_SECONDS = 2.0
+STOP_SECONDS = 0.5
 HISTORY_LINES = 1000
 
 
@@ -91,7 +92,9 @@ class TerminalScreen:
         self._is_ready = threading.Event()
         self._error: BaseException | None = None
         self._drawn_columns = 0
-        self._is_suspended = False
+        self._has_continued = threading.Event()
+        """Cleared while the process is stopped from here."""
+        self._has_continued.set()
 
     def read_lines(self, on_line: Callable[[str], None], on_end: Callable[[], None], history: Path | None) -> None:
         """Let lines be typed."""
@@ -110,7 +113,11 @@ class TerminalScreen:
             Exception: Whatever ended the drawing.
         """
         if self._thread is None:
+            self._output.write_raw(above)
+            self._output.flush()
+            self._live = live
             self._start()
+            return
         if (error := self._error) is not None:
             self._error = None  # told once, or what is done to end in order would fail too
             raise error
@@ -134,12 +141,18 @@ class TerminalScreen:
             _open_input(are_lines_read=self._on_line is not None)
         )
         self._settings = _Settings(terminal_input.fileno())
-        self._cleanup.callback(_Settings(terminal_input.fileno()).apply)  # however the thread has ended
-        self._cleanup.enter_context(_on_continue(lambda: self._call(self._continue)))
+        self._settings_before = _Settings(terminal_input.fileno())
+        self._cleanup.callback(self._settings_before.apply)  # however the thread has ended
+        self._cleanup.enter_context(_on_continue(self._take_continued))
         self._app = self._application(terminal_input)
         self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
         self._thread.start()
         self._is_ready.wait()
+
+    def _take_continued(self) -> None:
+        if self._has_continued.is_set():
+            self._call(self._continue)
+        self._has_continued.set()
 
     # From here on everything runs on the thread of the screen.
 
@@ -235,22 +248,28 @@ class TerminalScreen:
     def _quit(self) -> None:
         """End at once, for those who would find out why: the key is that of SIGQUIT."""
         if hasattr(signal, "SIGQUIT"):
-            run_in_terminal(lambda: os.kill(os.getpid(), signal.SIGQUIT))
+            run_in_terminal(self._kill)
+
+    def _kill(self) -> None:
+        self._settings_before.apply()
+        signal.pthread_kill(threading.get_ident(), signal.SIGQUIT)  # before this thread does anything more
 
     # Job control
 
     def _suspend(self) -> None:
-        assert self._app is not None
         if hasattr(signal, "SIGTSTP"):
-            self._is_suspended = True
-            self._app.suspend_to_background()
+            run_in_terminal(self._stop)
+
+    def _stop(self) -> None:
+        self._has_continued.clear()
+        self._settings_before.apply()
+        os.kill(0, signal.SIGTSTP)  # to the whole job
+        # another thread may take the signal, and it is not the time to draw; without job control nothing stops
+        self._has_continued.wait(STOP_SECONDS)
 
     def _continue(self) -> None:
-        """The process goes on. If others stopped it, the terminal has had other settings and other text since."""
+        """Others stopped the process, and it goes on: the terminal has had other settings and other text since."""
         assert self._app is not None
-        if self._is_suspended:
-            self._is_suspended = False
-            return  # prompt_toolkit knew of it
         self._settings.apply()
         self._app.renderer.reset()
         self._app.invalidate()
@@ -350,10 +369,23 @@ class _History(FileHistory):
             super().store_string(string)
 
 
+class _TerminalOutput(Vt100_Output):
+    """A terminal whose history gets finished text only."""
+
+    def erase_down(self) -> None:
+        """Erase what is below; the cursor is in the first column.
+
+        From the first column of the first row, tmux would put what is erased into its history.
+        """
+        self.write_raw("\x1b[K\x1b[C\x1b[J\r")
+
+
 def _create_output() -> Output:
-    output = create_output(stdout=sys.stdout)
-    if isinstance(output, Vt100_Output):
-        output.enable_cpr = False  # where the cursor is need not be known, and not every terminal answers
+    if sys.platform == "win32":
+        return create_output(stdout=sys.stdout)
+    colours = ColorDepth.from_env()
+    output = _TerminalOutput.from_pty(sys.stdout, term=os.environ.get("TERM"), default_color_depth=colours)
+    output.enable_cpr = False  # where the cursor is need not be known, and not every terminal answers
     return output
 
 
