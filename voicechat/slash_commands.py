@@ -65,9 +65,10 @@ def parse_line(line: str) -> str | SlashCommand | Notice:
 
 
 def help_text() -> str:
-    """All commands, one a line."""
-    width = max(len(command.usage) for command in _COMMANDS.values())
-    return "\n".join(f"{command.usage:<{width}}  {command.about}" for command in _COMMANDS.values())
+    """All commands and keys, one a line."""
+    rows = [*((command.usage, command.about) for command in _COMMANDS.values()), *_KEYS]
+    width = max(len(usage) for usage, _ in rows)
+    return "\n".join(f"{usage:<{width}}  {about}" for usage, about in rows)
 
 
 def path_argument(text: str) -> Path:
@@ -127,3 +128,9 @@ _COMMANDS = {
     "save": _Command("/save [FILE]", "write the conversation to a file: .md, .txt or .json", _save),
     "quit": _Command("/quit", "end the session (so does Ctrl-D)", _quit),
 }
+
+_KEYS = (
+    ("Up, Down", "what you typed before"),
+    ("Alt-Enter", "a new line in what you type"),
+    ("Escape", "stop the answer"),
+)
