@@ -180,3 +180,19 @@ def test_lines_of_a_pipe() -> None:
         os.close(writing)
         assert ended.wait(60)
     assert lines == ["one", "two ü", "last"]
+
+
+def test_a_terminal_that_is_gone_ends_the_input() -> None:
+    pytest.importorskip("termios", reason="no terminals like these on this system")
+    ours, theirs = os.openpty()
+    ended = threading.Event()
+    with open(theirs, closefd=False) as stdin, open(theirs, "w", closefd=False) as stdout:
+        screen = TerminalScreen(create_input(stdin), Vt100_Output(stdout, lambda: Size(24, 80), enable_cpr=False))
+        screen.read_lines(lambda _: None, ended.set, None)
+        screen.update("", "")
+        os.close(ours)
+        assert ended.wait(60)
+        screen.update("more\n", "rows")  # nobody sees it
+        screen.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), theirs)  # what is left in the buffer goes nowhere
+    os.close(theirs)

@@ -36,7 +36,7 @@ ESCAPE_WAIT_SECONDS = 0.05
 """A lone escape is the key; one with bytes behind it is the beginning of another key."""
 META_WAIT_SECONDS = 0.2
 """Escape and then another key is that key with Alt, if it comes within this time."""
-SIZE_CHECK_SECONDS = 0.1
+WATCH_SECONDS = 0.1
 """Only the main thread hears of a new size by signal, so the size is asked for."""
 CLOSE_SECONDS = 2.0
 STOP_SECONDS = 0.5
@@ -81,6 +81,7 @@ class TerminalScreen:
     def __init__(self, terminal_input: Input | None = None, output: Output | None = None) -> None:
         self._input = terminal_input
         self._live = ""
+        self._size = (80, 24)
         self._on_line: Callable[[str], None] | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._history: Path | None = None
@@ -103,8 +104,10 @@ class TerminalScreen:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows."""
-        size = self._output.get_size()
-        return size.columns, size.rows
+        with contextlib.suppress(OSError):  # the terminal is gone
+            size = self._output.get_size()
+            self._size = size.columns, size.rows
+        return self._size
 
     def update(self, above: str, live: str) -> None:
         """Let text scroll away above, and put other rows at the bottom.
@@ -159,18 +162,18 @@ class TerminalScreen:
     def _run(self) -> None:
         try:
             asyncio.run(self._hold())
-        except EOFError:
-            self._on_end()
         except Exception as error:
             self._error = error
-        finally:
-            self._is_ready.set()
+        self._is_ready.set()
+        if isinstance(self._error, (EOFError, OSError)):  # the terminal is gone
+            self._error = None
+            self._on_end()
 
     async def _hold(self) -> None:
         assert self._app is not None
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._fail)
-        self._app.create_background_task(self._watch_size())
+        self._app.create_background_task(self._watch())
         await self._app.run_async(pre_run=self._is_ready.set, set_exception_handler=False, handle_sigint=False)
 
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -276,11 +279,16 @@ class TerminalScreen:
 
     # Resizing
 
-    async def _watch_size(self) -> None:
+    async def _watch(self) -> None:
+        """Notice another size, and that the terminal is gone: prompt_toolkit would read its end for ever."""
+        assert self._app is not None
         self._settings.keep()  # those that prompt_toolkit has set by now
         while True:
-            await asyncio.sleep(SIZE_CHECK_SECONDS)
-            if self._app is not None and self.size[0] != self._drawn_columns:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._settings.are_lost():
+                self._app.exit(exception=EOFError())
+                return
+            if self.size[0] != self._drawn_columns:
                 self._app.invalidate()
 
     def _follow_size(self) -> None:
@@ -422,6 +430,18 @@ class _Settings:
 
             with contextlib.suppress(termios.error):  # no terminal
                 self._kept = termios.tcgetattr(self._fd)
+
+    def are_lost(self) -> bool:
+        """Whether there was a terminal, and is none any more."""
+        if self._kept is None:
+            return False
+        import termios
+
+        try:
+            termios.tcgetattr(self._fd)
+        except termios.error:
+            return True
+        return False
 
     def apply(self) -> None:
         """Make them as they were."""
