@@ -196,3 +196,19 @@ def test_a_terminal_that_is_gone_ends_the_input() -> None:
         screen.close()
         os.dup2(os.open(os.devnull, os.O_WRONLY), theirs)  # what is left in the buffer goes nowhere
     os.close(theirs)
+
+
+def test_what_fails_while_drawing_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("no such line")
+
+    with create_pipe_input() as keyboard:
+        screen = TerminalScreen(keyboard, paper())
+        screen.read_lines(fail, lambda: None, None)
+        screen.update("", "")
+        keyboard.send_text(f"x{ENTER}")
+        with pytest.raises(ValueError, match="no such line"):
+            wait_until(lambda: screen.update("", "rows"))  # type: ignore[func-returns-value]
+        screen.update("what was said\n", "")  # whoever ends in order is not disturbed
+        screen.close()
+    assert capfd.readouterr() == ("", "")
