@@ -99,7 +99,7 @@ class Terminal:
     def resize(self, width: int, height: int) -> None:
         self._tmux("resize-window", "-t", "t", "-x", str(width), "-y", str(height))
 
-    def wait_for(self, pattern: str, seconds: float = 40) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = 240) -> re.Match[str]:
         """Wait until the screen matches."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self.screen)):
@@ -154,7 +154,7 @@ class Recording:
         heard = self._path.read_bytes()
         return np.frombuffer(heard[: len(heard) // 2 * 2], np.int16).astype(np.float32) / 32768
 
-    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 400) -> None:
+    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 2400) -> None:
         deadline = time.monotonic() + seconds
         while not condition(self.waveform()):
             assert time.monotonic() < deadline, f"not heard in {seconds} s"

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_input, create_pipe_input
+from prompt_toolkit.layout.screen import Char
+from prompt_toolkit.layout.screen import Screen as DrawnScreen
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from voicechat.ui.keyboard import read_lines
-from voicechat.ui.screen import TerminalScreen
+from voicechat.ui.screen import TerminalScreen, rows_above
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
     "\x1b[D",
@@ -212,3 +214,32 @@ def test_what_fails_while_drawing_is_told_once(capfd: pytest.CaptureFixture[str]
         screen.update("what was said\n", "")  # whoever ends in order is not disturbed
         screen.close()
     assert capfd.readouterr() == ("", "")
+
+
+def drawn(*rows: str) -> DrawnScreen:
+    screen = DrawnScreen()
+    for y, row in enumerate(rows):
+        x = 0
+        for character in row:
+            cells = [Char(character)] + [Char("")] * (Char(character).width - 1)
+            screen.data_buffer[y].update(enumerate(cells, start=x))
+            x += len(cells)
+    return screen
+
+
+@pytest.mark.parametrize(
+    ("rows", "x", "y", "columns", "above"),
+    [
+        (["", "● ready", "> hi"], 4, 2, 80, 2),
+        (["", "● ready", "> hi"], 4, 2, 7, 2),
+        (["", "● ready", "> hi"], 4, 2, 6, 3),  # the state takes two rows
+        (["", "● ready   ", "> hi"], 4, 2, 7, 2),  # blanks at the end are not drawn
+        (["> " + "汉" * 39, "  汉汉"], 6, 1, 40, 2),
+        (["> " + "汉" * 39, "  汉汉"], 6, 1, 21, 4),  # no half of one stands at the end of a row
+        (["> " + "a" * 30], 25, 0, 10, 2),  # the cursor's own row
+    ],
+)
+def test_rows_above_the_cursor_once_rows_are_broken_anew(
+    rows: list[str], x: int, y: int, columns: int, above: int
+) -> None:
+    assert rows_above(drawn(*rows), x, y, columns) == above

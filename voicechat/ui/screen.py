@@ -6,6 +6,7 @@ It runs on a thread of its own, which owns the terminal; others hand it strings.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
@@ -162,7 +163,7 @@ class TerminalScreen:
     def _run(self) -> None:
         try:
             asyncio.run(self._hold())
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a guarded standard output ends the program so
             self._error = error
         self._is_ready.set()
         if isinstance(self._error, (EOFError, OSError)):  # the terminal is gone
@@ -234,7 +235,7 @@ class TerminalScreen:
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
-        keys.add("c-c")(lambda _: os.kill(os.getpid(), signal.SIGINT))
+        keys.add("c-c")(lambda _: _interrupt())
         keys.add("c-z")(lambda _: self._suspend())
         keys.add("c-\\")(lambda _: self._quit())
         if (on_line := self._on_line) is None:
@@ -308,6 +309,14 @@ class TerminalScreen:
                 self._output.cursor_up(rows_above(drawn, cursor.x, cursor.y, columns) - cursor.y)
             renderer.erase()
         self._drawn_columns = columns
+
+
+def _interrupt() -> None:
+    """What Ctrl-C does in a terminal that is not read key by key."""
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _enter(buffer: Buffer) -> None:
