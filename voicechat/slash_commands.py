@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from voicechat.events import Notice
+from voicechat.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from voicechat.session import Session
@@ -40,6 +41,11 @@ class _Command:
     usage: str
     about: str
     run: Callable[[Session, str], None]
+
+    @property
+    def takes_file(self) -> bool:
+        """Whether a file may follow."""
+        return "FILE" in self.usage
 
 
 def parse_line(line: str) -> str | SlashCommand | Notice:
@@ -69,6 +75,31 @@ def help_text() -> str:
     rows = [*((command.usage, command.about) for command in _COMMANDS.values()), *_KEYS]
     width = max(len(usage) for usage, _ in rows)
     return "\n".join(f"{usage:<{width}}  {about}" for usage, about in rows)
+
+
+def complete_line(line: str) -> list[str]:
+    """What a command that is being typed may become: its name, or that of a file, is completed."""
+    name, space, argument = line[1:].partition(" ")
+    if not line.startswith("/") or "\n" in line:
+        return []
+    if not space:
+        return [f"/{other}{' ' * command.takes_file}" for other, command in _COMMANDS.items() if other.startswith(name)]
+    takes_file = name in _COMMANDS and _COMMANDS[name].takes_file
+    return [f"/{name} {path}" for path in _paths(argument)] if takes_file else []
+
+
+def _paths(begun: str) -> list[str]:
+    folder, slash, name = begun.rpartition("/")
+    try:
+        entries = sorted(path_argument(folder + slash).iterdir())
+    except (OSError, ValueError):
+        return []
+    return [
+        f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}"
+        for entry in entries
+        if entry.name.startswith(name) and entry.name.startswith(".") == name.startswith(".")
+        if entry.name == harmless_line(entry.name)
+    ]
 
 
 def path_argument(text: str) -> Path:
@@ -131,6 +162,7 @@ _COMMANDS = {
 
 _KEYS = (
     ("Up, Down", "what you typed before"),
+    ("Tab", "completes commands and names of files"),
     ("Alt-Enter", "a new line in what you type"),
     ("Escape", "stop the answer"),
 )

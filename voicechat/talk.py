@@ -24,6 +24,7 @@ from voicechat.paths import state_folder
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
+from voicechat.slash_commands import complete_line
 from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
@@ -192,6 +193,7 @@ def _feed(options: TalkOptions, session: Session, view: View) -> None:
             lambda line: session.post(TypedLine(line)),
             lambda: session.post(TypedLine("/quit")),
             state_folder() / "typed_lines",
+            complete_line,
         )
     else:
         interrupts = options.input_kind == "terminal"

@@ -154,7 +154,7 @@ class Recording:
         heard = self._path.read_bytes()
         return np.frombuffer(heard[: len(heard) // 2 * 2], np.int16).astype(np.float32) / 32768
 
-    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 2400) -> None:
+    def wait_for(self, condition: Callable[[np.ndarray], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not condition(self.waveform()):
             assert time.monotonic() < deadline, f"not heard in {seconds} s"

@@ -243,3 +243,20 @@ def test_rows_above_the_cursor_once_rows_are_broken_anew(
     rows: list[str], x: int, y: int, columns: int, above: int
 ) -> None:
     assert rows_above(drawn(*rows), x, y, columns) == above
+
+
+def test_the_tab_key_completes_what_is_sure_and_shows_what_is_not() -> None:
+    lines: list[str] = []
+    output = paper()
+    with create_pipe_input() as keyboard:
+        screen = TerminalScreen(keyboard, output)
+        screen.read_lines(
+            lines.append, lambda: None, None, lambda line: [x for x in ("/say ", "/save ") if x.startswith(line)]
+        )
+        screen.update("", "")
+        keyboard.send_text("/\t")
+        keyboard.send_text(f"y\t{ENTER}")
+        wait_until(lambda: lines == ["/say "])
+        keyboard.send_text("/sa\t")
+        wait_until(lambda: "say  save" in output.stdout.getvalue())  # type: ignore[attr-defined]
+        screen.close()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicechat.events import Notice
-from voicechat.slash_commands import SlashCommand, parse_line, path_argument
+from voicechat.slash_commands import SlashCommand, complete_line, parse_line, path_argument
 
 FEW = settings(max_examples=100, derandomize=True, deadline=None)
 NAMES = st.text(st.characters(exclude_characters="\0/\r\n", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
@@ -91,3 +91,20 @@ def test_every_name_can_be_typed(name: str) -> None:
 @given(st.text(st.characters(exclude_characters="\0")) | st.text("~/\\'\" file:%0", max_size=12))
 def test_every_argument_names_some_file(text: str) -> None:
     assert isinstance(path_argument(text), Path)
+
+
+def test_the_tab_key_completes_commands_and_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("memo one.wav", "memo two.wav", ".hidden.wav", "odd\x1b.wav"):
+        Path(name).touch()
+    Path("memos").mkdir()
+    Path("memos/three.wav").touch()
+    assert complete_line("/sa") == ["/say ", "/save "]
+    assert complete_line("/q") == ["/quit"]
+    assert complete_line("/say m") == ["/say memo one.wav", "/say memo two.wav", "/say memos/"]
+    assert complete_line("/say ~/memos/") == ["/say ~/memos/three.wav"]
+    assert complete_line("/say .") == ["/say .hidden.wav"]
+    assert complete_line("/say o") == []  # a name that would command the terminal
+    for line in ("", "hello", "/undo ", "/say nowhere/", "//etc", "/say a\n", "/say \0/"):
+        assert complete_line(line) == []

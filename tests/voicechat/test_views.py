@@ -107,7 +107,13 @@ class Paper:
         self.size = (columns, rows)
         self.above, self.live = "", ""
 
-    def read_lines(self, on_line: Callable[[str], None], on_end: Callable[[], None], history: Path | None) -> None:
+    def read_lines(
+        self,
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
+        history: Path | None = None,
+        complete: Callable[[str], list[str]] = lambda _: [],
+    ) -> None:
         """Nothing is typed on paper."""
 
     def update(self, above: str, live: str) -> None:

@@ -81,9 +81,15 @@ class LiveView:
             self._draw()
         self._screen.close()
 
-    def read_lines(self, on_line: Callable[[str], None], on_end: Callable[[], None], history: Path | None) -> None:
+    def read_lines(
+        self,
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
+        history: Path | None = None,
+        complete: Callable[[str], list[str]] = lambda _: [],
+    ) -> None:
         """Let lines be typed at the bottom; see `Screen.read_lines`."""
-        self._screen.read_lines(on_line, on_end, history)
+        self._screen.read_lines(on_line, on_end, history, complete)
 
     def tick(self) -> None:
         """Draw again, if it is time."""

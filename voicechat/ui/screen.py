@@ -42,6 +42,7 @@ WATCH_SECONDS = 0.1
 CLOSE_SECONDS = 2.0
 STOP_SECONDS = 0.5
 HISTORY_LINES = 1000
+COMPLETIONS = 50
 
 
 class Screen(Protocol):
@@ -52,13 +53,20 @@ class Screen(Protocol):
         """Columns and rows."""
         ...
 
-    def read_lines(self, on_line: Callable[[str], None], on_end: Callable[[], None], history: Path | None) -> None:
+    def read_lines(
+        self,
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
+        history: Path | None = None,
+        complete: Callable[[str], list[str]] = lambda _: [],
+    ) -> None:
         """Let lines be typed; to be called before the first `update`.
 
         Args:
             on_line: Takes what was typed or pasted when Enter is pressed, an empty line for the escape key.
             on_end: Called for Ctrl-D on an empty line, or when the terminal is gone.
             history: File with what was typed in earlier sessions.
+            complete: Gives what a line that is being typed may become, for the tab key.
         """
         ...
 
@@ -86,6 +94,7 @@ class TerminalScreen:
         self._on_line: Callable[[str], None] | None = None
         self._on_end: Callable[[], None] = lambda: None
         self._history: Path | None = None
+        self._complete: Callable[[str], list[str]] = lambda _: []
         self._output = output or _create_output()
         self._cleanup = contextlib.ExitStack()
         self._app: Application[None] | None = None
@@ -98,9 +107,15 @@ class TerminalScreen:
         """Cleared while the process is stopped from here."""
         self._has_continued.set()
 
-    def read_lines(self, on_line: Callable[[str], None], on_end: Callable[[], None], history: Path | None) -> None:
+    def read_lines(
+        self,
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
+        history: Path | None = None,
+        complete: Callable[[str], list[str]] = lambda _: [],
+    ) -> None:
         """Let lines be typed."""
-        self._on_line, self._on_end, self._history = on_line, on_end, history
+        self._on_line, self._on_end, self._history, self._complete = on_line, on_end, history, complete
 
     @property
     def size(self) -> tuple[int, int]:
@@ -241,10 +256,24 @@ class TerminalScreen:
         if (on_line := self._on_line) is None:
             return keys
         keys.add("enter")(lambda event: _enter(event.current_buffer))
+        keys.add("tab")(lambda event: self._complete_line(event.current_buffer))
         keys.add("escape", "enter")(lambda event: event.current_buffer.newline())
         keys.add("escape")(lambda _: on_line(""))
         keys.add("c-d", filter=Condition(self._is_line_empty))(lambda _: self._on_end())
         return keys
+
+    def _complete_line(self, buffer: Buffer) -> None:
+        """Add what all completions begin with; if that is nothing, show them."""
+        line = buffer.document.text_before_cursor
+        choices = self._complete(line)
+        common = os.path.commonprefix(choices)  # noqa: RUF071 - characters, no parts of paths
+        if len(common) > len(line):
+            buffer.insert_text(common[len(line) :])
+        elif len(choices) > 1:
+            start = max(line.rfind("/"), line.rfind(" ")) + 1
+            shown = [choice[start:].strip() for choice in choices[:COMPLETIONS]]
+            more = f"  and {len(choices) - COMPLETIONS} more" if len(choices) > COMPLETIONS else ""
+            self._draw("  ".join(shown) + more + "\n", self._live)
 
     def _is_line_empty(self) -> bool:
         return self._app is not None and not self._app.current_buffer.text
