@@ -19,7 +19,8 @@ from prompt_toolkit.layout.screen import Screen as DrawnScreen
 from prompt_toolkit.output.vt100 import Vt100_Output
 
 from voicechat.ui.keyboard import read_lines
-from voicechat.ui.screen import TerminalScreen, rows_above
+from voicechat.ui.screen import TerminalScreen
+from voicechat.ui.terminal import rows_above
 
 LEFT, RIGHT, UP, DOWN, HOME, END, DELETE = (
     "\x1b[D",

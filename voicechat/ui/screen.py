@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from prompt_toolkit.application import Application, run_in_terminal
@@ -23,15 +22,21 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import ANSI
 from prompt_toolkit.history import FileHistory
-from prompt_toolkit.input import Input, create_input, create_pipe_input
+from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.layout.processors import TabsProcessor
-from prompt_toolkit.layout.screen import Screen as DrawnScreen
-from prompt_toolkit.output import ColorDepth, Output, create_output
-from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.output import Output
 
 from voicechat.terminal_text import harmless
+from voicechat.ui.terminal import (
+    TerminalSettings,
+    breaks_rows_anew,
+    create_terminal_output,
+    open_keyboard,
+    rows_above,
+    when_continued,
+)
 
 ESCAPE_WAIT_SECONDS = 0.05
 """A lone escape is the key; one with bytes behind it is the beginning of another key."""
@@ -95,7 +100,7 @@ class TerminalScreen:
         self._on_end: Callable[[], None] = lambda: None
         self._history: Path | None = None
         self._complete: Callable[[str], list[str]] = lambda _: []
-        self._output = output or _create_output()
+        self._output = output or create_terminal_output()
         self._cleanup = contextlib.ExitStack()
         self._app: Application[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -157,12 +162,12 @@ class TerminalScreen:
 
     def _start(self) -> None:
         terminal_input = self._input or self._cleanup.enter_context(
-            _open_input(are_lines_read=self._on_line is not None)
+            open_keyboard(are_lines_read=self._on_line is not None)
         )
-        self._settings = _Settings(terminal_input.fileno())
-        self._settings_before = _Settings(terminal_input.fileno())
+        self._settings = TerminalSettings(terminal_input.fileno())
+        self._settings_before = TerminalSettings(terminal_input.fileno())
         self._cleanup.callback(self._settings_before.apply)  # however the thread has ended
-        self._cleanup.enter_context(_on_continue(self._take_continued))
+        self._cleanup.enter_context(when_continued(self._take_continued))
         self._app = self._application(terminal_input)
         self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
         self._thread.start()
@@ -353,37 +358,6 @@ def _enter(buffer: Buffer) -> None:
     buffer.load_history_if_not_yet_loaded()  # not only when next it is drawn: the next key may come first
 
 
-def rows_above(drawn: DrawnScreen, x: int, y: int, columns: int) -> int:
-    """Rows between the first one drawn and the one with the cursor, once the rows are broken at another width.
-
-    Args:
-        drawn: What was drawn.
-        x: Column of the cursor as it was drawn.
-        y: Row of the cursor as it was drawn.
-        columns: The new width.
-    """
-    rows = [drawn.data_buffer[i] for i in range(y + 1)]
-    used = [max((column for column, cell in row.items() if cell.char != " "), default=0) + 1 for row in rows]
-    widths = [[row[column].width for column in range(end)] for row, end in zip(rows, [*used[:-1], x + 1])]
-    return sum(_n_rows(cells, columns) for cells in widths) - 1
-
-
-def _n_rows(widths: list[int], columns: int) -> int:
-    """Rows that cells take; a wide one that does not fit into what is left of a row begins the next one."""
-    rows, filled = 1, 0
-    for width in widths:
-        if filled + width > columns:
-            rows, filled = rows + 1, 0
-        filled += width
-    return rows
-
-
-def breaks_rows_anew(environment: Any) -> bool:
-    """Whether the terminal breaks long rows anew when its width changes; a few old ones cut them off."""
-    term = environment.get("TERM", "")
-    return not ("XTERM_VERSION" in environment or "STY" in environment or term.startswith(("linux", "rxvt", "st-")))
-
-
 class _History(FileHistory):
     """What was typed, in a file that only its owner reads; where it cannot be kept, it is not."""
 
@@ -413,95 +387,3 @@ class _History(FileHistory):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.touch(0o600)
             super().store_string(string)
-
-
-class _TerminalOutput(Vt100_Output):
-    """A terminal whose history gets finished text only."""
-
-    def erase_down(self) -> None:
-        """Erase what is below; the cursor is in the first column.
-
-        From the first column of the first row, tmux would put what is erased into its history.
-        """
-        self.write_raw("\x1b[K\x1b[C\x1b[J\r")
-
-
-def _create_output() -> Output:
-    if sys.platform == "win32":
-        return create_output(stdout=sys.stdout)
-    colours = ColorDepth.from_env()
-    output = _TerminalOutput.from_pty(sys.stdout, term=os.environ.get("TERM"), default_color_depth=colours)
-    output.enable_cpr = False  # where the cursor is need not be known, and not every terminal answers
-    return output
-
-
-@contextlib.contextmanager
-def _open_input(*, are_lines_read: bool) -> Iterator[Input]:
-    """The keyboard; where stdin is none, or is not needed and belongs to another job, something that stays silent."""
-    is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    if is_terminal and (are_lines_read or _is_foreground(sys.stdin.fileno())):
-        yield create_input(sys.stdin)
-    else:
-        with create_pipe_input() as silent:
-            yield silent
-
-
-def _is_foreground(fd: int) -> bool:
-    try:
-        return os.tcgetpgrp(fd) == os.getpgrp()
-    except (AttributeError, OSError):  # no jobs on this system, or no terminal of ours
-        return True
-
-
-class _Settings:
-    """A terminal's settings, such as whether it echoes, at the time when they were kept."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._kept: Any = None
-        self.keep()
-
-    def keep(self) -> None:
-        """Keep what they are now."""
-        with contextlib.suppress(ImportError):
-            import termios
-
-            with contextlib.suppress(termios.error):  # no terminal
-                self._kept = termios.tcgetattr(self._fd)
-
-    def are_lost(self) -> bool:
-        """Whether there was a terminal, and is none any more."""
-        if self._kept is None:
-            return False
-        import termios
-
-        try:
-            termios.tcgetattr(self._fd)
-        except termios.error:
-            return True
-        return False
-
-    def apply(self) -> None:
-        """Make them as they were."""
-        if self._kept is not None:
-            import termios
-
-            with contextlib.suppress(termios.error):  # the terminal is gone
-                termios.tcsetattr(self._fd, termios.TCSANOW, self._kept)
-
-
-@contextlib.contextmanager
-def _on_continue(take: Callable[[], None]) -> Iterator[None]:
-    """Call something when the process was stopped and goes on."""
-    if not hasattr(signal, "SIGCONT") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        take()
-
-    before = signal.signal(signal.SIGCONT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCONT, before)
