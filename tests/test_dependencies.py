@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TERMINAL = {"typer", "click", "rich", "argparse", "curses", "readline", "getpass", "sounddevice"}
+TERMINAL = {"typer", "click", "rich", "argparse", "curses", "prompt_toolkit", "readline", "getpass", "sounddevice"}
 FORBIDDEN = {
     "blsp": {"voicechat", "recipes", "tests", *TERMINAL},
     "voicechat": {"recipes", "tests"},
     "recipes": {"voicechat", "tests"},
 }
 FAMILIES = {
-    "plain data and rules": {"events", "errors", "paths", "settings", "options", "progress", "languages", "process"},
+    "plain data and rules": {
+        *("events", "errors", "paths", "settings", "options", "progress", "languages"),
+        *("process", "terminal_text"),
+    },
     "hearing": {"audio_devices", "audio_io", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
     "remembering": {"history", "recording", "export"},

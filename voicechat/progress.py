@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.progress import Progress
+from voicechat.terminal_text import harmless_line
 
 
 @contextmanager
@@ -28,7 +29,7 @@ class PlainProgress:
     def start(self, description: str, total_bytes: int | None) -> None:
         """Announce a step."""
         size = f" ({total_bytes / 1e6:.0f} MB)" if total_bytes else ""
-        print(f"{description}{size} ...", file=sys.stderr, flush=True)
+        print(f"{harmless_line(description)}{size} ...", file=sys.stderr, flush=True)
 
     def advance(self, n_bytes: int) -> None:
         """Say nothing."""
@@ -45,8 +46,13 @@ class RichProgress:
         from rich.progress import BarColumn, DownloadColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self._plain = (SpinnerColumn(), TextColumn("{task.description}"))
-        self._sized = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._plain = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+        self._sized = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+        )
         self._console = Console(stderr=True)
         self._new_bars = Bars
         self._bars: Bars | None = None
@@ -56,7 +62,7 @@ class RichProgress:
         self.finish()
         columns = self._sized if total_bytes else self._plain
         self._bars = self._new_bars(*columns, console=self._console, transient=True)
-        self._bars.add_task(description, total=total_bytes)
+        self._bars.add_task(harmless_line(description), total=total_bytes)
         self._bars.start()
 
     def advance(self, n_bytes: int) -> None:

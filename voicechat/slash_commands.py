@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from blsp.user_paths import expand_user
 from voicechat.events import Notice
+from voicechat.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from voicechat.session import Session
@@ -37,6 +41,11 @@ class _Command:
     about: str
     run: Callable[[Session, str], None]
 
+    @property
+    def takes_file(self) -> bool:
+        """Whether a file may follow."""
+        return "FILE" in self.usage
+
 
 def parse_line(line: str) -> str | SlashCommand | Notice:
     """What a typed line means: a turn, a command, or a mistake to report.
@@ -48,7 +57,11 @@ def parse_line(line: str) -> str | SlashCommand | Notice:
         return text
     if text.startswith("//"):
         return text[1:]
-    name, _, argument = text[1:].partition(" ")
+    name, argument = (*text[1:].split(None, 1), "", "")[:2]
+    if "\n" in text:
+        if name not in _COMMANDS:
+            return text  # a path or code that was pasted
+        return Notice(f"/{name} takes one line.", "To say this to the assistant, begin it with two slashes.")
     if name in _COMMANDS:
         return SlashCommand(name, argument.strip())
     near = difflib.get_close_matches(name, _COMMANDS, n=1)
@@ -57,9 +70,47 @@ def parse_line(line: str) -> str | SlashCommand | Notice:
 
 
 def help_text() -> str:
-    """All commands, one a line."""
-    width = max(len(command.usage) for command in _COMMANDS.values())
-    return "\n".join(f"{command.usage:<{width}}  {command.about}" for command in _COMMANDS.values())
+    """All commands and keys, one a line."""
+    rows = [*((command.usage, command.about) for command in _COMMANDS.values()), *_KEYS]
+    width = max(len(usage) for usage, _ in rows)
+    return "\n".join(f"{usage:<{width}}  {about}" for usage, about in rows)
+
+
+def complete_line(line: str) -> list[str]:
+    """What a command that is being typed may become: its name, or that of a file, is completed."""
+    name, space, argument = line[1:].partition(" ")
+    if not line.startswith("/") or "\n" in line:
+        return []
+    if not space:
+        return [f"/{other}{' ' * command.takes_file}" for other, command in _COMMANDS.items() if other.startswith(name)]
+    takes_file = name in _COMMANDS and _COMMANDS[name].takes_file
+    return [f"/{name} {path}" for path in _paths(argument)] if takes_file else []
+
+
+def _paths(begun: str) -> list[str]:
+    folder, slash, name = begun.rpartition("/")
+    try:
+        entries = sorted(path_argument(folder + slash).iterdir())
+    except (OSError, ValueError):
+        return []
+    return [
+        f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}"
+        for entry in entries
+        if entry.name.startswith(name) and entry.name.startswith(".") == name.startswith(".")
+        if entry.name == harmless_line(entry.name)
+    ]
+
+
+def path_argument(text: str) -> Path:
+    """The file that somebody means who typed a path as in a shell, quoted or not, or dropped a file on the terminal."""
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    elif not os.path.lexists(text) and any(character in text for character in "\"'\\"):
+        with contextlib.suppress(ValueError):  # a quote that is not closed is an apostrophe
+            text = " ".join(shlex.split(text))
+    with contextlib.suppress(RuntimeError):  # nobody of that name: `~name` is taken as it is
+        return Path(text).expanduser()
+    return Path(text)
 
 
 def _help(session: Session, _: str) -> None:
@@ -68,7 +119,7 @@ def _help(session: Session, _: str) -> None:
 
 def _say(session: Session, argument: str) -> None:
     if argument:
-        session.say_file(expand_user(argument))
+        session.say_file(path_argument(argument))
     else:
         session.show(Notice("/say needs a file.", "For example: /say question.wav"))
 
@@ -84,7 +135,7 @@ def _undo(session: Session, _: str) -> None:
 
 
 def _save(session: Session, argument: str) -> None:
-    session.show(session.save(expand_user(argument) if argument else None))
+    session.show(session.save(path_argument(argument) if argument else None))
 
 
 def _mute(session: Session, _: str) -> None:
@@ -107,3 +158,10 @@ _COMMANDS = {
     "save": _Command("/save [FILE]", "write the conversation to a file: .md, .txt or .json", _save),
     "quit": _Command("/quit", "end the session (so does Ctrl-D)", _quit),
 }
+
+_KEYS = (
+    ("Up, Down", "what you typed before"),
+    ("Tab", "completes commands and names of files"),
+    ("Alt-Enter", "a new line in what you type"),
+    ("Escape", "stop the answer"),
+)

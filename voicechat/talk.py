@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,15 @@ from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.history import SessionHeader, StoredSession
 from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
+from voicechat.paths import state_folder
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
 from voicechat.settings import Settings
+from voicechat.slash_commands import complete_line
 from voicechat.speech_output import SpeechOutput, load_voice
-from voicechat.ui.keyboard import Keyboard, has_line_input, read_lines
-from voicechat.ui.live import InputLine, LiveView
+from voicechat.ui.keyboard import has_line_input, read_lines
+from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
 from voicechat.vad import WebRtcVad
 
@@ -120,9 +122,8 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
     with contextlib.ExitStack() as stack:
         if microphone:
             stack.callback(microphone.close)
-        lines: _Lines | None = _Lines() if has_line_input() and options.input_kind == "terminal" else None
         speech = SpeechOutput(Speaker(options.output_device), load_voice()) if options.is_spoken else None
-        view = choose_view(options, lines)
+        view = choose_view(options)
         if isinstance(view, LiveView) and sys.stderr.isatty():
             stack.enter_context(silent_stderr())  # ALSA and others would write into the view
         stack.enter_context(view)
@@ -142,7 +143,7 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
         for notice in notices:
             session.announce(notice)
         stack.enter_context(_stop_signals(session))
-        _feed(options, session, view, lines, stack)
+        _feed(options, session, view)
         n_failed = session.run()
     return EXIT_FAILURE if n_failed and options.input_kind != "terminal" else 0
 
@@ -164,45 +165,38 @@ def open_microphone(options: TalkOptions) -> tuple[Microphone | None, list[Notic
         return None, [Notice(f"{str(error).rstrip('.')}: type your turns, or /say FILE.wav.", hint)]
 
 
-class _Lines:
-    """The line being typed, for the view to show; set once the keyboard is read."""
-
-    def __init__(self) -> None:
-        self.keyboard: Keyboard | None = None
-
-    def __call__(self) -> InputLine:
-        editor = self.keyboard.editor if self.keyboard else None
-        return InputLine(editor.text, editor.cursor) if editor else InputLine()
-
-
-def choose_view(options: TalkOptions, lines: Callable[[], InputLine] | None) -> View:
+def choose_view(options: TalkOptions) -> View:
     """JSON if asked for, the live view on a terminal, plain lines elsewhere.
 
     Where lines are typed but cannot be read key by key (Windows), they would be echoed into the live view: plain too.
     """
     if options.is_json:
         return JsonView()
-    if lines is None and options.input_kind == "terminal":
+    if options.input_kind == "terminal" and not has_line_input():
         return PlainView()
     from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty():
-        return LiveView(console, lines)
+        from voicechat.ui.screen import TerminalScreen
+
+        return LiveView(TerminalScreen(), console)
     return PlainView()
 
 
-def _feed(
-    options: TalkOptions, session: Session, view: View, lines: _Lines | None, stack: contextlib.ExitStack
-) -> None:
+def _feed(options: TalkOptions, session: Session, view: View) -> None:
     """Connect what the user's turns come from."""
     if options.input_kind == "files":
         for path in options.files:
             session.post(AudioFile(path))
         session.post(InputEnded())
-    elif lines is not None and isinstance(view, LiveView):
-        lines.keyboard = Keyboard(lambda line: session.post(TypedLine(line)), lambda: session.post(TypedLine("/quit")))
-        stack.callback(lines.keyboard.close)
+    elif options.input_kind == "terminal" and isinstance(view, LiveView):
+        view.read_lines(
+            lambda line: session.post(TypedLine(line)),
+            lambda: session.post(TypedLine("/quit")),
+            state_folder() / "typed_lines",
+            complete_line,
+        )
     else:
         interrupts = options.input_kind == "terminal"
         read_lines(lambda line: session.post(TypedLine(line, interrupts)), lambda: session.post(InputEnded()))

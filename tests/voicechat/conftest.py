@@ -25,15 +25,31 @@ DATA = Path(os.environ.get("VOICECHAT_DATA", REPOSITORY.parent / "shared"))
 
 
 class Terminal:
-    """A program in a tmux window of its own server."""
+    """A program in a tmux window of its own server.
 
-    def __init__(self, command: str, env: dict[str, str], folder: Path, width: int = 80, height: int = 24) -> None:
+    Args:
+        command: What runs, after which its exit status and the terminal's settings are shown.
+        env: Variables on top of those of the tests.
+        folder: Where it runs.
+        size: Columns and rows.
+        in_shell: Leave an interactive shell behind it, for the keys of job control.
+    """
+
+    def __init__(
+        self, command: str, env: dict[str, str], folder: Path, size: tuple[int, int] = (80, 24), in_shell: bool = False
+    ) -> None:
         self._server = f"test-{uuid.uuid4().hex}"
         exports = " ".join(f"{key}={shlex.quote(value)}" for key, value in env.items())
-        shell = f"cd {shlex.quote(str(folder))}; env {exports} {command}; echo exit status $?; stty -a; exec sleep 1000"
-        size = ["-x", str(width), "-y", str(height)]
-        self._tmux("-f", os.devnull, "new-session", "-d", "-s", "t", *size, "bash", "--norc", "-c", shell)
-        self._tmux("set-option", "-g", "history-limit", "1000")
+        lines = ["unset COLUMNS LINES NO_COLOR", f"export {exports}", command, "echo exit status $?; stty -a"]
+        (folder / "run").write_text("\n".join(lines))
+        shell = ["--noprofile", "-i"] if in_shell else ["-c", "bash run; exec sleep 1000"]
+        options = ["-d", "-s", "t", "-x", str(size[0]), "-y", str(size[1]), "-c", str(folder), "-e", "PS1=shell> "]
+        start = ["start-server", ";", "set-option", "-g", "history-limit", "5000", ";", "new-session", *options]
+        self._tmux("-f", os.devnull, *start, "bash", "--norc", *shell)
+        if in_shell:
+            self.wait_for("shell>")
+            self.type("bash run")
+            self.press("Enter")
 
     def _tmux(self, *args: str) -> str:
         done = subprocess.run(["tmux", "-L", self._server, *args], capture_output=True, text=True, check=True)
@@ -44,8 +60,38 @@ class Terminal:
         """The whole screen, without blank lines at its end."""
         return "\n".join(line.rstrip() for line in self._tmux("capture-pane", "-t", "t", "-p").splitlines()).rstrip()
 
+    @property
+    def pid(self) -> int:
+        """The program, the last process of what the window runs."""
+        pid = int(self._tmux("display-message", "-t", "t", "-p", "#{pane_pid}"))
+        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            pid = int(children[-1])
+        return pid
+
+    @property
+    def scrollback(self) -> list[str]:
+        """All lines since the beginning, those that wrapped as one."""
+        lines = self._tmux("capture-pane", "-t", "t", "-p", "-J", "-S", "-").splitlines()
+        return "\n".join(line.rstrip() for line in lines).rstrip().split("\n")
+
+    @property
+    def cursor(self) -> tuple[int, int] | None:
+        """Column and row of the cursor; None where it is hidden."""
+        shown, x, y = self._tmux("display-message", "-t", "t", "-p", "#{cursor_flag} #{cursor_x} #{cursor_y}").split()
+        return (int(x), int(y)) if shown == "1" else None
+
+    @property
+    def codes(self) -> str:
+        """The screen with its colours."""
+        return self._tmux("capture-pane", "-t", "t", "-p", "-e")
+
     def type(self, text: str) -> None:
         self._tmux("send-keys", "-t", "t", "-l", text)
+
+    def paste(self, text: str) -> None:
+        """Paste as a terminal does: marked as pasted, where the program asked for that."""
+        self._tmux("set-buffer", text)
+        self._tmux("paste-buffer", "-t", "t", "-p")
 
     def press(self, *keys: str) -> None:
         self._tmux("send-keys", "-t", "t", *keys)
@@ -73,7 +119,14 @@ def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     terminals: list[Terminal] = []
 
     def start(
-        *args: str, answers: list[Any] | None, env: dict[str, str] | None = None, width: int = 80, **script: Any
+        *args: str,
+        answers: list[Any] | None,
+        env: dict[str, str] | None = None,
+        width: int = 80,
+        height: int = 24,
+        in_shell: bool = False,
+        before: str = "",
+        **script: Any,
     ) -> Terminal:
         command = [sys.executable, "-m", "voicechat"]
         if answers is not None:
@@ -81,7 +134,8 @@ def start_talk(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
             command = [sys.executable, str(Path(__file__).parent / "scripted_talk.py"), str(tmp_path / "script.json")]
         variables = {"PYTHONPATH": str(REPOSITORY), "XDG_STATE_HOME": str(tmp_path / "state"), "LANG": "C.UTF-8"}
         variables |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), **(env or {})}
-        terminals.append(Terminal(shlex.join([*command, "talk", *args]), variables, tmp_path, width))
+        line = before + shlex.join([*command, "talk", *args])
+        terminals.append(Terminal(line, variables, tmp_path, (width, height), in_shell))
         return terminals[-1]
 
     yield start

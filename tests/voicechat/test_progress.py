@@ -29,7 +29,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     with show_progress() as progress:
         assert isinstance(progress, RichProgress)
         progress._console = Console(file=terminal, force_terminal=True, width=100)
-        progress.start("Downloading a", 2_000_000)
+        progress.start("Downloading a[b]\x1b]0;title\x07", 2_000_000)
         progress.advance(500_000)
         assert progress._bars is not None
         assert progress._bars.tasks[0].percentage == 25
@@ -39,5 +39,7 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     assert progress._bars is None
     screen = terminal.getvalue()
     assert "0.5/2.0 MB" in screen
+    assert "Downloading a[b]" in screen
+    assert "\x1b]" not in screen
     assert "Converting a" in screen
     assert screen.endswith("\x1b[2K")  # the last line is wiped

@@ -250,7 +250,9 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, voicechat.cli\n"
         "import voicechat.commands.talk, voicechat.commands.sessions, voicechat.commands.devices\n"
-        "print(sorted({'torch', 'transformers', 'sounddevice', 'soundfile', 'librosa'} & set(sys.modules)))"
+        "import voicechat.ui.live, voicechat.slash_commands\n"
+        "heavy = {'torch', 'transformers', 'sounddevice', 'soundfile', 'librosa', 'prompt_toolkit'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -139,6 +139,26 @@ def test_progress_of_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     assert "align: begins [now]" in capsys.readouterr().err
 
 
+def test_no_text_is_markup_or_a_command_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    text = "[/x] [bold]y\x1b]0;title\x07\ud800"
+    with RichWatcher() as watcher:
+        watcher.begin(text)
+        watcher.message(text)
+        watcher.advance(1, None, "step", {"path": text})
+    screen = capsys.readouterr().err
+    assert "\x1b]" not in screen
+    assert screen.count("[/x] [bold]y") > 2
+    plain = PlainWatcher()
+    plain.begin(text)
+    plain.message(text)
+    plain.advance(1, None, "step", {"path": text})
+    assert "\x1b" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1234567, "1,234,567"), (0.123456, "0.1235"), (2.0, "2"), (1e-7, "1e-07"), ("x", "x"), (float("nan"), "nan")],

@@ -23,6 +23,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
+from voicechat.terminal_text import harmless, harmless_json, harmless_line
 
 
 class View(Protocol):
@@ -74,20 +75,21 @@ class PlainView:
     def show(self, event: Event) -> None:
         """Write the lines of an event."""
         if isinstance(event, TextDelta):
-            self._write(event.text if self._is_answering else f"Assistant: {event.text.lstrip()}")
+            text = harmless(event.text)
+            self._write(text if self._is_answering else f"Assistant: {text.lstrip()}")
             self._is_answering = True
         elif isinstance(event, TurnEnded):
             self._end_turn(event)
         elif isinstance(event, TurnTyped):
-            self._line(f"You: {event.text}")
+            self._line(f"You: {harmless(event.text)}")
         elif isinstance(event, UtteranceEnded):
-            self._line(f"You: [{event.source}, {event.seconds:.1f} s]")
+            self._line(f"You: [{harmless_line(event.source)}, {event.seconds:.1f} s]")
         elif isinstance(event, SpeechUnderstood):
-            self._note(f"(heard: {event.text})")
+            self._note(f"(heard: {harmless(event.text)})")
         elif isinstance(event, (Notice, MicrophoneLost, Failed)):
-            self._note(event.message)
+            self._note(harmless(event.message))
             if event.hint:
-                self._note(f"Hint: {event.hint}")
+                self._note(f"Hint: {harmless(event.hint)}")
         elif isinstance(event, Muted):
             self._note("The microphone is off." if event.is_muted else "The microphone is on.")
         elif isinstance(event, SessionStarted):
@@ -129,7 +131,7 @@ def started_line(event: SessionStarted) -> str:
         parts.append(f"session {event.session}{restored}")
     if event.microphone:
         parts.append(f"microphone {event.microphone}")
-    return " · ".join(parts)
+    return harmless_line(" · ".join(parts))
 
 
 class JsonView:
@@ -156,7 +158,8 @@ class JsonView:
     def show(self, event: Event) -> None:
         """Write an event."""
         if not isinstance(event, InputLevel):
-            self._out.write(json.dumps({"event": event_name(event), **asdict(event)}, ensure_ascii=False) + "\n")
+            line = json.dumps({"event": event_name(event), **asdict(event)}, ensure_ascii=False)
+            self._out.write(harmless_json(line) + "\n")
             self._out.flush()
 
 

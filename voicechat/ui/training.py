@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from voicechat.terminal_text import harmless, harmless_line
+
 PLAIN_SECONDS = 15.0
 """Pause between two lines about the same step where no bar can be drawn."""
 
@@ -21,11 +23,11 @@ class PlainWatcher:
 
     def begin(self, name: str) -> None:
         """Take the next step."""
-        self._name, self._last = name, float("-inf")
+        self._name, self._last = harmless_line(name), float("-inf")
 
     def message(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)
 
     def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
         """Print a line if the last one is some time ago, or the step has come to its end."""
@@ -46,12 +48,12 @@ class RichWatcher:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeRemainingColumn(compact=True),
-            TextColumn("[dim]{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", style="dim", markup=False),
             console=Console(stderr=True),
             transient=True,
         )
@@ -70,11 +72,11 @@ class RichWatcher:
         """Take the next step."""
         if self._task is not None:
             self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(name, total=None, unit="", numbers="")
+        self._task = self._bars.add_task(harmless_line(name), total=None, unit="", numbers="")
 
     def message(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(harmless(text), markup=False, highlight=False)
 
     def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
         """Move the bar."""
@@ -84,7 +86,7 @@ class RichWatcher:
 def describe(numbers: Mapping[str, Any]) -> str:
     """Names with values in one line; what is nested is left to the files."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {quantity(value)}"
+        harmless_line(f"{name.replace('_', ' ')} {quantity(value)}")
         for name, value in numbers.items()
         if isinstance(value, (str, int, float)) and not isinstance(value, bool)
     )
