@@ -26,8 +26,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         gc.enable()
         with report_errors():
-            debug = bool(ctx.params.get("debug")) or read_switch(DEBUG_VARIABLE)
-        with report_errors(debug=debug), _usage_errors():
+            ctx.params["debug"] |= read_switch(DEBUG_VARIABLE)
+        with report_errors(debug=ctx.params["debug"]), _usage_errors():
             return super().invoke(ctx)
 
 
