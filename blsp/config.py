@@ -22,7 +22,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -87,9 +87,8 @@ def _expand(value: Any, variables: Mapping[str, str], where: str) -> Any:
         for key, item in value.items():
             place = value.places.get(key, where)
             expanded[key] = _expand(item, variables, place)
-            used = [name for name, _ in _VARIABLE.findall(item)] if isinstance(item, str) else []
-            if outer := [name for name in used if name not in variables and name in os.environ]:
-                expanded.places[key] = f"{place}, variable {outer[0]}"
+            if isinstance(item, str) and (name := next(_taken_from_environment(item, variables), None)):
+                expanded.places[key] = f"{place}, variable {name}"
         return expanded
     if isinstance(value, list):
         return [_expand(item, variables, where) for item in value]
@@ -100,12 +99,22 @@ def _variable(found: re.Match[str], variables: Mapping[str, str], where: str) ->
     name, default = found.groups()
     value = variables.get(name, os.environ.get(name))
     if default is not None:  # as in a shell, where `:-` counts an empty variable as none
-        value = value or _expand(default, variables, where)
+        value = value or str(_expand(default, variables, where))
     if value is None:
         raise ConfigError(
             f"{where} needs the environment variable {name}, which is not set.", hint=f"export {name}=..."
         )
     return value
+
+
+def _taken_from_environment(text: str, variables: Mapping[str, str]) -> Iterator[str]:
+    """Variables of the environment whose values become part of a text."""
+    for name, default in _VARIABLE.findall(text):
+        if not variables.get(name):
+            if os.environ.get(name):
+                yield name
+            else:
+                yield from _taken_from_environment(default, variables)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Values:

@@ -26,6 +26,8 @@ _END_BYTES = 1 << 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_HALF_WRITTEN = re.compile(r"\d+ requested and \d+ written|inline_container|PytorchStreamWriter")
+_NO_ROOM_BYTES = 16 << 20
 
 
 def sha256_of(path: Path) -> str:
@@ -123,13 +125,12 @@ def storage_errors(folder: Path, *, named: Path | None = None) -> Iterator[None]
     """
     try:
         yield
-    except OSError as error:
-        if not _is_of(error, folder):
-            raise
-        raise _storage_error(named or folder, error) from error
     except Exception as error:
-        # safetensors reports the system's errors as text of its own error class
-        number = _os_error_number(str(error))
+        if isinstance(error, OSError) and error.errno is not None:
+            if not _is_of(error, folder):
+                raise
+            raise _storage_error(named or folder, error) from error
+        number = _os_error_number(error, folder)
         if number not in (*_FULL, *_UNWRITABLE):
             raise
         raise _storage_error(named or folder, OSError(number, os.strerror(number))) from error
@@ -145,10 +146,21 @@ def _is_of(error: OSError, folder: Path) -> bool:
     return any(path.is_relative_to(own) or own.is_relative_to(path) for path in paths)
 
 
-def _os_error_number(text: str) -> int | None:
-    if found := _OS_ERROR.search(text):
+def _os_error_number(error: Exception, folder: Path) -> int | None:
+    """The number of the system's error behind one of a library that tells it as text, or not at all."""
+    text = str(error)
+    if found := _OS_ERROR.search(text):  # safetensors
         return int(found[1])
-    return errno.ENOSPC if os.strerror(errno.ENOSPC) in text else None
+    is_half_written = _HALF_WRITTEN.search(text) is not None  # NumPy and torch, which keep the reason to themselves
+    is_full = os.strerror(errno.ENOSPC) in text or (is_half_written and _free_bytes(folder) < _NO_ROOM_BYTES)
+    return errno.ENOSPC if is_full else None
+
+
+def _free_bytes(folder: Path) -> float:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return float("inf")
 
 
 def _storage_error(folder: Path, error: OSError) -> StorageError:

@@ -35,8 +35,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         gc.enable()
         with report_errors():
-            debug = bool(ctx.params.get("debug")) or read_switch(DEBUG_VARIABLE)
-        with report_errors(debug=debug), _usage_errors(ctx.meta[_ARGUMENTS]):
+            ctx.params["debug"] |= read_switch(DEBUG_VARIABLE)
+        with report_errors(debug=ctx.params["debug"]), _usage_errors(ctx.meta[_ARGUMENTS]):
             return super().invoke(ctx)
 
 

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from blsp.placement import Device, Dtype, Quantization
 from blsp.shown import shown, shown_path
@@ -35,8 +34,7 @@ ONLY_OPTIONS = {
 Engine = Literal["blsp", "cascade"]
 
 
-@dataclass(frozen=True)
-class Between:
+class Between(NamedTuple):
     """Numbers that a setting may have."""
 
     least: float
@@ -44,7 +42,8 @@ class Between:
     is_least_allowed: bool = True
     """Whether `least` itself is one of them."""
 
-    def __contains__(self, value: float) -> bool:
+    def allows(self, value: float) -> bool:
+        """Whether a setting may have this number."""
         return self.least <= value <= self.most and (self.is_least_allowed or value != self.least)
 
     def __str__(self) -> str:
@@ -59,9 +58,8 @@ class Between:
         return self.least if value <= self.least and self.is_least_allowed else None
 
 
-@dataclass(frozen=True)
-class AnyText:
-    """A text of several lines, which may be empty."""
+ANY_TEXT = "any text"
+"""Marks a setting that may have several lines, or none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Settings:
     """Loudspeaker: index or part of its name."""
     vad_mode: Annotated[int, Between(0, 3)] = 3
     """How sceptical the voice activity detector is."""
-    system: Annotated[str | None, AnyText()] = None
+    system: Annotated[str | None, ANY_TEXT] = None
     """System text of every conversation."""
     max_new_tokens: Annotated[int, Between(1, 1_000_000)] = 256
     """Longest answer, in tokens."""
@@ -102,8 +100,7 @@ class Settings:
     """Makes sampling repeatable."""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """What is known of one setting."""
 
     name: str
@@ -142,7 +139,7 @@ class Setting:
         """
         if self.kind is not str:
             number: int | float = self.kind(text)
-            if self.range is None or number in self.range:
+            if self.range is None or self.range.allows(number):
                 return number
         elif self.is_any_text:
             if _is_unicode(text) and "\0" not in text:
@@ -158,13 +155,20 @@ class Setting:
         """The nearest text that keeps the rule, if there is one."""
         if self.choices:
             wanted = text.strip().lower()
-            near = [_SYNONYMS.get(wanted, ""), *difflib.get_close_matches(wanted, self.choices, n=1)]
+            near = [_SYNONYMS.get(wanted, ""), *_close(wanted, self.choices)]
             return next((choice for choice in near if choice in self.choices), None)
         try:
             nearest = None if self.range is None else self.range.nearest(float(text))
         except (ValueError, OverflowError):
             return None
         return None if nearest is None else str(nearest)
+
+
+def _close(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """The nearest of the known names, if one is near."""
+    import difflib  # not needed for --help
+
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
 
 
 def _is_name(text: str) -> bool:
@@ -203,7 +207,7 @@ def _setting(name: str, hint: Any, default: Any) -> Setting:
         default,
         choices=typing.get_args(kind) if is_choice else (),
         range=next((extra for extra in extras if isinstance(extra, Between)), None),
-        is_any_text=AnyText() in extras,
+        is_any_text=ANY_TEXT in extras,
     )
 
 
@@ -211,8 +215,7 @@ def _is_union(kind: Any) -> bool:
     return type(None) in typing.get_args(kind)
 
 
-@dataclass(frozen=True)
-class _Given:
+class _Given(NamedTuple):
     """A value that somebody gave."""
 
     text: str
@@ -311,7 +314,7 @@ def _hint(name: str) -> str:
     if name.replace("-", "_") in ONLY_OPTIONS:
         command, option = ONLY_OPTIONS[name.replace("-", "_")], name.replace("_", "-")
         return f"It is an option, not a setting: voicechat {command} --{option}"
-    near = difflib.get_close_matches(name.lower(), schema(), n=1)
+    near = _close(name.lower(), schema())
     return f"Did you mean {near[0]!r}?" if near else f"Settings: {', '.join(schema())}"
 
 
@@ -339,7 +342,7 @@ def misspelt_variables() -> Iterator[str]:
     names = {*(setting.variable for setting in schema().values()), *OTHER_VARIABLES}
     for variable in sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name not in names):
         name = variable.upper().removeprefix(ENV_PREFIX)
-        near = difflib.get_close_matches(name, [known.removeprefix(ENV_PREFIX) for known in names], n=1, cutoff=0.75)
+        near = _close(name, [known.removeprefix(ENV_PREFIX) for known in names], cutoff=0.75)
         if near:
             yield f"{variable} is not used. Did you mean {ENV_PREFIX}{near[0]}?"
         elif name.lower() in ONLY_OPTIONS:

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -108,9 +109,7 @@ def path_argument(text: str) -> Path:
     elif not os.path.lexists(text) and any(character in text for character in "\"'\\"):
         with contextlib.suppress(ValueError):  # a quote that is not closed is an apostrophe
             text = " ".join(shlex.split(text))
-    with contextlib.suppress(RuntimeError):  # nobody of that name: `~name` is taken as it is
-        return Path(text).expanduser()
-    return Path(text)
+    return expand_user(text)
 
 
 def _help(session: Session, _: str) -> None:

@@ -45,7 +45,7 @@ class Fingerprints:
     def of(self, paths: Iterable[Path]) -> dict[str, str | None]:
         """Hash of each file or folder; None for what is not there."""
         found = {str(path): self._of_path(path) for path in paths}
-        with storage_errors(self._memo_path):
+        with storage_errors(self._memo_path.parent):
             self._memo_path.parent.mkdir(parents=True, exist_ok=True)
             write_json_atomically(self._memo_path, self._memo)
         return found

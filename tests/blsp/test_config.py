@@ -210,6 +210,20 @@ def test_a_file_changes_its_base_and_knows_variables(tmp_path: Path, monkeypatch
     }
 
 
+def test_a_default_may_have_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.yaml").write_text("out: ${run:-${PLACE:-runs}/paper}/x\nkind: ${run:-${PLACE:-a}}")
+    monkeypatch.delenv("PLACE", raising=False)
+    assert read_config_file(tmp_path / "f.yaml") == {"out": "runs/paper/x", "kind": "a"}
+    monkeypatch.setenv("PLACE", "p")
+    found = read_config_file(tmp_path / "f.yaml")
+    assert (found, found.places["kind"]) == (
+        {"out": "p/paper/x", "kind": "p"},
+        f"{tmp_path / 'f.yaml'}, line 2, variable PLACE",
+    )
+    told = read_config_file(tmp_path / "f.yaml", {"run": "r"})
+    assert (told, told.places["kind"]) == ({"out": "r/x", "kind": "r"}, f"{tmp_path / 'f.yaml'}, line 2")
+
+
 def test_an_empty_variable_counts_as_none_where_there_is_a_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,26 @@ def test_a_full_disk_is_one_line(tmp_path: Path, error: Exception) -> None:
         raise error
     assert str(caught.value) == f"The disk is full: {tmp_path}."
     assert caught.value.hint == "Free some space, then run the same command again."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("1048576 requested and 262112 written"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ],
+    ids=["numpy", "torch", "torch, data"],
+)
+def test_a_full_disk_is_seen_where_libraries_do_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as other, storage_errors(tmp_path):
+        raise error  # there is room, so it is something else
+    assert other.value is error
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+    with pytest.raises(StorageError, match="The disk is full"), storage_errors(tmp_path):
+        raise error
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:

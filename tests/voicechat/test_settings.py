@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from blsp.config import field_docs
 from blsp.errors import ConfigError
 from voicechat.cli import app
 from voicechat.engine import EngineKind
@@ -313,3 +314,13 @@ def test_folders_that_nothing_can_be_called(monkeypatch: pytest.MonkeyPatch, var
     folder = cache_folder if "CACHE" in variable else config_path
     with pytest.raises(ConfigError, match=f"^{variable} must be a path with names of at most 255 bytes, but is '/a"):
         folder()
+
+
+def test_the_page_on_settings_names_all_of_them_as_they_are() -> None:
+    lines = (Path(__file__).parents[2] / "docs/settings.md").read_text(encoding="utf-8").splitlines()
+    about = field_docs(Settings)
+    for setting in schema().values():
+        default = "" if setting.default is None else setting.default
+        row = f"| `{setting.name}` | {about[setting.name]} | {setting.rule} | {default} | `{setting.variable}` |"
+        assert row in lines
+    assert all(any(f"`{variable}`" in line for line in lines) for variable in OTHER_VARIABLES)
