@@ -76,7 +76,7 @@ def test_answers_about_nothing_are_named_before_the_judge_is_asked(
     questions.write_text(json.dumps({"id": "u1", "question": "Q?", "answer": "mat"}) + "\n")
     config = JudgementConfig(out=tmp_path / "run", hypotheses=hypotheses, questions=questions, manifest=manifest)
     with pytest.raises(
-        DataError, match=r"questions.jsonl has no 'u7', but .*hypotheses.jsonl has an answer about it\."
+        DataError, match=r"questions.jsonl has no 'u7', but .*hypotheses.jsonl has an answer"
     ):
         JudgementStage().run(config, Silent())
     assert speak.prompts == []
