@@ -81,17 +81,20 @@ def generate_batch(
     config = config or GenerationConfig()
     rows = [PromptRow(row.segments) for row in batch.rows]
     prompt = lay_out(rows, model.llm.get_input_embeddings(), *model.embed_batch_speech(batch), padding_side="left")
-    longest = prompt.mask.size(1)
-    if longest >= model.max_context_tokens:
+    longest, context = prompt.mask.size(1), model.max_context_tokens
+    if longest >= context:
         raise ContextFullError(
-            f"A prompt of {longest} tokens does not fit the model's context of {model.max_context_tokens}.",
+            f"A prompt of {longest} tokens does not fit the model's context of {context}.",
             hint="Use shorter audio or a shorter instruction.",
         )
-    writers = [_Writer(model, config, number) for number in numbers or range(len(rows))]
+    lengths = prompt.mask.sum(dim=1).tolist()  # each row has its own room, whatever stands beside it
+    writers = [
+        _Writer(model, config, number, context - length) for number, length in zip(numbers or range(len(rows)), lengths)
+    ]
     decoding = BatchDecoder(model, prompt.mask)
     logits = decoding.run(prompt.embeds, prompt.position_ids)
     active = writers
-    for _ in range(min(config.max_new_tokens, model.max_context_tokens - longest)):
+    for _ in range(config.max_new_tokens):
         _choose(active, logits, config)
         keep = [i for i, writer in enumerate(active) if not writer.done]
         if not keep:
@@ -116,11 +119,11 @@ def _choose(writers: Sequence[_Writer], logits: Tensor, config: GenerationConfig
 class _Writer:
     """The answer of one row while it is written."""
 
-    def __init__(self, model: BlspModel, config: GenerationConfig, number: int) -> None:
+    def __init__(self, model: BlspModel, config: GenerationConfig, number: int, room: int) -> None:
         self.chooser = TokenChooser(config, number)
         self.ids: list[int] = []
         self.done = False
-        self._config = config
+        self._config, self._room = config, room
         self._stop_token_ids = model.stop_token_ids
         self._stream = TextStream(model.tokenizer, model.template.stop_strings)
 
@@ -134,6 +137,7 @@ class _Writer:
             return
         self._stream.push(token_id)
         self.done = self._stream.stopped or (self._config.stop_loops and is_looping(self.ids))
+        self.done = self.done or len(self.ids) >= self._room
 
     def finish(self) -> str:
         """The answer."""

@@ -49,7 +49,7 @@ def find(found: Collection, subject: Subject, pairs_task: str, config: Resamplin
         pairs_task: Task that holds the similarity of the same speech over all pairs of instructions.
         config: How chance is drawn.
     """
-    findings = [
+    findings: list[_Finding | str] = [
         *_deafness(found, pairs_task, subject.typed, config),
         *_alignment(found, config),
         *_repetition(found, config),

@@ -20,7 +20,7 @@ from blsp.data.manifest import (
     load_waveform,
     recording_of,
 )
-from blsp.errors import AudioError, DataError, UnsupportedError
+from blsp.errors import AudioError, ContextFullError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
@@ -260,7 +260,7 @@ class _Answering:
 
     def _answer(self, test: _Test, lines: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The lines of a batch by number."""
-        from blsp.evaluation.hypotheses import answer_batch, no_answer, reference
+        from blsp.evaluation.hypotheses import no_answer, reference
 
         task, groups = test.task, {line: test.group(line) for line in lines}
         reads = "transcript" in (task.reads, self._config.hears)
@@ -272,8 +272,8 @@ class _Answering:
             system = self._system()
             timing = self._config.out / f"timing-{self._store.shard.rank}.jsonl"
             with measured(timing, task.title, waveforms, len(asked), system.model.device):
-                found = answer_batch(system, task, [groups[line] for line in asked], waveforms, test.questions)
-            answers = dict(zip(asked, found))
+                found = self._answer_what_fits(system, test, [groups[line] for line in asked], waveforms)
+            answers = {line: answer for line, answer in zip(asked, found) if answer is not None}
         recognises = task.repeats and (task.ctc or self._config.hears != "speech")
         return {
             line: {
@@ -284,6 +284,23 @@ class _Answering:
             }
             for line, group in groups.items()
         }
+
+    def _answer_what_fits(
+        self, system: System, test: _Test, groups: list[list[Utterance]], waveforms: list[list[np.ndarray]]
+    ) -> list[dict[str, Any] | None]:
+        """Answers to a batch; None where a prompt is longer than the LLM's context."""
+        from blsp.evaluation.hypotheses import answer_batch
+
+        try:
+            return [*answer_batch(system, test.task, groups, waveforms, test.questions)]
+        except ContextFullError as error:
+            if len(groups) == 1:
+                self._errors.note(f"{test.manifest.path}: {groups[0][-1].id!r}", None, str(error).rstrip("."))
+                return [None]
+        alone = [
+            self._answer_what_fits(system, test, [g], [w]) for g, w in zip(groups, waveforms or [[]] * len(groups))
+        ]
+        return [answer for answers in alone for answer in answers]
 
     def _waveforms(self, test: _Test, line: int) -> list[np.ndarray] | None:
         """What is heard of a line's utterances; None where a recording cannot be read."""
@@ -325,7 +342,7 @@ def _scores(config: EvaluationConfig, watcher: Watcher) -> dict[str, Any]:
             watcher.message(f"{title}: {said}, and count as wrong")
     unreadable = sum(bool(line.get("unreadable")) for answered in lines.values() for line in answered)
     if unreadable:
-        watcher.message(f"{unreadable} recordings could not be read, and count as answered by nothing")
+        watcher.message(f"{unreadable} utterances could not be read, and count as answered by nothing")
     shown = (
         "wer",
         "recogniser_wer",

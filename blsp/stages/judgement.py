@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import Manifest
+from blsp.errors import DataError
 from blsp.evaluation.question_answering import accept_rate_statistics, judge_answers, read_questions
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
 from blsp.stages.model_config import ModelConfig
@@ -56,11 +57,16 @@ class JudgementStage(Stage[JudgementConfig]):
         """Ask the judge for what is missing.
 
         Raises:
+            DataError: An answer is about an utterance that is not there.
             EndpointError: The service failed for good.
         """
         lines = [line for _, line in read_lines(config.hypotheses)]
         questions = read_questions(config.questions)
         transcripts = {utterance.id: utterance.text for utterance in Manifest(config.manifest)}
+        for name in (line["id"] for line in lines):
+            if name not in questions or name not in transcripts:
+                lacking = config.questions if name not in questions else config.manifest
+                raise DataError(f"{lacking} has no {name!r}, but {config.hypotheses} has an answer about it.")
         store = LineStore(config.out / FILE_NAME, len(lines), Shard.of_process())
         judge = None
         for chunk in store.chunks(_AT_ONCE):

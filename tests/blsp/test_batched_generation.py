@@ -108,6 +108,22 @@ def test_cached_states_stand_for_waveforms(tiny_model: BlspModel, make_speech: M
     assert generate_batch(tiny_model, PromptBatch(rows, states), config) == expected
 
 
+def test_a_long_neighbour_shortens_no_answer(tiny_model: BlspModel) -> None:
+    config = GenerationConfig(max_new_tokens=24)
+    room = 12
+
+    def n_tokens(text: str) -> int:
+        return sum(len(segment.ids) for segment in render(tiny_model.template, [Turn("user", text)]))
+
+    per_word = n_tokens("hi " * 3 + "hi") - n_tokens("hi " * 2 + "hi")
+    n_words = (tiny_model.max_context_tokens - room - n_tokens("")) // per_word
+    long = [Turn("user", "hi " * n_words + "hi")]
+    short = [Turn("user", "hello")]
+    alone = [generate_texts(tiny_model, [prompt], config)[0] for prompt in (short, long)]
+    assert generate_texts(tiny_model, [short, long], config, batch_size=2) == alone
+    assert len(alone[0]) > len(alone[1])
+
+
 def test_prompt_longer_than_the_context_is_refused(tiny_model: BlspModel) -> None:
     with pytest.raises(ContextFullError, match=r"^A prompt of \d+ tokens does not fit the model's context of 1024.$"):
         generate_texts(tiny_model, [[Turn("user", "word " * 1000)]])

@@ -382,11 +382,26 @@ def test_a_missing_reference_is_named_before_the_model_loads(
         EvaluationStage().run(replace(config, tasks=tasks, model=ModelConfig(name="never/loaded")), Silent())
 
 
-def relabel(config: EvaluationConfig, labels: dict[int, str]) -> None:
+def test_an_utterance_that_does_not_fit_the_context_ends_nothing(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
+) -> None:
+    use_model(tiny_model)
+    config = replace(config, tasks=(replace(config.tasks[1], reads="transcript"),))
+    EvaluationStage().run(config, Silent())
+    expected = lines_of(config)
+    (config.out / "hypotheses.jsonl").unlink()
+    relabel(config, {4: "word " * 2000}, "text")
+    assert EvaluationStage().run(config, Silent())["unreadable"] == 1
+    found = lines_of(config)
+    assert found[4] == {**expected[4], "hypothesis": "", "unreadable": True}
+    assert [line for i, line in enumerate(found) if i != 4] == [line for i, line in enumerate(expected) if i != 4]
+
+
+def relabel(config: EvaluationConfig, labels: dict[int, str], field: str = "label") -> None:
     assert config.manifest is not None
     values = [json.loads(line) for line in config.manifest.read_text().splitlines()]
     for number, label in labels.items():
-        values[number]["label"] = label
+        values[number][field] = label
     config.manifest.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 

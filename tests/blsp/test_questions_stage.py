@@ -68,6 +68,20 @@ def test_no_usable_question_is_an_error(manifest: Path, tmp_path: Path, speak: W
         QuestionsStage().run(QuestionsConfig(out=config.out, manifest=manifest), Silent())
 
 
+def test_answers_about_nothing_are_named_before_the_judge_is_asked(
+    manifest: Path, tmp_path: Path, speak: Writer
+) -> None:
+    hypotheses, questions = tmp_path / "hypotheses.jsonl", tmp_path / "questions.jsonl"
+    hypotheses.write_text(json.dumps({"id": "u7", "hypothesis": "mat"}) + "\n")
+    questions.write_text(json.dumps({"id": "u1", "question": "Q?", "answer": "mat"}) + "\n")
+    config = JudgementConfig(out=tmp_path / "run", hypotheses=hypotheses, questions=questions, manifest=manifest)
+    with pytest.raises(
+        DataError, match=r"questions.jsonl has no 'u7', but .*hypotheses.jsonl has an answer"
+    ):
+        JudgementStage().run(config, Silent())
+    assert speak.prompts == []
+
+
 def test_answers_are_judged(manifest: Path, tmp_path: Path, speak: Writer) -> None:
     speak.answers = ["Acceptable.", "unacceptable", "hm"]
     hypotheses, questions = tmp_path / "hypotheses.jsonl", tmp_path / "questions.jsonl"
