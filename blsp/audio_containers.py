@@ -66,23 +66,7 @@ class ContainerDecoder:
 
     def __init__(self, file: IO[bytes], name: str, block_seconds: float, track: int | None) -> None:
         self._file, self._name, self._block_seconds = file, name, block_seconds
-        _limit_allocations()
-        file.seek(0)
-        try:
-            self._container: InputContainer = av.open(
-                file,
-                "r",
-                metadata_errors="replace",
-                buffer_size=2**16,
-                io_open=_refuse_to_open,
-                container_options={
-                    "protocol_whitelist": "none",
-                    "format_whitelist": ",".join(FORMATS),
-                    "codec_whitelist": _audio_codecs(),
-                },
-            )
-        except (*_DECODING_ERRORS, OSError) as error:
-            raise _not_audio(file, name) from error
+        self._container = _open(file, name)
         self._n_tracks = len(self._container.streams.audio)
         if self._n_tracks == 0:
             what = "a video without an audio track" if self._container.streams.video else "a file without sound"
@@ -186,6 +170,31 @@ class ContainerDecoder:
             except _DECODING_ERRORS:  # noqa: PERF203
                 n_errors += 1
                 damage.met(clock.seconds)
+
+
+def _open(file: IO[bytes], name: str) -> InputContainer:
+    """Open a container that can open nothing else.
+
+    Raises:
+        AudioError: It is none that can be read.
+    """
+    _limit_allocations()
+    file.seek(0)
+    try:
+        return av.open(
+            file,
+            "r",
+            metadata_errors="replace",
+            buffer_size=2**16,
+            io_open=_refuse_to_open,
+            container_options={
+                "protocol_whitelist": "none",
+                "format_whitelist": ",".join(FORMATS),
+                "codec_whitelist": _audio_codecs(),
+            },
+        )
+    except (*_DECODING_ERRORS, OSError) as error:
+        raise _not_audio(file, name) from error
 
 
 class _Clock:
