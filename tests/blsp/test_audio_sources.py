@@ -169,6 +169,22 @@ def test_a_full_disk_while_reading_a_pipe_is_one_line(monkeypatch: pytest.Monkey
         load_audio("-")
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_disk_that_fails_under_way_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    class Failing(io.FileIO):
+        def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+            if self.tell() > 300_000:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer) or 0
+
+    path = tmp_path / f"noise.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLING_RATE), SAMPLING_RATE)
+    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Failing(path)))
+    with pytest.raises(AudioError) as caught:
+        load_audio(path)
+    assert str(caught.value) == f"{path} cannot be read to its end: Input/output error."
+
+
 def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(AudioError, match=r"Standard input is closed\."):
