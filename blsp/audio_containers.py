@@ -103,8 +103,11 @@ class ContainerDecoder:
             if waiting:
                 yield np.concatenate(waiting), kind[0]
 
-    def seconds(self) -> float:
-        """Length of the track, by the packets that are there: much faster than decoding them. Instead of `blocks`."""
+    def stated_seconds(self) -> float | None:
+        """Length of the track by the container's word; None where the packets that are there do not bear it out.
+
+        Much faster than decoding them. To be called instead of `blocks`.
+        """
         clock = _Clock(self._container, self._tick_seconds)
         with self._container:
             for packet in self._packets(clock, _Damage()):
@@ -112,7 +115,7 @@ class ContainerDecoder:
                     missing = clock.gap_before(packet.pts)
                     clock.advance(missing + packet.duration * self._tick_seconds)
             stated = (self._stream.duration or 0) * self._tick_seconds
-        return stated if abs(stated - clock.seconds) < _SHORT_SECONDS else clock.seconds  # packets tell no padding
+        return stated if stated and abs(stated - clock.seconds) < _SHORT_SECONDS else None
 
     def _samples(self, warn: Warn) -> Iterator[Block]:
         """Samples of one frame after the other, with silence where the container's clock says so."""

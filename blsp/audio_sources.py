@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import stat
 import sys
 import tempfile
@@ -23,6 +25,7 @@ MAX_SPOOLED_BYTES = 4 * 2**30
 WRITER_SECONDS = 5.0
 """How long to wait until somebody writes to a FIFO."""
 _CHUNK_BYTES = 2**20
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://?", re.IGNORECASE)  # a `Path` has one slash less
 
 
 def name_of(source: AudioInput) -> str:
@@ -80,20 +83,31 @@ def _open_path(path: Path, name: str) -> IO[bytes]:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {name}/*")
+            raise AudioError(f"{name} is a folder, not an audio file.", hint=f"Give the files in it: {_quoted(path)}/*")
         if stat.S_ISFIFO(mode):
             return io.BufferedReader(_Fifo(path, name))
         if not stat.S_ISREG(mode):
             raise AudioError(
-                f"{name} is a device or socket, not a file.", hint=f"Read it from standard input: - < {name}"
+                f"{name} is a device or socket, not a file.", hint=f"Read it from standard input: - < {_quoted(path)}"
             )
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         return os.fdopen(descriptor, "rb")  # without its name, from which FFmpeg would guess the format
     except FileNotFoundError as error:
-        raise AudioError(f"{name} does not exist.", hint=f"Look for it: ls {path.parent}") from error
+        if _ADDRESS.match(name):
+            raise AudioError(
+                f"{name} is an address, not a file.", hint=f"Fetch it first: curl -L -O {shlex.quote(name)}"
+            ) from error
+        raise AudioError(f"{name} does not exist.", hint=f"Look for it: ls {_quoted(path.parent)}") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{name} cannot be read: {reason}.", hint=f"Check its permissions: ls -l {path}") from error
+        hint = f"Check its permissions: ls -l {_quoted(path)}"
+        raise AudioError(f"{name} cannot be read: {reason}.", hint=hint) from error
+
+
+def _quoted(path: Path) -> str:
+    """The path as it is typed in a shell, not to be taken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 class _Fifo(io.RawIOBase):
@@ -108,7 +122,9 @@ class _Fifo(io.RawIOBase):
         while (first := self._file.read(1)) == b"":  # None: open at the other end, and nothing written yet
             if time.monotonic() > ends:
                 self._file.close()
-                raise AudioError(f"{name} is a FIFO that nothing writes to.", hint=f"Write to it: cat FILE > {name}")
+                raise AudioError(
+                    f"{name} is a FIFO that nothing writes to.", hint=f"Write to it: cat FILE > {_quoted(path)}"
+                )
             time.sleep(0.02)
         os.set_blocking(self._file.fileno(), True)
         self._first = first or b""

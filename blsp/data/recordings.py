@@ -90,7 +90,7 @@ def _forward(source: AudioInput, start: float, duration: float) -> Waveform:
 
 
 def duration_of(source: AudioInput) -> float:
-    """Length of a recording in seconds, by the samples or packets that are there; none of them is decoded.
+    """Length of a recording in seconds, from its header where what is there bears it out.
 
     Raises:
         AudioError: The recording cannot be read, or is empty.

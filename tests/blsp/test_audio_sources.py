@@ -189,3 +189,30 @@ def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(AudioError, match=r"Standard input is closed\."):
         load_audio("-")
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "hint"),
+    [
+        (
+            "https://example.org/a b.mp3",
+            "https://example.org/a b.mp3 is an address, not a file.",
+            "Fetch it first: curl -L -O 'https://example.org/a b.mp3'",
+        ),
+        ("/no such/a.mp3", "/no such/a.mp3 does not exist.", "Look for it: ls '/no such'"),
+        ("a\0b.wav", "a\0b.wav cannot be read: embedded null byte.", "Check its permissions: ls -l 'a\0b.wav'"),
+    ],
+)
+def test_a_name_that_no_file_has_gets_the_right_hint(source: str, message: str, hint: str) -> None:
+    with pytest.raises(AudioError) as caught:
+        load_audio(source)
+    assert (str(caught.value), caught.value.hint) == (message, hint)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_need_not_be_utf_8(tmp_path: Path, wav: Path) -> None:
+    for suffix in (b".wav", b".flac"):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/\xff" + suffix))
+        soundfile.write(tmp_path / f"a{suffix.decode()}", TONE, SAMPLING_RATE)
+        (tmp_path / f"a{suffix.decode()}").rename(path)
+        assert len(load_audio(path)) == SAMPLING_RATE
