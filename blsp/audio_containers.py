@@ -21,6 +21,7 @@ from av.format import Flags
 
 from blsp.audio_blocks import Block, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
 from blsp.audio_lengths import has_exact_length, is_cut
+from blsp.audio_wav import FileWindow
 from blsp.errors import AudioError
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ class ContainerDecoder:
                 for packet in self._container.demux(self._stream):
                     n_errors = 0
                     yield packet
+                if isinstance(self._file, FileWindow) and self._file.interruption is not None:
+                    raise self._file.interruption
                 return
             except _DECODING_ERRORS:  # noqa: PERF203
                 n_errors += 1

@@ -169,6 +169,27 @@ def test_a_full_disk_while_reading_a_pipe_is_one_line(monkeypatch: pytest.Monkey
         load_audio("-")
 
 
+def test_an_interruption_while_joined_files_are_read_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(io.FileIO):
+        n_left = 12
+
+        def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+            self.n_left -= self.tell() > 0
+            if self.n_left == 0:
+                raise KeyboardInterrupt
+            return super().readinto(buffer) or 0
+
+    path = tmp_path / "joined.ogg"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60 * SAMPLING_RATE), SAMPLING_RATE)
+    path.write_bytes(2 * path.read_bytes())
+    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
+    with pytest.raises(KeyboardInterrupt):
+        load_audio(path)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_a_disk_that_fails_under_way_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     class Failing(io.FileIO):
