@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from blsp.audio_blocks import Block, FloatBlock
 from blsp.audio_blocks import Warn as Warn
 from blsp.audio_decoding import open_decoder
 from blsp.audio_mixing import Mixer, scale_of
@@ -93,25 +94,18 @@ def stream_audio(
     with open_source(source, needs_seeking=raw_rate is None) as file:
         decoder = open_decoder(file, name, block_seconds, raw_rate, track)
         scale = 1.0
-        if decoder.is_floating:
-            scale = scale_of(decoder.blocks(_ignore))
-            decoder = open_decoder(file, name, block_seconds, raw_rate, track)
-        to_waveform = _ToWaveform(scale)
-        decoded_seconds, n_samples = 0.0, 0
-        for block, sampling_rate in decoder.blocks(warn or _ignore):
-            _check_finite(block, name, decoded_seconds)
-            decoded_seconds += len(block) / sampling_rate
-            if decoded_seconds > max_seconds:
-                raise AudioError(
-                    f"{name} is longer than {_duration(max_seconds)}, the longest recording that is read.",
-                    hint="Cut it into shorter files first.",
-                )
-            for waveform in to_waveform.push(block, sampling_rate):
+        try:
+            if decoder.is_floating:
+                scale = scale_of(decoder.blocks(_ignore))
+                decoder = open_decoder(file, name, block_seconds, raw_rate, track)
+            n_samples = 0
+            for waveform in _ToWaveform(name, scale, max_seconds).convert(decoder.blocks(warn or _ignore)):
                 n_samples += len(waveform)
                 yield waveform
-        for waveform in to_waveform.flush():
-            n_samples += len(waveform)
-            yield waveform
+        except OSError as error:  # the disk or the network failed under way
+            raise AudioError(
+                f"{name} cannot be read to its end: {error.strerror or error}.", hint="Copy it to this machine first."
+            ) from error
         if n_samples == 0:
             what = "a header but no audio" if raw_rate is None else "no audio"
             raise AudioError(f"{name} has {what}.", hint="Record it again, or give another file.")
@@ -120,28 +114,37 @@ def stream_audio(
 class _ToWaveform:
     """Brings blocks of a recording to mono at 16 kHz; their rate and channels may change on the way."""
 
-    def __init__(self, scale: float) -> None:
-        self._scale = np.float32(scale)
-        self._rate = 0
-        self._resampler = Resampler(SAMPLING_RATE)
+    def __init__(self, name: str, scale: float, max_seconds: float) -> None:
+        self._name, self._scale, self._max_seconds = name, np.float32(scale), max_seconds
 
-    def push(self, block: npt.NDArray[np.float32], sampling_rate: int) -> Iterator[Waveform]:
-        """Give what is ready of the waveform."""
-        if sampling_rate != self._rate:
-            yield from self.flush()
-            self._rate, self._resampler, self._mixer = sampling_rate, Resampler(sampling_rate), Mixer(sampling_rate)
+    def convert(self, blocks: Iterable[Block]) -> Iterator[Waveform]:
+        """Pieces of the waveform, each float32 (N,), N >= 1."""
+        rate, decoded_seconds = SAMPLING_RATE, 0.0
+        resampler, mixer = Resampler(rate), Mixer(rate)
+        for block, block_rate in blocks:
+            _check_finite(block, self._name, decoded_seconds)
+            decoded_seconds += len(block) / block_rate
+            if decoded_seconds > self._max_seconds:
+                raise AudioError(
+                    f"{self._name} is longer than {_duration(self._max_seconds)}, the longest recording that is read.",
+                    hint="Cut it into shorter files first.",
+                )
+            if block_rate != rate:
+                yield from _unless_empty(resampler.flush())
+                rate, resampler, mixer = block_rate, Resampler(block_rate), Mixer(block_rate)
+            yield from _unless_empty(resampler.push(mixer.push(self._scaled(block))))
+        yield from _unless_empty(resampler.flush())
+
+    def _scaled(self, block: FloatBlock) -> FloatBlock:
         if self._scale != 1:
             with np.errstate(over="ignore"):  # it is clipped
                 block = block / self._scale
-        waveform = self._resampler.push(self._mixer.push(block.clip(-1.0, 1.0)))
-        if len(waveform):
-            yield waveform
+        return block.clip(-1.0, 1.0)
 
-    def flush(self) -> Iterator[Waveform]:
-        """Give the rest."""
-        rest = self._resampler.flush()
-        if len(rest):
-            yield rest
+
+def _unless_empty(waveform: Waveform) -> Iterator[Waveform]:
+    if len(waveform):
+        yield waveform
 
 
 class Resampler:

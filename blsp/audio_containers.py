@@ -21,6 +21,7 @@ from av.format import Flags
 
 from blsp.audio_blocks import Block, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
 from blsp.audio_lengths import has_exact_length, is_cut
+from blsp.audio_wav import FileWindow
 from blsp.errors import AudioError
 
 if TYPE_CHECKING:
@@ -66,23 +67,7 @@ class ContainerDecoder:
 
     def __init__(self, file: IO[bytes], name: str, block_seconds: float, track: int | None) -> None:
         self._file, self._name, self._block_seconds = file, name, block_seconds
-        _limit_allocations()
-        file.seek(0)
-        try:
-            self._container: InputContainer = av.open(
-                file,
-                "r",
-                metadata_errors="replace",
-                buffer_size=2**16,
-                io_open=_refuse_to_open,
-                container_options={
-                    "protocol_whitelist": "none",
-                    "format_whitelist": ",".join(FORMATS),
-                    "codec_whitelist": _audio_codecs(),
-                },
-            )
-        except (*_DECODING_ERRORS, OSError) as error:
-            raise _not_audio(file, name) from error
+        self._container = _open(file, name)
         self._n_tracks = len(self._container.streams.audio)
         if self._n_tracks == 0:
             what = "a video without an audio track" if self._container.streams.video else "a file without sound"
@@ -119,8 +104,11 @@ class ContainerDecoder:
             if waiting:
                 yield np.concatenate(waiting), kind[0]
 
-    def seconds(self) -> float:
-        """Length of the track, by the packets that are there: much faster than decoding them. Instead of `blocks`."""
+    def stated_seconds(self) -> float | None:
+        """Length of the track by the container's word; None where the packets that are there do not bear it out.
+
+        Much faster than decoding them. To be called instead of `blocks`.
+        """
         clock = _Clock(self._container, self._tick_seconds)
         with self._container:
             for packet in self._packets(clock, _Damage()):
@@ -128,7 +116,7 @@ class ContainerDecoder:
                     missing = clock.gap_before(packet.pts)
                     clock.advance(missing + packet.duration * self._tick_seconds)
             stated = (self._stream.duration or 0) * self._tick_seconds
-        return stated if abs(stated - clock.seconds) < _SHORT_SECONDS else clock.seconds  # packets tell no padding
+        return stated if stated and abs(stated - clock.seconds) < _SHORT_SECONDS else None
 
     def _samples(self, warn: Warn) -> Iterator[Block]:
         """Samples of one frame after the other, with silence where the container's clock says so."""
@@ -182,10 +170,37 @@ class ContainerDecoder:
                 for packet in self._container.demux(self._stream):
                     n_errors = 0
                     yield packet
+                if isinstance(self._file, FileWindow) and self._file.interruption is not None:
+                    raise self._file.interruption
                 return
             except _DECODING_ERRORS:  # noqa: PERF203
                 n_errors += 1
                 damage.met(clock.seconds)
+
+
+def _open(file: IO[bytes], name: str) -> InputContainer:
+    """Open a container that can open nothing else.
+
+    Raises:
+        AudioError: It is none that can be read.
+    """
+    _limit_allocations()
+    file.seek(0)
+    try:
+        return av.open(
+            file,
+            "r",
+            metadata_errors="replace",
+            buffer_size=2**16,
+            io_open=_refuse_to_open,
+            container_options={
+                "protocol_whitelist": "none",
+                "format_whitelist": ",".join(FORMATS),
+                "codec_whitelist": _audio_codecs(),
+            },
+        )
+    except (*_DECODING_ERRORS, OSError) as error:
+        raise _not_audio(file, name) from error
 
 
 class _Clock:

@@ -114,7 +114,7 @@ class RawDecoder:
 
 
 def seconds_of(file: IO[bytes], name: str) -> float:
-    """Length of a recording in seconds, by the samples or packets that are there; none of them is decoded.
+    """Length of a recording in seconds; it is decoded only where its header is not borne out by what is there.
 
     Raises:
         AudioError: It is no recording that can be read.
@@ -123,7 +123,14 @@ def seconds_of(file: IO[bytes], name: str) -> float:
         return sum(part.seconds for part in parts)
     from blsp.audio_containers import ContainerDecoder
 
-    return sum(ContainerDecoder(each, name, 1.0, None).seconds() for each in _files_in(file))
+    total = 0.0
+    for each in _files_in(file):
+        seconds = ContainerDecoder(each, name, 1.0, None).stated_seconds()
+        if seconds is None:
+            blocks = ContainerDecoder(each, name, 1.0, None).blocks(lambda _: None)
+            seconds = sum(len(block) / rate for block, rate in blocks)
+        total += seconds
+    return total
 
 
 def _files_in(file: IO[bytes]) -> list[IO[bytes]]:

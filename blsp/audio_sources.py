@@ -122,8 +122,9 @@ class _Fifo(io.RawIOBase):
         while (first := self._file.read(1)) == b"":  # None: open at the other end, and nothing written yet
             if time.monotonic() > ends:
                 self._file.close()
-                hint = f"Write to it: cat FILE > {_quoted(path)}"
-                raise AudioError(f"{name} is a FIFO that nothing writes to.", hint=hint)
+                raise AudioError(
+                    f"{name} is a FIFO that nothing writes to.", hint=f"Write to it: cat FILE > {_quoted(path)}"
+                )
             time.sleep(0.02)
         os.set_blocking(self._file.fileno(), True)
         self._first = first or b""

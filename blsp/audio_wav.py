@@ -200,6 +200,7 @@ class FileWindow(io.RawIOBase):
 
     def __init__(self, file: IO[bytes], offset: int, n_bytes: int) -> None:
         self._file, self._offset, self._n_bytes, self._position = file, offset, n_bytes, 0
+        self.interruption: KeyboardInterrupt | None = None
 
     def readable(self) -> bool:
         """Yes."""
@@ -220,10 +221,17 @@ class FileWindow(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Read up to the end of the window."""
+        """Read up to the end of the window.
+
+        A library written in C calls it, which can pass on no interruption: that is kept in `interruption`.
+        """
         view = memoryview(buffer).cast("B")
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(max(0, min(len(view), self._n_bytes - self._position)))
+        try:
+            self._file.seek(self._offset + self._position)
+            data = self._file.read(max(0, min(len(view), self._n_bytes - self._position)))
+        except KeyboardInterrupt as error:
+            self.interruption = error
+            return 0
         view[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from blsp.user_paths import expand_user
 from voicechat.events import Notice
 from voicechat.terminal_text import harmless_line
 

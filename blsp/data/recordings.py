@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from blsp.errors import AudioError
 TOLERANCE_SECONDS = 0.5
 """How much shorter than its manifest says a recording may be: segment ends are rounded, and MP3 lengths guessed."""
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".m4a", ".aac", ".webm")
-_READ_FORWARD = ("MP3", ".mp3")
-"""Formats whose decoders start afresh after a jump, with a gap: they are read from the beginning."""
+_JUMPED_IN = (b"RIFF", b"fLaC", b"OggS", b"FORM", b"NIST")
+"""How files begin in whose middle a decoder can start; others are read from the beginning, as MP3 would have a gap."""
 
 
 def read_part(path: Path, start: float, duration: float) -> Waveform:
@@ -49,24 +48,24 @@ def read_part(path: Path, start: float, duration: float) -> Waveform:
 
 
 def _by_jump(source: AudioInput, start: float, duration: float, name: str) -> Waveform | None:
-    """The part, found by its offset; None where the format does not allow it."""
+    """The part, found by its offset; None where the format or what its header says does not allow it."""
     import soundfile
 
-    if not isinstance(source, bytes) and Path(source).suffix.lower() in _READ_FORWARD:
-        return None
-    try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-            if file.format in _READ_FORWARD or not file.seekable():
-                return None
-            rate = int(file.samplerate)
-            first = round(start * rate)
-            if first >= file.frames:
-                return np.zeros(0, np.float32)
-            file.seek(first)
-            block = file.read(round(duration * rate), dtype="float32", always_2d=True)
-            is_floating = file.subtype in ("FLOAT", "DOUBLE")
-    except (soundfile.SoundFileError, TypeError):  # TypeError: a suffix that soundfile takes for raw audio
-        return None
+    with open_source(source) as encoded:
+        if encoded.read(4) not in _JUMPED_IN:
+            return None
+        encoded.seek(0)
+        try:
+            with soundfile.SoundFile(encoded) as file:
+                rate = int(file.samplerate)
+                first, n_wanted = round(start * rate), round(duration * rate)
+                if first + n_wanted > file.frames:  # there may be more than the header says
+                    return None
+                file.seek(first)
+                block = file.read(n_wanted, dtype="float32", always_2d=True)
+                is_floating = file.subtype in ("FLOAT", "DOUBLE")
+        except soundfile.SoundFileError:
+            return None
     if not np.isfinite(block).all():
         raise AudioError(f"{name} holds samples that are not numbers (NaN or infinity) after {start:.1f} s.")
     scale = scale_of([(block, rate)]) if is_floating and len(block) else 1.0
@@ -91,7 +90,7 @@ def _forward(source: AudioInput, start: float, duration: float) -> Waveform:
 
 
 def duration_of(source: AudioInput) -> float:
-    """Length of a recording in seconds, by the samples or packets that are there; none of them is decoded.
+    """Length of a recording in seconds, from its header where what is there bears it out.
 
     Raises:
         AudioError: The recording cannot be read, or is empty.

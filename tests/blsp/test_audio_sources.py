@@ -169,7 +169,71 @@ def test_a_full_disk_while_reading_a_pipe_is_one_line(monkeypatch: pytest.Monkey
         load_audio("-")
 
 
+def test_an_interruption_while_joined_files_are_read_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(io.FileIO):
+        n_left = 12
+
+        def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+            self.n_left -= self.tell() > 0
+            if self.n_left == 0:
+                raise KeyboardInterrupt
+            return super().readinto(buffer) or 0
+
+    path = tmp_path / "joined.ogg"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60 * SAMPLING_RATE), SAMPLING_RATE)
+    path.write_bytes(2 * path.read_bytes())
+    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
+    with pytest.raises(KeyboardInterrupt):
+        load_audio(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_disk_that_fails_under_way_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    class Failing(io.FileIO):
+        def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+            if self.tell() > 300_000:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer) or 0
+
+    path = tmp_path / f"noise.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLING_RATE), SAMPLING_RATE)
+    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Failing(path)))
+    with pytest.raises(AudioError) as caught:
+        load_audio(path)
+    assert str(caught.value) == f"{path} cannot be read to its end: Input/output error."
+
+
 def test_standard_input_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(AudioError, match=r"Standard input is closed\."):
         load_audio("-")
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "hint"),
+    [
+        (
+            "https://example.org/a b.mp3",
+            "https://example.org/a b.mp3 is an address, not a file.",
+            "Fetch it first: curl -L -O 'https://example.org/a b.mp3'",
+        ),
+        ("/no such/a.mp3", "/no such/a.mp3 does not exist.", "Look for it: ls '/no such'"),
+        ("a\0b.wav", "a\0b.wav cannot be read: embedded null byte.", "Check its permissions: ls -l 'a\0b.wav'"),
+    ],
+)
+def test_a_name_that_no_file_has_gets_the_right_hint(source: str, message: str, hint: str) -> None:
+    with pytest.raises(AudioError) as caught:
+        load_audio(source)
+    assert (str(caught.value), caught.value.hint) == (message, hint)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
+def test_a_name_need_not_be_utf_8(tmp_path: Path, wav: Path) -> None:
+    for suffix in (b".wav", b".flac"):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/\xff" + suffix))
+        soundfile.write(tmp_path / f"a{suffix.decode()}", TONE, SAMPLING_RATE)
+        (tmp_path / f"a{suffix.decode()}").rename(path)
+        assert len(load_audio(path)) == SAMPLING_RATE

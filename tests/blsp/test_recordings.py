@@ -158,6 +158,23 @@ def test_lengths_are_known_without_decoding_all(
     assert duration_of(data) == duration_of(tmp_path / "a") == pytest.approx(3.25, abs=0.08)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_lengths_are_those_of_all_that_is_there(make_speech: Callable[..., np.ndarray], kind: str) -> None:
+    """Two files end to end are one recording, whatever the header of the first says."""
+    data = encoded(make_speech(3.0), kind=kind) + encoded(make_speech(2.0, seed=1), kind=kind)
+    assert duration_of(data) == pytest.approx(5.0, abs=0.2)
+    assert duration_of(data) == pytest.approx(len(load_audio(data)) / SAMPLING_RATE, abs=0.15)
+
+
+def test_a_part_behind_what_the_header_says_is_found(tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> None:
+    speech = make_speech(3.0)
+    data = bytearray(encoded(speech, kind="WAV"))
+    data[40:44] = bytes(4)
+    (tmp_path / "killed.wav").write_bytes(data)
+    part = load_waveform(utterance("killed.wav", 1.0, 1.0), tmp_path)
+    np.testing.assert_allclose(part, speech[16_000:32_000], rtol=0, atol=1e-4)
+
+
 def test_lengths_of_what_is_no_audio(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.int16), SAMPLING_RATE)
     with pytest.raises(AudioError, match=r"empty\.wav has a header but no audio"):
