@@ -118,12 +118,12 @@ def transcribe(
     output_dir: FolderOption = None,
     overwrite: OverwriteOption = False,
     skip_existing: SkipOption = False,
-    language: LanguageOption = None,
-    engine: EngineOption = None,
-    raw_rate: RawRateOption = None,
     max_line_width: LineWidthOption = None,
     max_line_count: LineCountOption = None,
     max_cue_seconds: CueSecondsOption = None,
+    language: LanguageOption = None,
+    engine: EngineOption = None,
+    raw_rate: RawRateOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -150,12 +150,12 @@ def translate(
     output_dir: FolderOption = None,
     overwrite: OverwriteOption = False,
     skip_existing: SkipOption = False,
-    language: LanguageOption = None,
-    engine: EngineOption = None,
-    raw_rate: RawRateOption = None,
     max_line_width: LineWidthOption = None,
     max_line_count: LineCountOption = None,
     max_cue_seconds: CueSecondsOption = None,
+    language: LanguageOption = None,
+    engine: EngineOption = None,
+    raw_rate: RawRateOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -182,13 +182,13 @@ def ask(
     output_dir: FolderOption = None,
     overwrite: OverwriteOption = False,
     skip_existing: SkipOption = False,
+    max_line_width: LineWidthOption = None,
+    max_line_count: LineCountOption = None,
+    max_cue_seconds: CueSecondsOption = None,
     language: LanguageOption = None,
     max_new_tokens: MaxTokensOption = None,
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
-    max_line_width: LineWidthOption = None,
-    max_line_count: LineCountOption = None,
-    max_cue_seconds: CueSecondsOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -231,13 +231,17 @@ def _output(arguments: Mapping[str, Any]) -> OutputOptions:
 
     names = {"line_width": "max_line_width", "line_count": "max_line_count", "seconds": "max_cue_seconds"}
     given = {name: value for name, option in names.items() if (value := arguments[option]) is not None}
+    try:
+        limits = CueLimits(**given) if given else None
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     folder = arguments["output_dir"]
     return OutputOptions(
         arguments["format"],
         None if folder is None else expand_user(folder),  # the shell leaves the ~ in --output-dir=~/talks
         overwrite=arguments["overwrite"],
         skip_existing=arguments["skip_existing"],
-        limits=CueLimits(**given) if given else None,
+        limits=limits,
     )
 
 
