@@ -466,7 +466,6 @@ def test_a_recording_is_never_its_own_result(engine: EchoEngine, tmp_path: Path)
             ("--overwrite", "--skip-existing"),
             "Error: --overwrite and --skip-existing contradict each other.\nHint: Leave one of them out.\n",
         ),
-        (("-f", "srt", "--max-cue-seconds", "nan"), "Error: `seconds` must be above 0, but is nan instead.\n"),
         (
             ("--max-line-width", "30"),
             "Error: txt has no subtitles whose size could be limited.\nHint: Write some: -f srt\n",

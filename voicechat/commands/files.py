@@ -231,17 +231,13 @@ def _output(arguments: Mapping[str, Any]) -> OutputOptions:
 
     names = {"line_width": "max_line_width", "line_count": "max_line_count", "seconds": "max_cue_seconds"}
     given = {name: value for name, option in names.items() if (value := arguments[option]) is not None}
-    try:
-        limits = CueLimits(**given) if given else None
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     folder = arguments["output_dir"]
     return OutputOptions(
         arguments["format"],
         None if folder is None else expand_user(folder),  # the shell leaves the ~ in --output-dir=~/talks
         overwrite=arguments["overwrite"],
         skip_existing=arguments["skip_existing"],
-        limits=limits,
+        limits=CueLimits(**given) if given else None,
     )
 
 
