@@ -75,9 +75,7 @@ def test_answers_about_nothing_are_named_before_the_judge_is_asked(
     hypotheses.write_text(json.dumps({"id": "u7", "hypothesis": "mat"}) + "\n")
     questions.write_text(json.dumps({"id": "u1", "question": "Q?", "answer": "mat"}) + "\n")
     config = JudgementConfig(out=tmp_path / "run", hypotheses=hypotheses, questions=questions, manifest=manifest)
-    with pytest.raises(
-        DataError, match=r"questions.jsonl has no 'u7', but .*hypotheses.jsonl has an answer"
-    ):
+    with pytest.raises(DataError, match=r"questions.jsonl has no 'u7', but .*hypotheses.jsonl has an answer"):
         JudgementStage().run(config, Silent())
     assert speak.prompts == []
 
