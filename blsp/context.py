@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from blsp.modeling.model import BlspModel
+from blsp.modeling.model import BlspModel, cut_into_windows
 
 _speech_keys = itertools.count(start=-1, step=-1)
 
@@ -90,18 +90,34 @@ class CachedContext:
         return self._run([token_id], [Piece((token_id,))], cancel)
 
     @torch.inference_mode()
-    def embed_speech(self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None) -> Piece:
+    def embed_speech(
+        self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None, max_length: int | None = None
+    ) -> Piece:
         """What the LLM is to read of one waveform, float32 (N,).
+
+        It is read window by window (30 s), so the memory that this takes does not grow with the waveform.
+
+        Args:
+            waveform: What was said.
+            cancel: Stops the work when set.
+            max_length: A piece that has more positions is not gone on with: its end is missing.
 
         Raises:
             CancelledError: `cancel` was set.
         """
+        ids: list[int] = []
+        embeds: list[Tensor] = []
         with self._cancelled_by(cancel):
-            words = self._model.read_speech([waveform])
-            if words is not None:
-                return Piece(tuple(words[0]), is_speech=True)
-            embeds, lengths = self._model.embed_speech([waveform])
-        return Piece.of_speech(embeds[0, : int(lengths[0])])
+            for window in cut_into_windows(waveform):
+                words = self._model.read_speech([window])
+                if words is not None:
+                    ids += words[0]
+                else:
+                    values, lengths = self._model.embed_speech([window])
+                    embeds.append(values[0, : int(lengths[0])])
+                if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
+                    break
+        return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
