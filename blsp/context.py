@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -55,7 +55,7 @@ class CachedContext:
 
     def __init__(self, model: BlspModel) -> None:
         self._model = model
-        self._blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._blocks = transformer_layers(model)
         self._cache = DynamicCache()
         self._keys: list[int] = []
         self._logits: Tensor | None = None
@@ -107,7 +107,7 @@ class CachedContext:
         """
         ids: list[int] = []
         embeds: list[Tensor] = []
-        with self._cancelled_by(cancel):
+        with cancelled_by(cancel, self._blocks):
             for window in cut_into_windows(waveform):
                 words = self._model.read_speech([window])
                 if words is not None:
@@ -124,7 +124,7 @@ class CachedContext:
         parts = [self._model.embed_tokens(p.keys) if p.embeds is None else p.embeds for p in pieces if p.keys]
         start = len(self._keys)
         self._crop(start)  # a run that failed half-way has left its marks in some layers
-        with self._cancelled_by(cancel):
+        with cancelled_by(cancel, self._blocks):
             output = self._model.run_llm(
                 torch.cat(parts)[None],
                 self._cache,
@@ -147,24 +147,38 @@ class CachedContext:
             del self._keys[length:]
             self._logits = None
 
-    @contextmanager
-    def _cancelled_by(self, cancel: threading.Event | None) -> Iterator[None]:
-        """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass."""
-        if cancel is None:
-            yield
-            return
 
-        def check(*_: object) -> None:
-            if cancel.is_set():
-                raise CancelledError
+@contextmanager
+def cancelled_by(cancel: threading.Event | None, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass.
 
-        check()
-        handles = [block.register_forward_pre_hook(check) for block in self._blocks]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        cancel: Stops the work when set; None never does.
+        blocks: The layers, as `transformer_layers` finds them.
+
+    Raises:
+        CancelledError: `cancel` was set.
+    """
+    if cancel is None:
+        yield
+        return
+
+    def check(*_: object) -> None:
+        if cancel.is_set():
+            raise CancelledError
+
+    check()
+    handles = [block.register_forward_pre_hook(check) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers of a transformers model, or of all models in it, that take most of its time."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:

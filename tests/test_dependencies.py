@@ -18,10 +18,13 @@ FORBIDDEN = {
     "recipes": {"voicechat", "tests"},
 }
 FAMILIES = {
-    "plain data and rules": {"events", "errors", "paths", "settings", "options", "progress", "languages"},
-    "hearing": {"audio_devices", "audio_io", "vad", "endpointing", "listener"},
+    "plain data and rules": {
+        *("events", "errors", "paths", "settings", "options", "progress", "languages"),
+        *("worker", "reopening", "writing", "piped_input"),
+    },
+    "hearing": {"audio_devices", "audio_io", "source_pump", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
-    "remembering": {"history", "recording", "export"},
+    "remembering": {"history", "recording", "export", "dialogue", "saving"},
     "showing": {"ui"},
     "composing": {
         *("__main__", "cli", "commands", "talk", "batch"),  # the program

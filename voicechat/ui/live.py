@@ -15,8 +15,10 @@ from rich.text import Text
 from voicechat.events import (
     Event,
     Failed,
+    FileOpened,
     InputLevel,
     Listening,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
@@ -24,11 +26,12 @@ from voicechat.events import (
     SpeechStarted,
     SpeechUnderstood,
     TextDelta,
+    TurnDropped,
     TurnEnded,
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.ui.plain import started_line
+from voicechat.ui.plain import found_line, started_line
 
 REFRESH_SECONDS = 0.08
 METER_CELLS = 16
@@ -121,6 +124,13 @@ class LiveView:
             self.console.print(Text(event.message, style))
             if event.hint:
                 self.console.print(Text(event.hint, "dim"))
+        elif isinstance(event, MicrophoneFound):
+            self._has_microphone = True
+            self.console.print(Text(found_line(event), "dim"))
+        elif isinstance(event, FileOpened):
+            self._enter("reading the file")
+        elif isinstance(event, TurnDropped):
+            self._enter("ready")
         elif isinstance(event, Muted):
             self._is_muted = event.is_muted
             if self._state == "hearing you":
@@ -172,7 +182,7 @@ class LiveView:
             elif not self._has_microphone:
                 state = "type a turn, or /say FILE.wav"
         status = Text.assemble((f"{sign} {state}", style))
-        if self._state in ("thinking", "hearing you"):
+        if self._state in ("reading the file", "thinking", "hearing you"):
             status.append(f" {self._clock() - self._since:.1f} s", "dim")
         if self._has_microphone:
             status.append("  ")
@@ -184,6 +194,7 @@ _STATES = {
     "ready": ("green", "●"),
     "listening": ("green", "●"),
     "hearing you": ("bold cyan", "●"),
+    "reading the file": ("magenta", "◌"),
     "thinking": ("magenta", "◌"),
     "answering": ("blue", "▸"),
 }

@@ -13,6 +13,7 @@ from voicechat.events import (
     Event,
     Failed,
     InputLevel,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
@@ -88,6 +89,8 @@ class PlainView:
             self._note(event.message)
             if event.hint:
                 self._note(f"Hint: {event.hint}")
+        elif isinstance(event, MicrophoneFound):
+            self._note(found_line(event))
         elif isinstance(event, Muted):
             self._note("The microphone is off." if event.is_muted else "The microphone is on.")
         elif isinstance(event, SessionStarted):
@@ -130,6 +133,11 @@ def started_line(event: SessionStarted) -> str:
     if event.microphone:
         parts.append(f"microphone {event.microphone}")
     return " · ".join(parts)
+
+
+def found_line(event: MicrophoneFound) -> str:
+    """One line about a microphone that is back."""
+    return f"Microphone {event.name!r} listens again."
 
 
 class JsonView:
