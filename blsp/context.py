@@ -89,6 +89,11 @@ class CachedContext:
         """Read one token more; as `read`."""
         return self._run([token_id], [Piece((token_id,))], cancel)
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the LLM reads speech as words."""
+        return self._model.adapter is not None and self._model.adapter.reads_words
+
     @torch.inference_mode()
     def embed_speech(
         self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None, max_length: int | None = None

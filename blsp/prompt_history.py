@@ -128,14 +128,16 @@ class PromptHistory:
     def _pieces(self, entry: Entry, cancel: threading.Event | None) -> list[Piece]:
         """Pieces of one turn, speech encoded once."""
         if entry.pieces is None and entry.turn.role == "user":
-            entry.pieces = [self._piece(segment, cancel) for segment in self._template.user(entry.turn)]
+            entry.pieces = [self._piece(segment, entry.turn, cancel) for segment in self._template.user(entry.turn)]
         elif entry.pieces is None:
             ids = self._template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
             entry.pieces = [Piece(ids), Piece(self._template.answer_closing)]
         return entry.pieces or []
 
-    def _piece(self, segment: Segment, cancel: threading.Event | None) -> Piece:
+    def _piece(self, segment: Segment, turn: Turn, cancel: threading.Event | None) -> Piece:
         if isinstance(segment, SpeechSegment):
+            if turn.transcript is not None and self._context.reads_words:
+                return Piece(self._template.answer(turn.transcript), is_speech=True)
             return self._context.embed_speech(segment.waveform, cancel, self._max_tokens)
         return Piece(segment.ids)
 

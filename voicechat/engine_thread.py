@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
     from voicechat.engine import ChatEngine
 
-CLOSE_SECONDS = 0.05
-
 
 @dataclass(eq=False)
 class Reply:
@@ -123,10 +121,10 @@ class EngineThread:
         """Have something else done that takes a while, in its turn."""
         self._worker.put(job)
 
-    def close(self) -> None:
+    def close(self, timeout_seconds: float) -> None:
         """End the thread, or leave it behind in the middle of what cannot be cancelled: nobody waits for its result."""
         self.forget_prefill()
-        self._worker.close(CLOSE_SECONDS)
+        self._worker.close(timeout_seconds)
 
     def _answer(self, reply: Reply, turns: Sequence[Turn], config: GenerationConfig) -> None:
         error: BaseException | None = None

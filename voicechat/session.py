@@ -81,6 +81,8 @@ if TYPE_CHECKING:
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""
 TICK_SECONDS = 0.05
+END_SECONDS, STOP_SECONDS = 2.0, 0.05
+"""How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
 HINT_MICROPHONE_RETURNS = "It is used again when it is back; until then type your turns, or `/say FILE.wav`."
 HINT_BUG = "Start with `voicechat --debug talk` to see where; please report it."
@@ -161,6 +163,7 @@ class Session:
         self._n_frames = 0
         self._has_input_ended = False
         self._is_over = False
+        self._is_stopped = False
         self._n_failed = 0
         self._n_dropped = 0
 
@@ -235,9 +238,10 @@ class Session:
         finally:  # what shows it may fail, too
             if self._microphone:
                 self._microphone.close()
+            timeout_seconds = STOP_SECONDS if self._is_stopped else END_SECONDS
             if self._speech:
-                self._speech.close()
-            self._engine.close()
+                self._speech.close(timeout_seconds)
+            self._engine.close(timeout_seconds)
             self.recording.close()
         while not self._inbox.empty():  # what went wrong at the very end
             if isinstance(item := self._inbox.get(), Remark):
@@ -261,6 +265,7 @@ class Session:
         elif isinstance(item, InputRefused):
             raise item.error
         elif isinstance(item, StopRequested):
+            self._is_stopped = True
             raise KeyboardInterrupt
         elif isinstance(item, SourceLost):
             self._lose_source(item.error)

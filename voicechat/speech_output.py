@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     Synthesize = Callable[[str], tuple[npt.NDArray[np.float32], int]]
     """Sentence -> mono waveform, float32 (N,), and its rate (Hz)."""
 
-CLOSE_SECONDS = 0.05
-"""How long the end of the program waits for a sentence that is being synthesised."""
 _END = re.compile(r"(?<=[.!?…])[\"')\]]*\s+|\n+")
 _ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|[A-Z]|\d+)\.$")
 
@@ -142,11 +140,11 @@ class SpeechOutput:
                 self._sink = sink
             self._is_reopening = False
 
-    def close(self) -> None:
-        """Fall silent for good."""
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Fall silent for good; a sentence that is still being synthesised then is left behind."""
         self._is_closed.set()
         self.stop()
-        self._worker.close(CLOSE_SECONDS)
+        self._worker.close(timeout_seconds)
         self._sink.close()
 
     def _enqueue(self, sentences: list[str]) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 Job = Callable[[], None]
 
-_left_behind: list[str] = []
+_left_behind: list[threading.Thread] = []
 
 
 def are_left_behind() -> bool:
-    """Whether a thread was left behind in the middle of a job: Python's own shutdown could crash in it."""
-    return bool(_left_behind)
+    """Whether a thread that was left behind is still in the middle of a job: Python's shutdown could crash in it."""
+    return any(thread.is_alive() for thread in _left_behind)
 
 
 class Worker:
@@ -42,7 +42,7 @@ class Worker:
         self._jobs.put(None)
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
-            _left_behind.append(self._thread.name)
+            _left_behind.append(self._thread)
         return not self._thread.is_alive()
 
     def _work(self) -> None:

@@ -635,6 +635,17 @@ def test_spoken_words_are_read_as_typed_ones(word_model: BlspModel, make_speech:
     assert spoken.heard is None
 
 
+def test_words_that_are_known_already_are_not_heard_again(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = make_speech(1.0)
+    expected = "".join(Conversation(word_model).reply(Turn("user", speech=speech), SHORT))
+    monkeypatch.setattr(type(word_model.adapter), "reads_words", True)
+    monkeypatch.setattr(word_model, "read_speech", lambda _: pytest.fail("listened"))
+    known = Turn("user", speech=speech, transcript="What is this?")
+    assert "".join(Conversation(word_model).reply(known, SHORT)) == expected
+
+
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:
     """Speech that goes on after a pause begins with the same words."""
     conversation = Conversation(word_model)
