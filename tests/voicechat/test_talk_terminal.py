@@ -253,6 +253,24 @@ def test_a_microphone_that_is_plugged_in_again_listens(start_talk: StartTalk, so
 
 
 @pytest.mark.device
+def test_a_loudspeaker_that_is_plugged_in_again_speaks(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+    pytest.importorskip("hibari", reason="the extra `speak` is not installed")
+    terminal = start_talk("--speak", answers=["One.", "Paris is the capital."], env=sound_card.env)
+    terminal.wait_for(r"(?m)^>$")
+    sound_card.unplug()
+    terminal.wait_for(r"Loudspeaker '\w+' stopped playing; answers are no longer spoken, until it is\s+back")
+    terminal.type("one")
+    terminal.press("Enter")
+    terminal.wait_for(r"One\.  \d+ ms")
+    sound_card.plug_in()
+    terminal.wait_for(r"Loudspeaker '\w+' plays again")
+    with sound_card.record(tmp_path / "heard.pcm") as recording:
+        terminal.type("two")
+        terminal.press("Enter")
+        recording.wait_for(lambda heard: has_ended(heard, silent_seconds=1))
+
+
+@pytest.mark.device
 def test_a_suspended_program_goes_on_listening(start_talk: StartTalk, sound_card: Any) -> None:
     """Stopped for longer than a device may be silent, as a laptop that sleeps, or Ctrl-Z and fg."""
     terminal = start_talk(answers=["Paris."], has_microphone=True, env=sound_card.env)
