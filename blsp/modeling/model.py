@@ -174,43 +174,35 @@ class BlspModel(nn.Module):
             ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
-        batches = [self.embed_hidden_states(*encoded) for encoded in self.encode_windows(waveforms)]
+        batches = [self.embed_hidden_states(*self.encode_windows(windows)) for windows in window_batches(waveforms)]
         return _join(batches, [count_windows(waveform) for waveform in waveforms])
 
-    def encode_windows(self, waveforms: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Encoder states of waveforms, those of longer ones than the encoder takes (30 s) in several windows.
+    def encode_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Encoder states of waveforms of at most 30 s, such as those of `window_batches`.
 
-        As many windows are encoded at once as there are waveforms, so that whatever is computed from them, such as
-        scores of a whole vocabulary, takes memory by the number of waveforms and not by their lengths.
-
-        Yields:
-            hidden_states of the next N <= U windows, float (N, L, D), and their lengths, int64 (N,).
+        Returns:
+            hidden_states, float (N, L, D), and their lengths, int64 (N,).
 
         Raises:
-            ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
         if self.encoder is None:
             raise UnsupportedError(
                 "This model has no speech encoder.", hint="Load it with `--encoder` and `--adapter`."
             )
-        windows = [window for waveform in waveforms for window in cut_into_windows(waveform)]
-        for start in range(0, len(windows), len(waveforms)):
-            features, lengths = extract_features(
-                windows[start : start + len(waveforms)], self.encoder.n_mels, padded=self.encoder.padded
-            )
-            hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
-            # A padded encoder gives 30 s, whatever the speech.
-            yield hidden_states[:, : int(lengths.max())], lengths
+        features, lengths = extract_features(windows, self.encoder.n_mels, padded=self.encoder.padded)
+        hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
+        # A padded encoder gives 30 s, whatever the speech.
+        return hidden_states[:, : int(lengths.max())], lengths
 
     def encode_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
-        """Encoder states of all windows of waveforms together, as `encode_windows` gives them one batch after another.
+        """Encoder states of all windows of waveforms together, those of longer ones than 30 s in several windows.
 
         Returns:
             hidden_states of N windows, float (N, L, D); their lengths, int64 (N,); and how many windows each of
             the waveforms has.
         """
-        batches = list(self.encode_windows(waveforms))
+        batches = [self.encode_windows(windows) for windows in window_batches(waveforms)]
         longest = max(states.size(1) for states, _ in batches)
         hidden_states = torch.cat([F.pad(states, (0, 0, 0, longest - states.size(1))) for states, _ in batches])
         return hidden_states, torch.cat([lengths for _, lengths in batches]), [count_windows(w) for w in waveforms]
@@ -264,8 +256,8 @@ class BlspModel(nn.Module):
             return None
         windows = (
             sentence
-            for encoded in self.encode_windows(waveforms)
-            for sentence in self.sentences(*self.adapter.forward_with_letters(*encoded))
+            for batch in window_batches(waveforms)
+            for sentence in self.sentences(*self.adapter.forward_with_letters(*self.encode_windows(batch)))
         )
         counts = map(count_windows, waveforms)
         return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
@@ -411,6 +403,20 @@ class BlspModel(nn.Module):
 def count_windows(waveform: np.ndarray) -> int:
     """Windows of at most 30 s in a waveform, float32 (N,)."""
     return math.ceil(len(waveform) / WINDOW_SAMPLES)
+
+
+def window_batches(waveforms: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The windows of waveforms, in order, as many at once as there are waveforms.
+
+    So whatever is computed from them, such as scores of a whole vocabulary, takes memory by the number of waveforms,
+    not by their lengths.
+
+    Raises:
+        ValueError: A waveform is empty.
+    """
+    windows = [window for waveform in waveforms for window in cut_into_windows(waveform)]
+    for start in range(0, len(windows), len(waveforms)):
+        yield windows[start : start + len(waveforms)]
 
 
 def cut_into_windows(waveform: np.ndarray) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ from blsp.modeling.batch import (
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.model import BlspModel
+from blsp.modeling.model import BlspModel, window_batches
 from blsp.modeling.prompt import (
     CACHED_SPEECH,
     ChatPromptTemplate,
@@ -267,7 +267,7 @@ def test_no_more_windows_are_held_at_once_than_there_are_waveforms(
     waveforms = [make_speech(s) for s in seconds]
     model.embed_speech(waveforms)
     assert scored == sizes
-    assert [len(states) for states, _ in model.encode_windows(waveforms)] == sizes
+    assert [len(windows) for windows in window_batches(waveforms)] == sizes
     hidden_states, lengths, counts = model.encode_speech(waveforms)
     assert len(hidden_states) == len(lengths) == sum(counts) == sum(sizes)
 
