@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from blsp.modeling.model import BlspModel
+from blsp.modeling.model import BlspModel, cut_into_windows
 
 _speech_keys = itertools.count(start=-1, step=-1)
 
@@ -55,7 +55,7 @@ class CachedContext:
 
     def __init__(self, model: BlspModel) -> None:
         self._model = model
-        self._blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        self._blocks = transformer_layers(model)
         self._cache = DynamicCache()
         self._mark = model.llm_mark()
         self._keys: list[int] = []
@@ -93,19 +93,40 @@ class CachedContext:
         """Read one token more; as `read`."""
         return self._run([token_id], [Piece((token_id,))], cancel)
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the LLM reads speech as words."""
+        return self._model.adapter is not None and self._model.adapter.reads_words
+
     @torch.inference_mode()
-    def embed_speech(self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None) -> Piece:
+    def embed_speech(
+        self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None, max_length: int | None = None
+    ) -> Piece:
         """What the LLM is to read of one waveform, float32 (N,).
+
+        It is read window by window (30 s), so the memory that this takes does not grow with the waveform.
+
+        Args:
+            waveform: What was said.
+            cancel: Stops the work when set.
+            max_length: A piece that has more positions is not gone on with: its end is missing.
 
         Raises:
             CancelledError: `cancel` was set.
         """
-        with self._cancelled_by(cancel):
-            words = self._model.read_speech([waveform])
-            if words is not None:
-                return Piece(tuple(words[0]), is_speech=True)
-            embeds, lengths = self._model.embed_speech([waveform])
-        return Piece.of_speech(embeds[0, : int(lengths[0])])
+        ids: list[int] = []
+        embeds: list[Tensor] = []
+        with cancelled_by(cancel, self._blocks):
+            for window in cut_into_windows(waveform):
+                words = self._model.read_speech([window])
+                if words is not None:
+                    ids += words[0]
+                else:
+                    values, lengths = self._model.embed_speech([window])
+                    embeds.append(values[0, : int(lengths[0])])
+                if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
+                    break
+        return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
@@ -117,7 +138,7 @@ class CachedContext:
         ]
         start = len(self._keys)
         self._crop(start)  # a run that failed half-way has left its marks in some layers
-        with self._cancelled_by(cancel):
+        with cancelled_by(cancel, self._blocks):
             output = model.run_llm(
                 torch.cat(parts)[None],
                 self._cache,
@@ -140,24 +161,38 @@ class CachedContext:
             del self._keys[length:]
             self._logits = None
 
-    @contextmanager
-    def _cancelled_by(self, cancel: threading.Event | None) -> Iterator[None]:
-        """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass."""
-        if cancel is None:
-            yield
-            return
 
-        def check(*_: object) -> None:
-            if cancel.is_set():
-                raise CancelledError
+@contextmanager
+def cancelled_by(cancel: threading.Event | None, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass.
 
-        check()
-        handles = [block.register_forward_pre_hook(check) for block in self._blocks]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        cancel: Stops the work when set; None never does.
+        blocks: The layers, as `transformer_layers` finds them.
+
+    Raises:
+        CancelledError: `cancel` was set.
+    """
+    if cancel is None:
+        yield
+        return
+
+    def check(*_: object) -> None:
+        if cancel.is_set():
+            raise CancelledError
+
+    check()
+    handles = [block.register_forward_pre_hook(check) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers of a transformers model, or of all models in it, that take most of its time."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -20,6 +20,8 @@ class Turn:
     """Typed text, an answer, or the instruction that comes before the speech."""
     speech: npt.NDArray[np.float32] | None = None
     """Mono waveform at 16 kHz, float32 (N,)."""
+    transcript: str | None = None
+    """Words that were understood in the speech before, where they are known: who reads words need not listen again."""
 
     def __post_init__(self) -> None:
         if self.speech is not None and self.role != "user":

@@ -41,7 +41,7 @@ class Conversation:
         self._model = model
         self._max_tokens = min(max_context_tokens or model.max_context_tokens, model.max_context_tokens)
         self._context = CachedContext(model)
-        self._history = PromptHistory(model.template, self._context, system)
+        self._history = PromptHistory(model.template, self._context, system, max_tokens=self._max_tokens)
         self._expected: Entry | None = None  # the turn given to prefill()
         self._asked: Entry | None = None  # the turn that is or was last answered
 
@@ -124,21 +124,56 @@ class Conversation:
         except CancelledError:
             pass  # what was encoded is kept: the turn may come after all
 
-    def truncate_answer(self, heard: str) -> None:
-        """Cut the last answer to its beginning that the user heard.
+    def set_turns(self, turns: Sequence[Turn]) -> None:
+        """Make these the conversation so far; what was read of the turns that stay is not read again.
+
+        The caller then owns the conversation, and need not tell what changed: a user's turn is known again as the
+        same object, an answer by its text, of which less may be left than was written.
 
         Args:
-            heard: Beginning of the answer; white space may differ.
+            turns: Turns of user and assistant.
 
         Raises:
-            ValueError: The last turn is no answer, or begins otherwise.
+            ValueError: A turn is the system's.
+        """
+        if any(turn.role == "system" for turn in turns):
+            raise ValueError("`turns` must be the user's and the assistant's, but one is the system's.")
+        old = self._history.entries
+        entries = [self._kept(old[i] if i < len(old) else None, turn) for i, turn in enumerate(turns)]
+        pairs = zip(old, entries)
+        n_same = next((i for i, (a, b) in enumerate(pairs) if a.turn is not b.turn), min(len(old), len(entries)))
+        self._history.entries = entries
+        self._history.first = min(self._history.first, n_same)
+
+    def _kept(self, entry: Entry | None, turn: Turn) -> Entry:
+        """What is known of a turn, by the entry that stood in its place."""
+        for known in (entry, self._asked, self._expected):
+            if known is not None and known.turn is turn:
+                return known
+        if entry is None or turn.role != "assistant" or entry.turn.role != "assistant":
+            return Entry(turn)
+        if not entry.turn.text.startswith(turn.text):
+            return Entry(turn)
+        return Entry(turn, entry.answer_ids) if turn.text == entry.turn.text else self._shortened(entry, turn)
+
+    def _shortened(self, entry: Entry, turn: Turn) -> Entry:
+        """An answer of which only the beginning is left."""
+        ids = self._model.template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
+        return Entry(turn, self._cut(ids, turn.text))
+
+    def truncate_answer(self, n_characters: int) -> None:
+        """Cut the last answer to its first characters: those that the user heard.
+
+        Raises:
+            ValueError: The last turn is no answer, or has not as many.
         """
         entry = self._history.entries[-1] if self._history.entries else None
         if entry is None or entry.turn.role != "assistant":
             raise ValueError("`truncate_answer` needs an answer as the last turn, but there is none.")
-        text = _beginning(entry.turn.text, heard)
-        ids = self._model.template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
-        self._history.entries[-1] = Entry(replace(entry.turn, text=text), self._cut(ids, text))
+        text = entry.turn.text
+        if not 0 <= n_characters <= len(text):
+            raise ValueError(f"`n_characters` must be 0 to {len(text)}, but is {n_characters} instead.")
+        self._history.entries[-1] = self._shortened(entry, replace(entry.turn, text=text[:n_characters]))
 
     def undo(self) -> bool:
         """Drop the last user's turn and its answer; False if there is none."""
@@ -211,16 +246,3 @@ class Conversation:
         while not text.startswith(beginning := decode(tokenizer, ids[:low])):
             low -= 1  # half a character at the end
         return (*ids[:low], *self._model.template.answer(text[len(beginning) :]))
-
-
-def _beginning(text: str, heard: str) -> str:
-    """The part of `text` that has the same characters as `heard`, white space aside.
-
-    Raises:
-        ValueError: There is none.
-    """
-    wanted = "".join(heard.split())
-    visible = [i for i, character in enumerate(text) if not character.isspace()][: len(wanted)]
-    if "".join(text[i] for i in visible) != wanted:
-        raise ValueError(f"`heard` must be a beginning of the answer, but is {heard!r} instead.")
-    return text[: visible[-1] + 1] if visible else ""

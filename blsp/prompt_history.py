@@ -32,15 +32,19 @@ class PromptHistory:
         template: The LLM's prompt format.
         context: Encodes speech.
         system: Who the assistant is; None for what the prompt format says by itself.
+        max_tokens: Most that the LLM can read. Speech that has more is not encoded to its end.
     """
 
-    def __init__(self, template: PromptTemplate, context: CachedContext, system: str | None) -> None:
+    def __init__(
+        self, template: PromptTemplate, context: CachedContext, system: str | None, *, max_tokens: int | None = None
+    ) -> None:
         self.system = system
         self.entries: list[Entry] = []
         self.first = 0
         """The oldest entry that is still in the prompt."""
         self._template = template
         self._context = context
+        self._max_tokens = max_tokens
 
     def undo(self) -> bool:
         """Drop everything from the last user's turn on; False if there is none."""
@@ -89,8 +93,9 @@ class PromptHistory:
             return
         used = _length(self._opening()) + _length(self._pieces(user, cancel))
         if used > room:
+            size = f"{used}" if user.turn.speech is None else f"more than {room}"  # speech is not counted to its end
             raise ContextFullError(
-                f"The turn takes {used} tokens, but the model's context has room for {room}.",
+                f"The turn takes {size} tokens, but the model's context has room for {room}.",
                 hint="Make the turn shorter, or ask for fewer new tokens.",
             )
         kept = len(self.entries)
@@ -123,15 +128,17 @@ class PromptHistory:
     def _pieces(self, entry: Entry, cancel: threading.Event | None) -> list[Piece]:
         """Pieces of one turn, speech encoded once."""
         if entry.pieces is None and entry.turn.role == "user":
-            entry.pieces = [self._piece(segment, cancel) for segment in self._template.user(entry.turn)]
+            entry.pieces = [self._piece(segment, entry.turn, cancel) for segment in self._template.user(entry.turn)]
         elif entry.pieces is None:
             ids = self._template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
             entry.pieces = [Piece(ids), Piece(self._template.answer_closing)]
         return entry.pieces or []
 
-    def _piece(self, segment: Segment, cancel: threading.Event | None) -> Piece:
+    def _piece(self, segment: Segment, turn: Turn, cancel: threading.Event | None) -> Piece:
         if isinstance(segment, SpeechSegment):
-            return self._context.embed_speech(segment.waveform, cancel)
+            if turn.transcript is not None and self._context.reads_words:
+                return Piece(self._template.answer(turn.transcript), is_speech=True)
+            return self._context.embed_speech(segment.waveform, cancel, self._max_tokens)
         return Piece(segment.ids)
 
 

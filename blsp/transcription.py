@@ -13,7 +13,7 @@ from blsp.decoding import GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
 from blsp.joint_decoding import JointConfig, decode_jointly, hear
 from blsp.modeling.batch import PromptBatch, PromptRow
-from blsp.modeling.model import BlspModel
+from blsp.modeling.model import BlspModel, count_windows, window_batches
 from blsp.modeling.prompt import CACHED_SPEECH, render
 
 
@@ -39,9 +39,11 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
     """
     if model.adapter is None or model.adapter.ctc is None:
         return _repeat(model, waveforms)
-    hidden_states, lengths, counts = model.encode_speech(waveforms)
-    texts = decode_jointly(model, hear(model, hidden_states, lengths, config), repeat_instruction(), config)
-    starts = [0, *itertools.accumulate(counts)]
+    texts: list[str] = []
+    for windows in window_batches(waveforms):  # never the scores of all windows at once
+        heard = hear(model, *model.encode_windows(windows), config)
+        texts += decode_jointly(model, heard, repeat_instruction(), config)
+    starts = [0, *itertools.accumulate(map(count_windows, waveforms))]
     return [" ".join(filter(None, texts[start:end])) for start, end in itertools.pairwise(starts)]
 
 

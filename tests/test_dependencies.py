@@ -20,12 +20,12 @@ FORBIDDEN = {
 FAMILIES = {
     "plain data and rules": {
         *("events", "errors", "paths", "settings", "options", "progress", "languages"),
-        *("process", "terminal_text"),
+        *("process", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
     },
-    "hearing": {"audio_devices", "audio_io", "vad", "endpointing", "listener"},
+    "hearing": {"audio_devices", "audio_io", "source_pump", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
-    "remembering": {"history", "recording", "export"},
-    "writing": {"cues", "subtitles", "outputs", "journal", "results"},
+    "remembering": {"history", "recording", "export", "dialogue", "saving"},
+    "writing": {"cues", "subtitles", "journal", "results"},
     "showing": {"ui"},
     "composing": {
         *("__main__", "cli", "commands", "talk", "batch"),  # the program

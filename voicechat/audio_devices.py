@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from voicechat.errors import AudioDeviceError
 
 Direction = Literal["input", "output"]
+T = TypeVar("T")
+
+_open_streams: list[Any] = []
+_reopening = threading.Lock()
+"""PortAudio is not safe for two threads that open devices, and must not start anew while one does."""
 
 
 class PortAudioMissingError(AudioDeviceError):
@@ -161,6 +167,7 @@ def open_stream(stream_class: Any, device: Device, direction: Direction, callbac
                     finished_callback=finished,
                 )
                 stream.start()
+                _open_streams.append(stream)
                 return stream
         except Exception as error:  # noqa: PERF203 - PortAudioError, or a driver's odd answer
             problem = error
@@ -168,3 +175,30 @@ def open_stream(stream_class: Any, device: Device, direction: Direction, callbac
         f"Device {device.index} {device.name!r} does not open at {device.sampling_rate} Hz: {problem}.",
         hint="Close other programs that use it, or choose another one from `voicechat devices`.",
     ) from problem
+
+
+def close_stream(stream: Any) -> None:
+    """Close what `open_stream` opened, whatever state it is in; a second time does nothing."""
+    if stream in _open_streams:
+        _open_streams.remove(stream)
+        with contextlib.suppress(Exception):  # a device that is gone may refuse to close
+            stream.abort()
+            stream.close()
+
+
+def reopen(open_device: Callable[[], T]) -> T:
+    """Open a device that was lost; others than at the start of the program are seen unless a stream is open.
+
+    Args:
+        open_device: Finds and opens it.
+
+    Raises:
+        AudioDeviceError: It does not open.
+    """
+    with _reopening:
+        if not _open_streams:
+            sd = load_portaudio()
+            with contextlib.suppress(Exception), silent_stderr():
+                sd._terminate()  # PortAudio lists devices once, when it starts
+                sd._initialize()
+        return open_device()

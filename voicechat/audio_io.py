@@ -20,13 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from blsp.audio import SAMPLING_RATE, Resampler, Waveform, from_pcm16, stream_audio, to_pcm16
-from voicechat.audio_devices import find_device, load_portaudio, open_stream
+from voicechat.audio_devices import close_stream, find_device, load_portaudio, open_stream
 from voicechat.errors import AudioDeviceError
 from voicechat.vad import FRAME_SAMPLES, Frame
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
 LOST_AFTER_SECONDS = 3.0
 """A device that neither delivers nor takes anything for so long is taken for unplugged."""
+_LOST_AFTER_WAITS = 6
+"""In so many parts: a program that was suspended meanwhile has waited for one of them only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,11 @@ class FrameSource(Protocol):
 
     def frames(self) -> Iterator[HeardFrame]:
         """All frames, as they come; ends after `close`, raises AudioDeviceError when the device is lost."""
+        ...
+
+    @property
+    def has_started(self) -> bool:
+        """Whether any sound has come."""
         ...
 
     def close(self) -> None:
@@ -76,8 +83,13 @@ class FrameSink(Protocol):
         """Whether the device is gone: nothing more will be heard."""
         ...
 
+    @property
+    def has_started(self) -> bool:
+        """Whether it has taken any sound, be it silence."""
+        ...
+
     def close(self) -> None:
-        """Release the device."""
+        """Release the device; safe to call twice."""
         ...
 
 
@@ -126,12 +138,14 @@ class Microphone:
         self.name = device.name
         self.sampling_rate = device.sampling_rate
         self._blocks: queue.SimpleQueue[tuple[npt.NDArray[np.int16], float] | None] = queue.SimpleQueue()
+        self._has_started = False
         self._is_closed = threading.Event()
         self._stream = open_stream(sd.InputStream, device, "input", self._take, self._end)
 
     def _take(self, block: npt.NDArray[np.int16], _frames: int, _time: object, _status: object) -> None:
         """PortAudio's callback, on its own thread: copy, enqueue, return."""
         self._blocks.put((block.copy(), time.monotonic()))
+        self._has_started = True
 
     def _end(self) -> None:
         self._blocks.put(None)
@@ -144,10 +158,7 @@ class Microphone:
         """
         cutter = FrameCutter(self.sampling_rate)
         while not self._is_closed.is_set():
-            try:
-                item = self._blocks.get(timeout=LOST_AFTER_SECONDS)
-            except queue.Empty:
-                item = None
+            item = self._next_block()
             if item is None:
                 break
             block, captured_at = item
@@ -155,18 +166,26 @@ class Microphone:
             for samples in cutter.push(mono):
                 yield HeardFrame(samples, captured_at)
         if not self._is_closed.is_set():
-            raise AudioDeviceError(
-                f"Microphone {self.name!r} stopped delivering sound.", hint="Plug it in again, then start anew."
-            )
+            raise AudioDeviceError(f"Microphone {self.name!r} stopped delivering sound.", hint="Plug it in again.")
+
+    def _next_block(self) -> tuple[npt.NDArray[np.int16], float] | None:
+        """What was heard next; None if the device is lost or closed."""
+        for _ in range(_LOST_AFTER_WAITS):
+            with contextlib.suppress(queue.Empty):
+                return self._blocks.get(timeout=LOST_AFTER_SECONDS / _LOST_AFTER_WAITS)
+        return None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether any sound has come."""
+        return self._has_started
 
     def close(self) -> None:
         """Release the device."""
         if not self._is_closed.is_set():
             self._is_closed.set()
             self._blocks.put(None)
-            with contextlib.suppress(Exception):  # a device that is gone may refuse to close
-                self._stream.abort()
-                self._stream.close()
+            close_stream(self._stream)
 
 
 class WavSource:
@@ -199,6 +218,11 @@ class WavSource:
             yield from cutter.push(to_pcm16(block))
         yield from cutter.flush()
 
+    @property
+    def has_started(self) -> bool:
+        """Whether any sound can come: always."""
+        return True
+
     def close(self) -> None:
         """Stop."""
         self._is_closed.set()
@@ -223,7 +247,8 @@ class Speaker:
         self._pieces: deque[Waveform] = deque()
         self._position = 0  # in the first piece
         self._n_finished = 0
-        self._pulled_at = time.monotonic()
+        self._has_started = False
+        self._pulled_at = self._asked_at = time.monotonic()
         self._has_ended = threading.Event()
         self._stream = open_stream(sd.OutputStream, device, "output", self._give, self._has_ended.set)
 
@@ -250,18 +275,26 @@ class Speaker:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the device is gone: nothing more will be heard."""
-        return self._has_ended.is_set() or time.monotonic() - self._pulled_at > LOST_AFTER_SECONDS
+        """Whether the device is gone: nothing more will be heard. To be asked several times a second."""
+        now = time.monotonic()
+        if now - self._asked_at > LOST_AFTER_SECONDS / _LOST_AFTER_WAITS:
+            self._pulled_at = now  # this program was suspended: the device has its time from now on
+        self._asked_at = now
+        return self._has_ended.is_set() or now - self._pulled_at > LOST_AFTER_SECONDS
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has taken any sound, be it silence."""
+        return self._has_started
 
     def close(self) -> None:
         """Release the device."""
-        with contextlib.suppress(Exception):
-            self._stream.abort()
-            self._stream.close()
+        close_stream(self._stream)
 
     def _give(self, out: npt.NDArray[np.int16], n: int, _time: object, _status: object) -> None:
         """PortAudio's callback, on its own thread: copy what is queued."""
         self._pulled_at = time.monotonic()
+        self._has_started = True
         mono = np.zeros(n, dtype=np.float32)
         filled = 0
         with self._lock:

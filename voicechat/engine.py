@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 from blsp.conversation import Turn
 from blsp.errors import NoSpeechError
@@ -41,11 +42,6 @@ class ChatEngine(Protocol):
     """Preset, hub id or folder, for the session's header."""
 
     @property
-    def turns(self) -> list[Turn]:
-        """The conversation so far, a copy."""
-        ...
-
-    @property
     def dropped_turns(self) -> int:
         """Oldest turns that the model no longer sees, for lack of context."""
         ...
@@ -55,28 +51,18 @@ class ChatEngine(Protocol):
         """Words that were understood in the spoken turn that is being answered; None where the LLM reads no words."""
         ...
 
-    def add(self, turn: Turn) -> None:
-        """Append a turn of an earlier conversation, without answering it."""
+    def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
+        """Read a conversation in advance, unless cancelled; a `reply` to the same turns then starts at once."""
         ...
 
-    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
-        """Read a user's turn in advance, unless cancelled; a `reply` to the same object then starts at once."""
-        ...
+    def reply(
+        self, turns: Sequence[Turn], config: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Answer the last of the turns, piece by piece.
 
-    def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
-        """Answer a user's turn piece by piece; both turns are then part of the conversation."""
-        ...
-
-    def truncate_answer(self, heard: str) -> None:
-        """Cut the last answer to the part that reached the user."""
-        ...
-
-    def undo(self) -> bool:
-        """Drop the last turn and its answer; False if there is none."""
-        ...
-
-    def clear(self) -> None:
-        """Forget the conversation."""
+        The caller owns the conversation and gives all of it each time; what was read before is not read again. A
+        turn is known again as the same object.
+        """
         ...
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
@@ -111,10 +97,6 @@ class _LlmConversation:
         self._conversation = Conversation(model, system=system)
 
     @property
-    def turns(self) -> list[Turn]:
-        return list(self._conversation.turns)
-
-    @property
     def dropped_turns(self) -> int:
         return self._conversation.dropped_turns
 
@@ -122,27 +104,24 @@ class _LlmConversation:
     def heard(self) -> str | None:
         return self._conversation.heard
 
-    def _as_read(self, turn: Turn) -> Turn:
+    def _as_read(self, turn: Turn, cancel: threading.Event | None) -> Turn:
         """The turn as the LLM's conversation takes it."""
+        del cancel
         return turn
 
-    def add(self, turn: Turn) -> None:
-        self._conversation.add(self._as_read(turn))
+    def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:
+        """Set all turns but the last, and give that one."""
+        *before, last = (self._as_read(turn, cancel) for turn in turns)
+        self._conversation.set_turns(before)
+        return last
 
-    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
-        self._conversation.prefill(self._as_read(turn), cancel)
+    def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
+        self._conversation.prefill(self._take(turns, cancel), cancel)
 
-    def reply(self, turn: Turn, config: GenerationConfig, cancel: threading.Event | None = None) -> Iterator[str]:
-        return self._conversation.reply(self._as_read(turn), config, cancel)
-
-    def truncate_answer(self, heard: str) -> None:
-        self._conversation.truncate_answer(heard)
-
-    def undo(self) -> bool:
-        return self._conversation.undo()
-
-    def clear(self) -> None:
-        self._conversation.clear()
+    def reply(
+        self, turns: Sequence[Turn], config: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Iterator[str]:
+        return self._conversation.reply(self._take(turns, cancel), config, cancel)
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
         from blsp.generation import Conversation
@@ -150,7 +129,7 @@ class _LlmConversation:
         if self._beside is None:
             self._beside = Conversation(self.model)
         try:
-            answer = "".join(self._beside.reply(self._as_read(Turn("user", instruction, waveform)), config))
+            answer = "".join(self._beside.reply(self._as_read(Turn("user", instruction, waveform), None), config))
         except NoSpeechError:  # a cough, or a door: nothing to write about
             return ""
         self._beside.undo()  # what the LLM reads before every question stays in the cache
@@ -212,10 +191,13 @@ class CascadeEngine(_LlmConversation):
         system: str | None = None,
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
+        from blsp.context import transformer_layers
         from blsp.whisper_recogniser import WhisperRecogniser
 
         self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
-        self._read: tuple[Turn, Turn] | None = None  # the turn read last, and as text: `reply` follows `prefill`
+        self._layers = transformer_layers(whisper)
+        self._read: WeakKeyDictionary[Turn, Turn] = WeakKeyDictionary()  # turns, and as text: listened to only once
+        self._heard: str | None = None
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance of any length, by Whisper's own decoder.
@@ -234,16 +216,37 @@ class CascadeEngine(_LlmConversation):
     @property
     def heard(self) -> str | None:
         """What Whisper wrote of the spoken turn that was read last."""
-        return self._read[1].text if self._read is not None else None
+        return self._heard
 
-    def _as_read(self, turn: Turn) -> Turn:
+    def _as_read(self, turn: Turn, cancel: threading.Event | None) -> Turn:
         if turn.speech is None:
+            self._heard = None
             return turn
-        if self._read is None or self._read[0] is not turn:
-            words = self.transcribe(turn.speech)
-            text = f"{turn.text} {words}".strip() if turn.text else words
-            self._read = (turn, Turn("user", text=text))
-        return self._read[1]
+        read = self._read.get(turn)
+        if read is None:
+            words = self._listen(turn.speech, cancel) if turn.transcript is None else turn.transcript
+            read = self._read[turn] = Turn("user", text=f"{turn.text} {words}".strip(), transcript=words)
+        self._heard = read.transcript
+        return read
+
+    def _listen(self, speech: Waveform, cancel: threading.Event | None) -> str:
+        from blsp.context import cancelled_by
+
+        with cancelled_by(cancel, self._layers):
+            return self.transcribe(speech)
+
+    def reply(
+        self, turns: Sequence[Turn], config: GenerationConfig, cancel: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Answer what Whisper wrote of the last turn.
+
+        Raises:
+            NoSpeechError: It wrote nothing.
+        """
+        last = self._take(turns, cancel)
+        if turns[-1].speech is not None and not last.text:
+            raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
+        return self._conversation.reply(last, config, cancel)
 
 
 def _greedy(max_new_tokens: int) -> GenerationConfig:
@@ -257,7 +260,7 @@ class ScriptedEngine:
 
     Args:
         answers: Answers in order, each a list of pieces or a text that is split at spaces; an exception is raised
-            in its place. After the last one it says back what it got.
+            in its place, or in the place of a piece. After the last one it says back what it got.
         delay_seconds: Pause before each piece.
         system: Kept, not used.
     """
@@ -267,7 +270,7 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        answers: Sequence[str | list[str] | Exception] = (),
+        answers: Sequence[str | Sequence[str | BaseException] | BaseException] = (),
         *,
         delay_seconds: float = 0.0,
         system: str | None = None,
@@ -286,31 +289,30 @@ class ScriptedEngine:
 
     @property
     def turns(self) -> list[Turn]:
-        """The conversation so far, a copy."""
+        """What it was last asked to answer, and its answer so far; a copy."""
         return list(self._turns)
 
-    def add(self, turn: Turn) -> None:
-        """Append a turn."""
-        self._turns.append(turn)
-
-    def prefill(self, turn: Turn, cancel: threading.Event | None = None) -> None:
+    def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
         """Note that a turn was read in advance."""
         del cancel
-        self.prefilled.append(turn)
+        self.prefilled.append(turns[-1])
 
     def reply(
-        self, turn: Turn, config: GenerationConfig | None, cancel: threading.Event | None = None
+        self, turns: Sequence[Turn], config: GenerationConfig | None, cancel: threading.Event | None = None
     ) -> Iterator[str]:
         """Give the next answer, or raise it."""
         del config
+        turn = turns[-1]
         answer = self._answers.pop(0) if self._answers else [f"You said: {turn.text or 'speech'}"]
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         if self.prefilled and self.prefilled[-1] is turn:
             self.reused.append(turn)
         pieces = _words(answer) if isinstance(answer, str) else answer
-        self._turns += [turn, Turn("assistant")]
+        self._turns = [*turns, Turn("assistant")]
         for piece in pieces:
+            if isinstance(piece, BaseException):
+                raise piece
             if self.delay_seconds and not (cancel and cancel.wait(self.delay_seconds)):
                 time.sleep(0 if cancel else self.delay_seconds)
             if cancel and cancel.is_set():
@@ -318,33 +320,19 @@ class ScriptedEngine:
             self._turns[-1] = replace(self._turns[-1], text=self._turns[-1].text + piece)
             yield piece
 
-    def truncate_answer(self, heard: str) -> None:
-        """Cut the last answer."""
-        self._turns[-1] = replace(self._turns[-1], text=heard)
-
-    def undo(self) -> bool:
-        """Drop the last turn and its answer."""
-        had_turns = bool(self._turns)
-        del self._turns[-2:]
-        return had_turns
-
-    def clear(self) -> None:
-        """Forget the conversation."""
-        self._turns.clear()
-
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
         """Give the next answer."""
-        return "".join(self.reply(Turn("user", text=instruction, speech=waveform), config))
+        return "".join(self.reply([Turn("user", text=instruction, speech=waveform)], config))
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """Give the next answer."""
         del language
-        return "".join(self.reply(Turn("user", text=REPEAT, speech=waveform), None))
+        return "".join(self.reply([Turn("user", text=REPEAT, speech=waveform)], None))
 
     def translate(self, waveform: Waveform, to: str) -> str:
         """Give the next answer."""
         instruction = TRANSLATE.format(language=to)
-        return "".join(self.reply(Turn("user", text=instruction, speech=waveform), None))
+        return "".join(self.reply([Turn("user", text=instruction, speech=waveform)], None))
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Say nothing."""

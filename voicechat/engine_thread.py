@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from voicechat.worker import Job, Worker
 
 if TYPE_CHECKING:
     from blsp.conversation import Turn
@@ -16,19 +17,13 @@ if TYPE_CHECKING:
     from voicechat.engine import ChatEngine
 
 
-T = TypeVar("T")
-
-
 @dataclass(eq=False)
 class Reply:
     """One answer under way."""
 
     turn: Turn
+    """The user's, which is answered."""
     cancel: threading.Event = field(default_factory=threading.Event)
-    done: threading.Event = field(default_factory=threading.Event)
-    """Set when the model no longer works on it."""
-    has_failed: bool = False
-    """Neither its turn nor an answer became part of the conversation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,99 +49,100 @@ class ReplyEnded:
     """An answer is complete, was cancelled, or failed."""
 
     reply: Reply
-    error: Exception | None = None
+    error: BaseException | None = None
     dropped_turns: int = 0
     """Oldest turns that the model no longer reads."""
+
+
+@dataclass(frozen=True)
+class WarmedUp:
+    """What was read before the conversation has been read, or failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class JobFailed:
+    """Something else than an answer failed."""
+
+    error: BaseException
 
 
 class EngineThread:
     """Runs an engine's calls one after another, in the order in which they are asked for.
 
+    Nothing here waits for the engine: what it has to say, errors of any kind included, is posted.
+
     Args:
         engine: Used by this thread alone from now on.
-        post: Takes ReplyHeard, ReplyDelta and ReplyEnded; called on this thread.
+        post: Takes what is to be told; called on this thread.
     """
 
-    def __init__(self, engine: ChatEngine, post: Callable[[ReplyHeard | ReplyDelta | ReplyEnded], None]) -> None:
+    def __init__(
+        self, engine: ChatEngine, post: Callable[[ReplyHeard | ReplyDelta | ReplyEnded | WarmedUp | JobFailed], None]
+    ) -> None:
         self._engine = engine
         self._post = post
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._prefill_cancel = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._thread.start()
+        self._worker = Worker("engine", lambda error: post(JobFailed(error)))
 
-    def prefill(self, turn: Turn) -> None:
-        """Read a turn in advance, until `forget_prefill` says that it was not to be."""
+    def warm_up(self, turns: Sequence[Turn]) -> None:
+        """Read a conversation in advance, whatever is asked for meanwhile; WarmedUp is posted at the end."""
+
+        def read() -> None:
+            try:
+                self._engine.prefill(turns)
+            finally:
+                self._post(WarmedUp())
+
+        self._worker.put(read)
+
+    def prefill(self, turns: Sequence[Turn]) -> None:
+        """Read a conversation in advance, until `forget_prefill` says that it was not to be."""
         self.forget_prefill()
         cancel = self._prefill_cancel = threading.Event()
 
         def read() -> None:
             with contextlib.suppress(Exception):  # the reply will run into it again, and report it
                 if not cancel.is_set():
-                    self._engine.prefill(turn, cancel)
+                    self._engine.prefill(turns, cancel)
 
-        self._jobs.put(read)
+        self._worker.put(read)
 
     def forget_prefill(self) -> None:
         """Stop reading in advance."""
         self._prefill_cancel.set()
 
-    def reply(self, turn: Turn, config: GenerationConfig) -> Reply:
-        """Begin to answer a turn; returns at once."""
-        reply = Reply(turn)
-        self._jobs.put(lambda: self._answer(reply, config))
+    def reply(self, turns: Sequence[Turn], config: GenerationConfig) -> Reply:
+        """Begin to answer the last of the turns; returns at once."""
+        reply = Reply(turns[-1])
+        self._worker.put(lambda: self._answer(reply, turns, config))
         return reply
 
-    def cut_answer(self, reply: Reply, shown: str) -> None:
-        """Cut an answer, when it has ended, to the part that was shown."""
+    def run(self, job: Job) -> None:
+        """Have something else done that takes a while, in its turn."""
+        self._worker.put(job)
 
-        def cut() -> None:
-            turns = self._engine.turns
-            if not reply.has_failed and turns and turns[-1].role == "assistant" and turns[-1].text != shown:
-                self._engine.truncate_answer(shown)
+    def close(self, timeout_seconds: float) -> None:
+        """End the thread, or leave it behind in the middle of what cannot be cancelled: nobody waits for its result."""
+        self.forget_prefill()
+        self._worker.close(timeout_seconds)
 
-        self._jobs.put(cut)
-
-    def call(self, function: Callable[[ChatEngine], T]) -> T:
-        """Run something else on the engine and wait for its result."""
-        done = threading.Event()
-        results: list[T] = []
-        errors: list[Exception] = []
-
-        def run() -> None:
-            try:
-                results.append(function(self._engine))
-            except Exception as error:
-                errors.append(error)
-            done.set()
-
-        self._jobs.put(run)
-        done.wait()
-        if errors:
-            raise errors[0]
-        return results[0]
-
-    def close(self, timeout_seconds: float = 2.0) -> None:
-        """End the thread once its jobs are done, or leave it behind after the timeout."""
-        self._jobs.put(None)
-        self._thread.join(timeout_seconds)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
-    def _answer(self, reply: Reply, config: GenerationConfig) -> None:
-        error: Exception | None = None
-        n_turns = len(self._engine.turns)
+    def _answer(self, reply: Reply, turns: Sequence[Turn], config: GenerationConfig) -> None:
+        error: BaseException | None = None
+        n_dropped = 0
         try:
-            for number, text in enumerate(self._engine.reply(reply.turn, config, reply.cancel)):
-                if number == 0 and reply.turn.speech is not None and (heard := self._engine.heard):
-                    self._post(ReplyHeard(reply, heard))
-                self._post(ReplyDelta(reply, text, time.monotonic()))
-        except Exception as failure:  # the session decides what becomes of it
+            if not reply.cancel.is_set():
+                self._write(reply, turns, config)
+            n_dropped = self._engine.dropped_turns
+        except BaseException as failure:  # whoever waits for the answer must hear of it, whatever it is
             error = failure
-            reply.has_failed = True
-            if len(self._engine.turns) > n_turns:
-                self._engine.undo()
-        reply.done.set()
-        self._post(ReplyEnded(reply, error, self._engine.dropped_turns))
+        self._post(ReplyEnded(reply, error, n_dropped))
+
+    def _write(self, reply: Reply, turns: Sequence[Turn], config: GenerationConfig) -> None:
+        is_told = reply.turn.speech is None
+        for text in self._engine.reply(turns, config, reply.cancel):
+            if not is_told and (heard := self._engine.heard):
+                self._post(ReplyHeard(reply, heard))
+            is_told = True
+            self._post(ReplyDelta(reply, text, time.monotonic()))
+        if not is_told and (heard := self._engine.heard):  # no answer, but understood
+            self._post(ReplyHeard(reply, heard))

@@ -39,6 +39,13 @@ class MicrophoneLost:
 
 
 @dataclass(frozen=True)
+class MicrophoneFound:
+    """The microphone that was lost is back, or another one was found in its place."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class SpeechStarted:
     """The user began to speak."""
 
@@ -48,6 +55,13 @@ class InputLevel:
     """Loudness of the input, for the level meter."""
 
     dbfs: float
+
+
+@dataclass(frozen=True)
+class FileOpened:
+    """An audio file is listened to; then comes UtteranceEnded, or TurnDropped."""
+
+    source: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,11 @@ class TurnEnded:
 
 
 @dataclass(frozen=True)
+class TurnDropped:
+    """What the user said is not answered; a notice said why."""
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the user should know; the session goes on."""
 
@@ -112,13 +131,16 @@ Event = (
     | Listening
     | Muted
     | MicrophoneLost
+    | MicrophoneFound
     | SpeechStarted
     | InputLevel
+    | FileOpened
     | UtteranceEnded
     | SpeechUnderstood
     | TurnTyped
     | TextDelta
     | TurnEnded
+    | TurnDropped
     | Notice
     | Failed
 )

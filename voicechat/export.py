@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from blsp.audio import SAMPLING_RATE
-from blsp.conversation import Turn
 from voicechat.history import SessionHeader, TurnRecord
 
 ExportFormat = Literal["md", "json", "txt"]
@@ -39,19 +37,12 @@ def _said(turn: TurnRecord) -> str:
     if not turn.is_spoken:
         return turn.text + (" (interrupted)" if turn.interrupted else "")
     where = f", {turn.audio}" if turn.audio else ""
-    return f"{turn.text} [speech, {turn.seconds:.1f} s{where}]".strip()
+    return " ".join(filter(None, (turn.text, turn.transcript, f"[speech, {turn.seconds:.1f} s{where}]")))
 
 
-def export_turns(title: str, turns: Sequence[Turn], suffix: str) -> str:
+def export_turns(title: str, turns: Sequence[TurnRecord], suffix: str) -> str:
     """A conversation that need not be kept anywhere; `suffix` is `.json`, `.txt` or, for Markdown, anything else."""
-    records = [_record(turn) for turn in turns]
     to: ExportFormat = "json" if suffix == ".json" else "txt" if suffix == ".txt" else "md"
     if to == "md":
-        return "\n".join([f"# {title}", "", *(f"**{_who(record)}:** {_said(record)}\n" for record in records)])
-    return export_session(title, SessionHeader("", ""), records, to)
-
-
-def _record(turn: Turn) -> TurnRecord:
-    role: Literal["user", "assistant"] = "assistant" if turn.role == "assistant" else "user"
-    seconds = None if turn.speech is None else round(len(turn.speech) / SAMPLING_RATE, 3)
-    return TurnRecord(role, turn.text, seconds=seconds)
+        return "\n".join([f"# {title}", "", *(f"**{_who(turn)}:** {_said(turn)}\n" for turn in turns)])
+    return export_session(title, SessionHeader("", ""), turns, to)

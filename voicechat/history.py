@@ -1,6 +1,7 @@
 """Sessions in files the user owns: append-only, one JSON line a turn, the speech beside it as FLAC.
 
-    sessions/NAME/turns.jsonl    a header line, then one line a turn (or a `drop` line that takes turns back)
+    sessions/NAME/turns.jsonl    a header line, then one line a turn, a `drop` line that takes turns back, or a
+                                 `transcript` line with the words that were understood in a spoken turn
     sessions/NAME/0001.flac      what the user said in turn 1
 
 A line is on the disk (fsync) before the next one is begun, so a power cut costs at most the last line. A torn
@@ -10,15 +11,18 @@ last line is cut off when the session is opened again, with a notice.
 from __future__ import annotations
 
 import json
+import math
 import os
-import re
+import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+import tempfile
+import unicodedata
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 from blsp.errors import StorageError
 from voicechat.errors import UsageError
@@ -28,9 +32,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+T = TypeVar("T")
+
 FORMAT_VERSION = 1
 TURNS_FILE = "turns.jsonl"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_NAME_CHARACTERS, MAX_NAME_BYTES = 64, 200
+_NOT_IN_NAMES = frozenset('/\\<>:"|?*')
+"""What some file system cannot have in a name."""
+_JOINERS = "\u200c\u200d"
+"""Not printable by themselves, but spelling in some scripts."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,8 @@ class TurnRecord:
     """`microphone`, `keyboard`, or the name of the audio file."""
     first_token_ms: float | None = None
     interrupted: bool = False
+    transcript: str | None = None
+    """Words that were understood in the speech, where the model reads words."""
     at: str = ""
     """When, UTC, ISO 8601."""
 
@@ -86,48 +98,74 @@ def sessions_folder() -> Path:
     return state_folder() / "sessions"
 
 
-def new_session_name(taken: Path | None = None) -> str:
-    """A name from the local date and time that no session has yet."""
-    root = taken or sessions_folder()
+def new_session_name(root: Path | None = None, taken: Collection[str] = ()) -> str:
+    """A name from the local date and time that no session has yet, nor will have (`taken`)."""
+    root = root or sessions_folder()
     stem = datetime.now().strftime("%Y-%m-%d_%H%M%S")
     name, n = stem, 1
-    while (root / name).exists():
+    while name in taken or (root / name).exists():
         n += 1
         name = f"{stem}-{n}"
     return name
 
 
 def list_sessions(root: Path | None = None) -> list[str]:
-    """Names of all sessions, the one used last first."""
+    """Names of all sessions, the one used last first; one that cannot be looked into counts as used long ago."""
     root = root or sessions_folder()
-    files = [path for path in root.glob(f"*/{TURNS_FILE}") if path.is_file()] if root.is_dir() else []
-    return [path.parent.name for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+    try:
+        folders = [folder for folder in root.iterdir() if not folder.name.startswith(".")]
+    except OSError:
+        return []
+    used = {folder.name: _used_at_ns(folder) for folder in folders}
+    return sorted((name for name, at in used.items() if at is not None), key=lambda name: -(used[name] or 0))
+
+
+def _used_at_ns(folder: Path) -> int | None:
+    """When a session was written to; 0 where nobody knows; None for what is no session."""
+    path = folder / TURNS_FILE
+    try:
+        return path.stat().st_mtime_ns if path.is_file() else None
+    except PermissionError:
+        return 0
+    except OSError:
+        return None
 
 
 def session_folder(name: str, root: Path | None = None) -> Path:
-    """Folder of one session.
+    """Folder of a session with a new name, in any script.
 
     Raises:
-        UsageError: The name would not be a plain folder name.
+        UsageError: The name would not be a plain folder name everywhere.
     """
-    if not _NAME.fullmatch(name):
+    name = unicodedata.normalize("NFC", name)
+    if not _is_usable(name):
         raise UsageError(
             f"Session name {name!r} is not usable.",
-            hint="Use up to 64 letters, digits, dots, dashes and underscores, and begin with a letter or digit.",
+            hint=f"Use up to {MAX_NAME_CHARACTERS} letters, digits, spaces, dots and dashes, and begin with a letter.",
         )
     return (root or sessions_folder()) / name
 
 
+def _is_usable(name: str) -> bool:
+    if not 0 < len(name) <= MAX_NAME_CHARACTERS or name != name.strip() or name[0] in ".-" or name[-1] == ".":
+        return False
+    if not all(c.isprintable() or c in _JOINERS for c in name) or _NOT_IN_NAMES & set(name):
+        return False
+    return len(name.encode()) <= MAX_NAME_BYTES
+
+
 def existing_session_folder(name: str, root: Path | None = None) -> Path:
-    """Folder of a session that there is.
+    """Folder of a session that there is, whatever its name: folders are copied and renamed.
 
     Raises:
         UsageError: There is no session of this name.
     """
-    folder = session_folder(name, root)
-    if not (folder / TURNS_FILE).is_file():
-        raise UsageError(f"There is no session {name!r}.", hint="Run `voicechat sessions list` to see them.")
-    return folder
+    root = root or sessions_folder()
+    wanted = unicodedata.normalize("NFC", name)  # some file systems take letters and accents apart
+    for known in list_sessions(root):
+        if known == name or unicodedata.normalize("NFC", known) == wanted:
+            return root / known
+    raise UsageError(f"There is no session {name!r}.", hint="Run `voicechat sessions list` to see them.")
 
 
 def load_session(name: str, root: Path | None = None) -> StoredSession:
@@ -143,63 +181,143 @@ def load_session(name: str, root: Path | None = None) -> StoredSession:
         data = path.read_bytes()
     except OSError as error:
         raise StorageError(f"Session file {path} cannot be read: {error.strerror}.") from error
-    lines, valid_bytes, notices = _whole_lines(data, name)
-    if not lines or lines[0].get("kind") != "session":
+    lines, valid_bytes, notices = _whole_lines(data, folder.name)
+    header = _taken(SessionHeader, lines[0][1]) if lines and lines[0][1].get("kind") == "session" else None
+    if header is None:
         raise StorageError(
             f"{path} does not begin with a session header.",
-            hint=f"Run `voicechat sessions delete {name}` to remove it.",
+            hint=f"Run `voicechat sessions delete {shlex.quote(folder.name)}` to remove it.",
         )
-    header = _take_fields(SessionHeader, lines[0])
-    return StoredSession(name, folder, header, _replay(lines[1:]), notices, valid_bytes)
+    stored = StoredSession(folder.name, folder, header, [], notices, valid_bytes)
+    for number, line in lines[1:]:
+        if not _replay(line, stored.turns):
+            notices.append(_damaged(number, folder.name))
+    return stored
 
 
-def _whole_lines(data: bytes, name: str) -> tuple[list[dict[str, Any]], int, list[str]]:
-    """Objects of all lines that are whole, the length up to the last of them, and what was left out."""
-    lines: list[dict[str, Any]] = []
+def _damaged(number: int, name: str) -> str:
+    return f"Line {number} of session {name!r} is damaged and was left out."
+
+
+def _whole_lines(data: bytes, name: str) -> tuple[list[tuple[int, dict[str, Any]]], int, list[str]]:
+    """Numbers and objects of all lines that are whole, the length up to the last of them, and what was left out."""
+    lines: list[tuple[int, dict[str, Any]]] = []
     notices: list[str] = []
     valid_bytes = position = 0
     for number, raw in enumerate(data.splitlines(keepends=True), start=1):
         position += len(raw)
         try:
             line = json.loads(raw) if raw.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if isinstance(line, dict):
-            lines.append(line)
+            lines.append((number, line))
             valid_bytes = position
         elif position < len(data):
-            notices.append(f"Line {number} of session {name!r} is damaged and was left out.")
+            notices.append(_damaged(number, name))
     if valid_bytes < len(data):
         notices = [*notices, f"The last line of session {name!r} was torn and was dropped."]
     return lines, valid_bytes, notices
 
 
-def _replay(lines: list[dict[str, Any]]) -> list[TurnRecord]:
-    turns: list[TurnRecord] = []
-    for line in lines:
-        if line.get("kind") == "drop":
-            n = int(line.get("turns", 0))
-            del turns[max(0, len(turns) - n) :]
-        elif line.get("kind") == "turn" and line.get("role") in ("user", "assistant"):
-            turns.append(_take_fields(TurnRecord, line))
-    return turns
+def _replay(line: dict[str, Any], turns: list[TurnRecord]) -> bool:
+    """Do what a line says; False if it cannot be."""
+    kind = line.get("kind")
+    if kind == "turn":
+        record = _taken(TurnRecord, line)
+        if record is not None:
+            turns.append(record)
+        return record is not None
+    if kind == "drop":
+        n = line.get("turns")
+        if not _is_count(n):
+            return False
+        del turns[max(0, len(turns) - n) :]
+    elif kind == "transcript":
+        back, text = line.get("back"), line.get("text")
+        if not _is_count(back) or not 0 < back <= len(turns) or not isinstance(text, str):
+            return False
+        turns[-back] = replace(turns[-back], transcript=_encodable(text))
+    return True  # lines of a newer version do no harm
 
 
-def _take_fields(kind: type[Any], line: dict[str, Any]) -> Any:
-    """An instance from the fields it knows: a newer version's extra fields do no harm."""
-    return kind(**{f.name: line[f.name] for f in fields(kind) if f.name in line})
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "Literal['user', 'assistant']": lambda value: value in ("user", "assistant"),
+    "str": lambda value: isinstance(value, str),
+    "str | None": lambda value: value is None or isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "float | None": lambda value: value is None or _is_number(value),
+}
+"""What a field of each type may hold in a file."""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _taken(kind: type[T], line: dict[str, Any]) -> T | None:
+    """An instance from the fields it knows: a newer version's extra fields do no harm. None if one cannot be."""
+    known: dict[str, Any] = {f.name: line[f.name] for f in fields(kind) if f.name in line}  # type: ignore[arg-type]
+    types = {f.name: str(f.type).replace('"', "'") for f in fields(kind)}  # type: ignore[arg-type]
+    if not all(_VALUES[types[name]](value) for name, value in known.items()):
+        return None
+    try:
+        return kind(**{name: _encodable(value) if isinstance(value, str) else value for name, value in known.items()})
+    except TypeError:  # a field that must be there is not
+        return None
+
+
+def _encodable(text: str) -> str:
+    """The text without halves of characters, which JSON may hold and no screen can show."""
+    return text.encode("utf-8", "replace").decode()
+
+
+@contextmanager
+def locked_session(name: str, root: Path | None = None) -> Iterator[Path]:
+    """The folder of a session that nobody else has open, or opens, until the block ends.
+
+    Raises:
+        UsageError: There is no session of this name, or a voicechat has it open.
+        StorageError: It cannot be read.
+    """
+    folder = existing_session_folder(name, root)
+    try:
+        file = (folder / TURNS_FILE).open("rb")
+    except OSError as error:
+        raise StorageError(f"Session file {folder / TURNS_FILE} cannot be read: {error.strerror}.") from error
+    with file:
+        _lock(file, folder.name)
+        yield folder
 
 
 def delete_session(name: str, root: Path | None = None) -> None:
     """Remove a session and its audio.
 
     Raises:
-        UsageError: There is no session of this name.
+        UsageError: There is no session of this name, or a voicechat has it open.
         StorageError: It cannot be removed.
     """
-    folder = existing_session_folder(name, root)
+    with locked_session(name, root) as folder:
+        remove_session_folder(folder)
+
+
+def remove_session_folder(folder: Path) -> None:
+    """Remove the folder of a `locked_session`: at once from the list, then from the disk.
+
+    Raises:
+        StorageError: It cannot be removed.
+    """
     try:
-        shutil.rmtree(folder)
+        aside = Path(tempfile.mkdtemp(prefix=".deleted-", dir=folder.parent))
+        folder.rename(aside / "session")
+        shutil.rmtree(aside)
     except OSError as error:
         raise StorageError(f"Session folder {folder} cannot be removed: {error.strerror}.") from error
 
@@ -218,6 +336,7 @@ class SessionWriter:
         self.name = folder.name
         self.keep_audio = keep_audio
         self.has_turns = n_spoken > 0
+        self._is_new = False
         self._n_spoken = n_spoken
         self._file: IO[bytes] = (folder / TURNS_FILE).open("ab")
         _lock(self._file, self.name)
@@ -238,27 +357,34 @@ class SessionWriter:
         with _storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             writer = cls(folder, keep_audio=keep_audio)
+            writer._is_new = True
             writer._append(
                 {"kind": "session", "version": FORMAT_VERSION, **asdict(header), "created": header.created or _now()}
             )
         return writer
 
     @classmethod
-    def resume(cls, stored: StoredSession, *, keep_audio: bool = True) -> SessionWriter:
-        """Go on with a session that was read back; its torn end, if any, is cut off first.
+    def resume(
+        cls, name: str, *, keep_audio: bool = True, root: Path | None = None
+    ) -> tuple[SessionWriter, StoredSession]:
+        """Go on with a session that there is; its torn end, if any, is cut off.
 
         Raises:
-            UsageError: Another voicechat has it open.
-            StorageError: It cannot be written.
+            UsageError: There is none, or another voicechat has it open.
+            StorageError: It cannot be read or written.
         """
-        with _storage_errors(stored.folder):
-            n_spoken = max(
-                (int(path.stem) for path in stored.folder.glob("[0-9]*.flac") if path.stem.isdigit()), default=0
-            )
-            writer = cls(stored.folder, keep_audio=keep_audio, n_spoken=n_spoken)
-            writer._file.truncate(stored.valid_bytes)
-            writer.has_turns = bool(stored.turns)
-        return writer
+        folder = existing_session_folder(name, root)
+        with _storage_errors(folder):
+            numbers = (path.stem for path in folder.glob("[0-9]*.flac"))
+            n_spoken = max((int(stem) for stem in numbers if stem.isascii() and stem.isdecimal()), default=0)
+            writer = cls(folder, keep_audio=keep_audio, n_spoken=n_spoken)
+            try:
+                stored = load_session(folder.name, root)  # now that nobody else writes to it
+                writer._file.truncate(stored.valid_bytes)
+            except BaseException:
+                writer._file.close()
+                raise
+            return writer, stored
 
     def add(self, record: TurnRecord, speech: npt.NDArray[np.float32] | None = None) -> None:
         """Keep one turn; on return it is on the disk.
@@ -286,11 +412,24 @@ class SessionWriter:
         with _storage_errors(self.folder):
             self._append({"kind": "drop", "turns": turns, "at": _now()})
 
+    def understand(self, back: int, transcript: str) -> None:
+        """Keep the words that were understood in a spoken turn: `back` is 1 for the last one, 2 for that before it.
+
+        Raises:
+            StorageError: As `add`.
+        """
+        with _storage_errors(self.folder):
+            self._append({"kind": "transcript", "back": back, "text": transcript, "at": _now()})
+
     def close(self) -> None:
-        """Close the file; a session in which nothing was said leaves nothing behind."""
+        """Close the file; a new session in which nothing was said leaves nothing behind."""
+        if self._is_new and not self.has_turns and not self._file.closed:
+            if os.name == "nt":  # where open files cannot be removed
+                self._file.close()
+            with suppress(OSError):
+                (self.folder / TURNS_FILE).unlink()
+                self.folder.rmdir()  # unless there is something of the user's in it
         self._file.close()
-        if not self.has_turns:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save_speech(self, speech: npt.NDArray[np.float32]) -> str:
         from blsp.audio import save_audio  # imports soundfile: only when there is speech
@@ -301,7 +440,7 @@ class SessionWriter:
         return name
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -318,11 +457,13 @@ def _lock(file: IO[bytes], name: str) -> None:
         return
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.close()
         raise UsageError(
             f"Session {name!r} is open in another voicechat.", hint="Close that one, or use another `--session`."
         ) from error
+    except OSError:  # a file system without locks
+        return
 
 
 @contextmanager

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from voicechat.engine_thread import ReplyDelta, ReplyEnded, ReplyHeard
-from voicechat.errors import AudioDeviceError
+from voicechat.engine_thread import JobFailed, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
+from voicechat.errors import VoiceChatError
+from voicechat.events import Notice
+
+if TYPE_CHECKING:
+    from blsp.audio import Waveform
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,62 @@ class StopRequested:
 class SourceLost:
     """The microphone is gone."""
 
-    error: AudioDeviceError
+    error: Exception
 
 
-InboxItem = TypedLine | AudioFile | InputEnded | StopRequested | SourceLost | ReplyHeard | ReplyDelta | ReplyEnded
+@dataclass(frozen=True)
+class SourceFound:
+    """The microphone is back, or another one was found in its place."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class FileTurn:
+    """A file that is being listened to."""
+
+    path: Path
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, eq=False)
+class FileHeard:
+    """What was said in a file."""
+
+    file: FileTurn
+    speech: Waveform | None = None
+    """float32 (N,) at 16 kHz; None where nothing was said, or there was an error."""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something to tell the user, from another thread."""
+
+    notice: Notice
+
+
+@dataclass(frozen=True)
+class InputRefused:
+    """What was typed, or came through a pipe, is nothing that can be talked to: the session ends with this."""
+
+    error: VoiceChatError
+
+
+InboxItem = (
+    TypedLine
+    | AudioFile
+    | InputEnded
+    | InputRefused
+    | StopRequested
+    | SourceLost
+    | SourceFound
+    | FileHeard
+    | Remark
+    | ReplyHeard
+    | ReplyDelta
+    | ReplyEnded
+    | WarmedUp
+    | JobFailed
+)
 """Frames of the microphone come on top."""

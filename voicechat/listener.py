@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,10 +119,41 @@ class Listener:
         return [SpeechOver(turn, seconds, self._spoken_at)]
 
 
+class ListeningStopped(Exception):  # noqa: N818 - not an error: the caller asked for it
+    """The caller's event was set while a recording was listened to."""
+
+
+def speech_in(
+    blocks: Iterable[Waveform], vad: FrameClassifier, cancel: threading.Event | None = None
+) -> Waveform | None:
+    """A recording from its first to its last speech, float32 (N,); None where there is no speech.
+
+    Args:
+        blocks: Consecutive pieces of it at 16 kHz, float32 (N,) each.
+        vad: Tells speech from the rest.
+        cancel: Stops the work when set.
+
+    Raises:
+        ListeningStopped: `cancel` was set.
+    """
+    taken: list[Waveform] = []
+
+    def take() -> Iterator[Waveform]:
+        for block in blocks:
+            if cancel is not None and cancel.is_set():
+                raise ListeningStopped
+            taken.append(block)
+            yield block
+
+    start = end = None
+    for utterance in segment_stream(take(), vad):
+        start, end = utterance.start_sample if start is None else start, utterance.end_sample
+    return None if start is None else np.concatenate(taken)[start:end]
+
+
 def speech_of(waveform: Waveform, vad: FrameClassifier) -> Waveform | None:
-    """A recording from its first to its last speech, float32 (N,); None where there is no speech."""
-    utterances = list(segment_stream([waveform], vad))
-    return waveform[utterances[0].start_sample : utterances[-1].end_sample] if utterances else None
+    """As `speech_in`, of a whole recording, float32 (N,)."""
+    return speech_in([waveform], vad)
 
 
 MakeVad = Callable[[], FrameClassifier]

@@ -8,19 +8,21 @@ from pathlib import Path
 
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.conversation import Turn
-from blsp.errors import AudioError, BlspError
+from blsp.errors import BlspError
+from voicechat.errors import UsageError, VoiceChatError
 from voicechat.events import Notice
 from voicechat.history import (
     SessionHeader,
     SessionWriter,
     StoredSession,
     TurnRecord,
+    existing_session_folder,
     list_sessions,
     load_session,
     new_session_name,
-    session_folder,
     sessions_folder,
 )
+from voicechat.worker import Worker
 
 SPEECH_NOT_KEPT = "(I said something that was not kept.)"
 """Stands for a spoken turn without its audio, so that the conversation keeps its order."""
@@ -41,7 +43,7 @@ class SessionRecording:
     ) -> None:
         self._writer = writer
         self._header = header
-        self._root = root or sessions_folder()
+        self.root = root or sessions_folder()
         self.n_turns = n_turns
 
     @property
@@ -51,8 +53,7 @@ class SessionRecording:
 
     def add_user(self, turn: Turn, source: str) -> None:
         """Keep what the user said; `source` is `microphone`, `keyboard` or a file name."""
-        seconds = None if turn.speech is None else round(len(turn.speech) / SAMPLING_RATE, 3)
-        self._writer.add(TurnRecord("user", turn.text, seconds=seconds, source=source), turn.speech)
+        self._writer.add(user_record(turn, source), turn.speech)
         self.n_turns += 1
 
     def add_answer(self, text: str, first_token_ms: float | None, *, interrupted: bool) -> None:
@@ -61,17 +62,20 @@ class SessionRecording:
         self._writer.add(TurnRecord("assistant", text, first_token_ms=first, interrupted=interrupted))
         self.n_turns += 1
 
+    def understand(self, back: int, transcript: str) -> None:
+        """Keep the words that were understood in a turn; `back` is 1 for the last one."""
+        self._writer.understand(back, transcript)
+
     def drop(self, turns: int) -> None:
         """Take the last turns back."""
         self._writer.drop(turns)
         self.n_turns = max(0, self.n_turns - turns)
 
-    def start_anew(self) -> None:
+    def start_anew(self, name: str) -> None:
         """End this session and begin another."""
         self._writer.close()
         header = replace(self._header, created="")
-        name = new_session_name(self._root)
-        self._writer = SessionWriter.create(name, header, keep_audio=self._writer.keep_audio, root=self._root)
+        self._writer = SessionWriter.create(name, header, keep_audio=self._writer.keep_audio, root=self.root)
         self.n_turns = 0
 
     def close(self) -> None:
@@ -79,57 +83,73 @@ class SessionRecording:
         self._writer.close()
 
 
+def user_record(turn: Turn, source: str | None) -> TurnRecord:
+    """A user's turn as it is kept; `source` is `microphone`, `keyboard` or a file name."""
+    seconds = None if turn.speech is None else round(len(turn.speech) / SAMPLING_RATE, 3)
+    return TurnRecord("user", turn.text, seconds=seconds, source=source, transcript=turn.transcript)
+
+
 class TolerantRecording:
-    """A recording, or none: a full disk ends it, but not the conversation.
+    """A recording, or none: what is kept is written on a thread of its own, and a full disk ends only that.
 
     Args:
         recording: Where turns are kept, or None.
-        show: Told when they no longer are.
+        show: Told when they no longer are; called on that thread.
     """
 
     def __init__(self, recording: SessionRecording | None, show: Callable[[Notice], None]) -> None:
         self._recording = recording
         self._show = show
+        self._name = recording.name if recording else None
+        self._names = {self._name}
+        self._worker = Worker("recording", self._fail) if recording else None
+        self.n_turns = recording.n_turns if recording else 0
+        """Turns that were kept before this began."""
 
     @property
     def name(self) -> str | None:
         """Name of the session; None where nothing is kept."""
-        return self._recording.name if self._recording else None
-
-    @property
-    def n_turns(self) -> int:
-        """Turns that are kept."""
-        return self._recording.n_turns if self._recording else 0
+        return self._name if self._recording else None
 
     def add_user(self, turn: Turn, source: str) -> None:
         """As `SessionRecording.add_user`."""
-        self._try(lambda recording: recording.add_user(turn, source))
+        self._do(lambda recording: recording.add_user(turn, source))
 
     def add_answer(self, text: str, first_token_ms: float | None, *, interrupted: bool) -> None:
         """As `SessionRecording.add_answer`."""
-        self._try(lambda recording: recording.add_answer(text, first_token_ms, interrupted=interrupted))
+        self._do(lambda recording: recording.add_answer(text, first_token_ms, interrupted=interrupted))
+
+    def understand(self, back: int, transcript: str) -> None:
+        """As `SessionRecording.understand`."""
+        self._do(lambda recording: recording.understand(back, transcript))
 
     def drop(self, turns: int) -> None:
         """As `SessionRecording.drop`."""
-        self._try(lambda recording: recording.drop(turns))
+        self._do(lambda recording: recording.drop(turns))
 
     def start_anew(self) -> None:
-        """As `SessionRecording.start_anew`."""
-        self._try(lambda recording: recording.start_anew())
+        """End this session and begin another, under a new name."""
+        if self._recording is not None:
+            name = self._name = new_session_name(self._recording.root, {name for name in self._names if name})
+            self._names.add(name)
+            self._do(lambda recording: recording.start_anew(name))
 
-    def close(self) -> None:
-        """As `SessionRecording.close`."""
-        self._try(lambda recording: recording.close())
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Write what is left to be written, and close the file."""
+        if self._worker is not None:
+            self._do(lambda recording: recording.close())
+            self._worker.close(timeout_seconds)
 
-    def _try(self, write: Callable[[SessionRecording], None]) -> None:
-        if self._recording is None:
-            return
-        try:
-            write(self._recording)
-        except BlspError as error:
-            self._show(Notice(f"{error} The conversation goes on, but is no longer kept.", error.hint))
-            self._recording.close()
-            self._recording = None
+    def _do(self, write: Callable[[SessionRecording], None]) -> None:
+        if self._worker is not None:
+            self._worker.put(lambda: write(self._recording) if self._recording else None)
+
+    def _fail(self, error: BaseException) -> None:
+        recording, self._recording = self._recording, None
+        what = f"{error}" if isinstance(error, (BlspError, VoiceChatError)) else f"The session failed: {error!r}."
+        self._show(Notice(f"{what} The conversation goes on, but is no longer kept.", getattr(error, "hint", None)))
+        if recording is not None:
+            recording.close()
 
 
 def open_recording(
@@ -157,11 +177,12 @@ def open_recording(
         StorageError: It cannot be read or written.
     """
     root = root or sessions_folder()
+    passed_over: list[str] = []
     if name is None and is_continued:
-        name = next(iter(list_sessions(root)), None)
-    if name is not None and (session_folder(name, root) / "turns.jsonl").exists():
-        stored = load_session(name, root)
-        writer = SessionWriter.resume(stored, keep_audio=keep_audio)
+        name, passed_over = _last_readable(root)
+    if name is not None and _exists(name, root):
+        writer, stored = SessionWriter.resume(name, keep_audio=keep_audio, root=root)
+        stored.notices[:0] = passed_over
         if stored.turns and stored.turns[-1].role == "user":
             writer.drop(1)
             stored.turns.pop()
@@ -169,6 +190,27 @@ def open_recording(
         return SessionRecording(writer, header, n_turns=len(stored.turns), root=root), stored
     writer = SessionWriter.create(name or new_session_name(root), header, keep_audio=keep_audio, root=root)
     return SessionRecording(writer, header, root=root), None
+
+
+def _exists(name: str, root: Path) -> bool:
+    try:
+        existing_session_folder(name, root)
+    except UsageError:
+        return False
+    return True
+
+
+def _last_readable(root: Path) -> tuple[str | None, list[str]]:
+    """The session used last that can be read, if there is one, and what to tell about those that cannot."""
+    notices: list[str] = []
+    for name in list_sessions(root):
+        try:
+            load_session(name, root)
+        except BlspError as error:  # noqa: PERF203
+            notices.append(f"{error} Going on with the session before it.")
+        else:
+            return name, notices
+    return None, notices
 
 
 def restored_turns(stored: StoredSession) -> list[Turn]:
@@ -183,15 +225,17 @@ def restored_turns(stored: StoredSession) -> list[Turn]:
 
 
 def _spoken_turn(record: TurnRecord, stored: StoredSession) -> Turn:
+    words = " ".join(filter(None, (record.text, record.transcript)))
     if record.audio is None:
-        _note_once(stored, "Speech of earlier turns was not kept (--no-save-audio), so the assistant forgot it.")
-        return Turn("user", text=record.text or SPEECH_NOT_KEPT)
+        if not words:
+            _note_once(stored, "Speech of earlier turns was not kept (--no-save-audio), so the assistant forgot it.")
+        return Turn("user", text=words or SPEECH_NOT_KEPT)
     try:
         speech = load_audio(stored.folder / Path(record.audio).name)
-    except AudioError as error:
-        _note_once(stored, f"{error} The assistant forgot what was said there.")
-        return Turn("user", text=record.text or SPEECH_NOT_KEPT)
-    return Turn("user", text=record.text, speech=speech)
+    except (BlspError, OSError, ValueError) as error:
+        _note_once(stored, str(error) if words else f"{error} The assistant forgot what was said there.")
+        return Turn("user", text=words or SPEECH_NOT_KEPT)
+    return Turn("user", text=record.text, speech=speech, transcript=record.transcript)
 
 
 def _note_once(stored: StoredSession, notice: str) -> None:

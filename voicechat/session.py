@@ -8,26 +8,28 @@ while the model thinks.
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.audio import SAMPLING_RATE, load_audio
+from blsp.audio import MAX_WAVEFORM_SECONDS, SAMPLING_RATE, stream_audio
 from blsp.conversation import Turn
 from blsp.errors import BlspError
+from voicechat.dialogue import Dialogue
 from voicechat.endpointing import EndpointingSettings
-from voicechat.engine_thread import EngineThread, Reply, ReplyDelta, ReplyEnded, ReplyHeard
-from voicechat.errors import AudioDeviceError, VoiceChatError
+from voicechat.engine_thread import EngineThread, JobFailed, Reply, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
+from voicechat.errors import VoiceChatError
 from voicechat.events import (
     Event,
+    FileOpened,
     InputLevel,
     Listening,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
@@ -35,23 +37,39 @@ from voicechat.events import (
     SpeechStarted,
     SpeechUnderstood,
     TextDelta,
+    TurnDropped,
     TurnEnded,
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.export import export_turns
-from voicechat.inbox import AudioFile, InboxItem, InputEnded, SourceLost, StopRequested, TypedLine
+from voicechat.history import TurnRecord
+from voicechat.inbox import (
+    AudioFile,
+    FileHeard,
+    FileTurn,
+    InboxItem,
+    InputEnded,
+    InputRefused,
+    Remark,
+    SourceFound,
+    SourceLost,
+    StopRequested,
+    TypedLine,
+)
 from voicechat.listener import (
     Heard,
     Listener,
+    ListeningStopped,
     MakeVad,
     SpeechBegan,
     SpeechMayBeOver,
     SpeechOver,
-    speech_of,
+    speech_in,
 )
 from voicechat.recording import SessionRecording, TolerantRecording
+from voicechat.saving import SavedFiles
 from voicechat.slash_commands import SlashCommand, parse_line
+from voicechat.source_pump import SourcePump
 from voicechat.vad import WebRtcVad, level_dbfs
 
 if TYPE_CHECKING:
@@ -63,7 +81,11 @@ if TYPE_CHECKING:
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""
 TICK_SECONDS = 0.05
+END_SECONDS, STOP_SECONDS = 2.0, 0.05
+"""How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
+HINT_MICROPHONE_RETURNS = "It is used again when it is back; until then type your turns, or `/say FILE.wav`."
+HINT_BUG = "Start with `voicechat --debug talk` to see where; please report it."
 
 
 @dataclass
@@ -74,6 +96,7 @@ class _Answer:
     begun: float
     asked_at: float
     """When the user's speech or typing ended, `time.monotonic` seconds."""
+    is_spoken: bool = False
     text: str = ""
     first_token_ms: float | None = None
 
@@ -93,6 +116,8 @@ class Session:
         speech: Speaks the answers, or None. The microphone is not listened to while it does, unless
             `can_barge_in`: without headphones the assistant would hear itself.
         can_barge_in: Whether the user can speak over a spoken answer.
+        reopen_source: Opens a microphone that was lost again, or raises; None where that is not tried.
+        is_debugged: An error that is nobody's fault but ours ends the session with its traceback.
     """
 
     def __init__(
@@ -108,27 +133,37 @@ class Session:
         endpointing: EndpointingSettings | None = None,
         speech: SpeechOutput | None = None,
         can_barge_in: bool = False,
+        reopen_source: Callable[[], FrameSource] | None = None,
+        is_debugged: bool = False,
     ) -> None:
         self.show = show
-        self._speech = speech
-        self._can_barge_in = can_barge_in
-        self.recording = TolerantRecording(recording, show)
         self.is_muted = False
         self._engine_name, self._model_name = engine.name, engine.model_name
         self._config = config
         self._tick = tick
-        self._source = source
+        self._inbox: queue.SimpleQueue[InboxItem | HeardFrame] = queue.SimpleQueue()
+        self.recording = TolerantRecording(recording, lambda notice: self._inbox.put(Remark(notice)))
+        self._dialogue = Dialogue(self.recording)
+        self._microphone = SourcePump(source, reopen_source) if source else None
+        self._is_microphone_lost = False
+        self._speech = speech
+        self._is_voice_lost = False
+        self._can_barge_in = can_barge_in
         self._make_vad = make_vad
         self._listener = Listener(make_vad(), endpointing)
-        self._inbox: queue.SimpleQueue[InboxItem | HeardFrame] = queue.SimpleQueue()
         self._engine = EngineThread(engine, self._inbox.put)
+        self._is_debugged = is_debugged
         self._answer: _Answer | None = None
-        self._spoken_reply: Reply | None = None  # complete, but perhaps still being spoken
+        self._is_warming_up = False
+        self._is_heard_out = True  # or the last answer is complete, but perhaps still being spoken
+        self._file: FileTurn | None = None  # that is being listened to
         self._waiting: deque[TypedLine | AudioFile] = deque()
         self._announced: list[Notice] = []
+        self._saved = SavedFiles()
         self._n_frames = 0
         self._has_input_ended = False
         self._is_over = False
+        self._is_stopped = False
         self._n_failed = 0
         self._n_dropped = 0
 
@@ -137,23 +172,21 @@ class Session:
         self._inbox.put(item)
 
     def warm_up(self) -> None:
-        """Run the model once on silence, so that the first answer is not the slowest; the system text stays read."""
+        """Have the model read the conversation so far, and silence, so that the first answer is not the slowest.
+
+        Nobody waits for it who types or speaks; files and pipes do.
+        """
+        self._is_warming_up = True
         silence = Turn("user", speech=np.zeros(SAMPLING_RATE, np.float32))
-        self._engine.call(lambda engine: engine.prefill(silence))
+        self._engine.warm_up([*self._dialogue.turns, silence])
 
     def announce(self, notice: Notice) -> None:
         """Tell the user something as soon as the session runs."""
         self._announced.append(notice)
 
-    def restore(self, turns: Iterable[Turn]) -> None:
-        """Put an earlier conversation before this one."""
-        earlier = list(turns)
-
-        def add(engine: ChatEngine) -> None:
-            for turn in earlier:
-                engine.add(turn)
-
-        self._engine.call(add)
+    def restore(self, turns: Iterable[Turn], records: Sequence[TurnRecord] | None = None) -> None:
+        """Put an earlier conversation before this one; `records` tells how its turns are kept."""
+        self._dialogue.restore(list(turns), records)
 
     def run(self) -> int:
         """Hold the conversation until it ends.
@@ -163,14 +196,19 @@ class Session:
 
         Raises:
             KeyboardInterrupt: StopRequested was posted; what was answered so far is kept.
+            VoiceChatError: InputRefused was posted.
         """
-        microphone = self._source.name if self._source else None
+        microphone = self._microphone.name if self._microphone else None
         kept = self.recording
         self.show(SessionStarted(kept.name, self._engine_name, self._model_name, microphone, kept.n_turns))
         for notice in self._announced:
             self.show(notice)
-        if self._source:
-            threading.Thread(target=self._pump, args=(self._source,), name="microphone", daemon=True).start()
+        if self._microphone:
+            self._microphone.start(
+                take=self._inbox.put,
+                lost=lambda error: self._inbox.put(SourceLost(error)),
+                found=lambda name: self._inbox.put(SourceFound(name)),
+            )
             self.show(Listening())
         try:
             while not self._is_over:
@@ -189,49 +227,66 @@ class Session:
             item = None
         if item is not None:
             self._take(item)
-        if self._speech and (name := self._speech.lost_device):
-            self._speech.close()
-            self._speech = None
-            self.show(Notice(f"Loudspeaker {name!r} stopped playing; answers are no longer spoken."))
+        if self._speech is not None:
+            self._watch_loudspeaker(self._speech)
         self._tick()
 
     def _close(self) -> None:
-        if self._source:
-            self._source.close()
-        self.interrupt()
-        if self._speech:
-            self._speech.close()
-        self._engine.close()
-        self.recording.close()
-
-    def _pump(self, source: FrameSource) -> None:
-        """Microphone's thread."""
+        self._stop_listening_to_file()
         try:
-            for frame in source.frames():
-                self._inbox.put(frame)
-        except AudioDeviceError as error:
-            self._inbox.put(SourceLost(error))
+            self.interrupt()
+        finally:  # what shows it may fail, too
+            if self._microphone:
+                self._microphone.close()
+            timeout_seconds = STOP_SECONDS if self._is_stopped else END_SECONDS
+            if self._speech:
+                self._speech.close(timeout_seconds)
+            self._engine.close(timeout_seconds)
+            self.recording.close()
+        while not self._inbox.empty():  # what went wrong at the very end
+            if isinstance(item := self._inbox.get(), Remark):
+                self.show(item.notice)
 
     def _take(self, item: InboxItem | HeardFrame) -> None:
-        if isinstance(item, ReplyDelta):
-            self._take_delta(item)
-        elif isinstance(item, ReplyHeard):
-            if self._answer is not None and item.reply is self._answer.reply:
-                self.show(SpeechUnderstood(item.text))
-        elif isinstance(item, ReplyEnded):
-            self._take_end(item)
+        if isinstance(item, (ReplyDelta, ReplyHeard, ReplyEnded)):
+            self._take_reply(item)
+        elif isinstance(item, WarmedUp):
+            self._is_warming_up = False
+        elif isinstance(item, JobFailed):
+            self._fail_by(item.error)
         elif isinstance(item, TypedLine):
             self._take_line(item)
         elif isinstance(item, AudioFile):
             self._waiting.append(item)
+        elif isinstance(item, FileHeard):
+            self._take_file(item)
         elif isinstance(item, InputEnded):
             self._has_input_ended = True
+        elif isinstance(item, InputRefused):
+            raise item.error
         elif isinstance(item, StopRequested):
+            self._is_stopped = True
             raise KeyboardInterrupt
         elif isinstance(item, SourceLost):
             self._lose_source(item.error)
+        elif isinstance(item, SourceFound):
+            self._find_source(item.name)
+        elif isinstance(item, Remark):
+            self.show(item.notice)
         else:
             self._take_frame(item)
+
+    def _take_reply(self, item: ReplyDelta | ReplyHeard | ReplyEnded) -> None:
+        if isinstance(item, ReplyHeard):
+            self._dialogue.understand(item.reply.turn, item.text)
+        if self._answer is None or item.reply is not self._answer.reply:
+            return  # of an answer that was cut short
+        if isinstance(item, ReplyHeard):
+            self.show(SpeechUnderstood(item.text))
+        elif isinstance(item, ReplyDelta):
+            self._take_delta(self._answer, item)
+        else:
+            self._take_end(self._answer, item)
 
     # What the user says
 
@@ -239,9 +294,9 @@ class Session:
         self._n_frames += 1
         if self._n_frames % FRAMES_PER_LEVEL == 0:
             self.show(InputLevel(-96.0 if self.is_muted else level_dbfs(frame.samples)))
-        if self.is_muted or self._source is None:
+        if self.is_muted or not self.has_microphone:
             return
-        if self._speech and self._speech.is_speaking and not self._can_barge_in:
+        if self._is_speaking and not self._can_barge_in:
             self._listener.reset()
             return
         for heard in self._listener.push(frame):
@@ -252,7 +307,7 @@ class Session:
             self.interrupt()
             self.show(SpeechStarted())
         elif isinstance(heard, SpeechMayBeOver):
-            self._engine.prefill(heard.turn)
+            self._engine.prefill([*self._dialogue.turns, heard.turn])
         elif isinstance(heard, SpeechOver):
             self.show(UtteranceEnded(heard.seconds))
             self._begin(heard.turn, "microphone", heard.ended_at)
@@ -273,16 +328,22 @@ class Session:
     @property
     def has_microphone(self) -> bool:
         """Whether somebody listens at all."""
-        return self._source is not None
+        return self._microphone is not None and not self._is_microphone_lost
 
-    def _lose_source(self, error: AudioDeviceError) -> None:
-        if self._source is None:
-            return
-        self._source.close()
-        self._source = None
-        self.show(MicrophoneLost(str(error), HINT_NO_MICROPHONE))
+    def _lose_source(self, error: Exception) -> None:
+        assert self._microphone is not None
+        self._is_microphone_lost = True
+        hint = HINT_MICROPHONE_RETURNS if self._microphone.can_reopen else HINT_NO_MICROPHONE
+        self.show(MicrophoneLost(one_line(error), hint))
         for heard in self._listener.flush():
             self._take_heard(heard)
+
+    def _find_source(self, name: str) -> None:
+        self._is_microphone_lost = False
+        self._listener.reset()
+        self.show(MicrophoneFound(name))
+        if self._answer is None and self._file is None:
+            self._listen()
 
     def _take_line(self, line: TypedLine) -> None:
         if line.interrupts:
@@ -296,11 +357,13 @@ class Session:
 
     def _start_waiting(self) -> None:
         """Begin the next typed turn or file, unless an answer is under way."""
-        while not self._is_over and self._answer is None:
-            if self._speech and self._speech.is_speaking:
+        while not self._is_over and self._answer is None and self._file is None:
+            if self._is_speaking:
                 return  # whoever interrupts has made it stop; anyone else wants to hear the end
             if not self._waiting:
                 self._is_over = self._has_input_ended
+                return
+            if self._is_warming_up and not (isinstance(self._waiting[0], TypedLine) and self._waiting[0].interrupts):
                 return
             item = self._waiting.popleft()
             if isinstance(item, AudioFile):
@@ -310,32 +373,81 @@ class Session:
 
     def _run_line(self, parsed: str | SlashCommand | Notice) -> None:
         if isinstance(parsed, SlashCommand):
-            parsed.run(self)
+            self._run_command(parsed)
         elif isinstance(parsed, Notice):
             self.show(parsed)
         else:
             self.show(TurnTyped(parsed))
             self._begin(Turn("user", text=parsed), "keyboard", time.monotonic())
 
-    def say_file(self, path: Path) -> None:
-        """Take the speech in a file for the user's turn."""
+    def _run_command(self, command: SlashCommand) -> None:
+        """Whatever goes wrong in a command is one line, and the conversation goes on."""
         try:
-            waveform = load_audio(path, warn=lambda line: self.show(Notice(line)))
-        except BlspError as error:
-            self._fail(Notice(str(error), error.hint))
+            command.run(self)
+        except BrokenPipeError:  # nobody reads what is shown
+            raise
+        except Exception as error:
+            self._fail_by(error, f"/{command.name} {command.argument}".strip())
+
+    def say_file(self, path: Path) -> None:
+        """Take the speech in a file for the user's turn; it is listened to on the model's thread."""
+        self.interrupt()
+        file = self._file = FileTurn(path)
+        self.show(FileOpened(file_name(path)))
+        self._engine.run(lambda: self._inbox.put(self._listen_to(file)))
+
+    def _listen_to(self, file: FileTurn) -> FileHeard:
+        """Model's thread."""
+        warn = lambda line: self._inbox.put(Remark(Notice(line)))  # noqa: E731
+        try:
+            blocks = stream_audio(file.path, max_seconds=MAX_WAVEFORM_SECONDS, warn=warn)
+            return FileHeard(file, speech_in(blocks, self._make_vad(), file.cancel))
+        except ListeningStopped:
+            return FileHeard(file)
+        except Exception as error:
+            return FileHeard(file, error=error)
+
+    def _take_file(self, heard: FileHeard) -> None:
+        if heard.file is not self._file:
+            return  # something else was asked meanwhile
+        self._file = None
+        name = file_name(heard.file.path)
+        if heard.error is not None:
+            self._fail_by(heard.error, name)
+        elif heard.speech is None:
+            self._fail(Notice(f"No speech was found in {name}.", "Listen to the file: is it silent, or only noise?"))
+        else:
+            self.show(UtteranceEnded(len(heard.speech) / SAMPLING_RATE, name))
+            self._begin(Turn("user", speech=heard.speech), name, time.monotonic())
             return
-        speech = speech_of(waveform, self._make_vad())
-        if speech is None:
-            self._fail(
-                Notice(f"No speech was found in {path.name}.", "Listen to the file: is it silent, or only noise?")
-            )
-            return
-        self.show(UtteranceEnded(len(speech) / SAMPLING_RATE, path.name))
-        self._begin(Turn("user", speech=speech), path.name, time.monotonic())
+        self.show(TurnDropped())
+        self._listen()
+
+    def _stop_listening_to_file(self) -> FileTurn | None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.cancel.set()
+        return file
 
     def _fail(self, notice: Notice) -> None:
         self._n_failed += 1
         self.show(notice)
+
+    def _fail_by(self, error: BaseException, what: str = "The model") -> None:
+        """Tell of an error; one that nobody foresaw is told with what it befell.
+
+        Raises:
+            BaseException: The error, if it was not foreseen and the session is debugged.
+        """
+        if isinstance(error, (BlspError, VoiceChatError)):
+            self._fail(Notice(str(error), error.hint))
+        elif isinstance(error, OSError):
+            self._fail(Notice(f"{what} failed: {one_line(error).rstrip('.')}."))
+        elif self._is_debugged:
+            raise error
+        else:
+            text = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+            self._fail(Notice(f"{what} failed: {text}.", HINT_BUG))
 
     # What the assistant says
 
@@ -343,42 +455,39 @@ class Session:
         self.interrupt()
         if source != "microphone":
             self._forget_speech()  # who types while speaking wants the typed turn answered
-        self._answer = _Answer(self._engine.reply(turn, self._config), time.monotonic(), asked_at)
-        self.recording.add_user(turn, source)
+        reply = self._engine.reply([*self._dialogue.turns, turn], self._config)
+        is_spoken = self._speech is not None and not self._is_voice_lost
+        self._answer = _Answer(reply, time.monotonic(), asked_at, is_spoken)
+        self._dialogue.ask(turn, source)
 
-    def _take_delta(self, delta: ReplyDelta) -> None:
-        answer = self._answer
-        if answer is None or delta.reply is not answer.reply:
-            return  # of an answer that was cut short
+    def _take_delta(self, answer: _Answer, delta: ReplyDelta) -> None:
         if answer.first_token_ms is None:
             answer.first_token_ms = max(0.0, 1000 * (delta.at - answer.asked_at))
         answer.text += delta.text
         self.show(TextDelta(delta.text))
-        if self._speech:
+        if self._speech and answer.is_spoken:
             self._speech.say(delta.text)
 
-    def _take_end(self, ended: ReplyEnded) -> None:
-        if self._answer is None or ended.reply is not self._answer.reply:
-            return
+    def _take_end(self, answer: _Answer, ended: ReplyEnded) -> None:
         if ended.error is None:
-            if self._speech:
+            if self._speech and answer.is_spoken:
                 self._speech.finish()
-                self._spoken_reply = ended.reply
-            self._end_answer(interrupted=False)
+                self._is_heard_out = False
+            self._end_answer(answer, interrupted=False)
             self._tell_dropped(ended.dropped_turns)
             return
         self._answer = None
-        self.recording.drop(1)
-        if not isinstance(ended.error, (BlspError, VoiceChatError)):
-            raise ended.error
-        self._fail(Notice(str(ended.error), ended.error.hint))
+        if self._speech:
+            self._speech.stop()
+        self._dialogue.take_back_question()
+        self._fail_by(ended.error, "The answer")
+        self.show(TurnDropped())
         self._listen()
 
-    def _end_answer(self, *, interrupted: bool) -> None:
-        answer = self._answer
-        assert answer is not None
+    def _end_answer(self, answer: _Answer, *, interrupted: bool) -> None:
         self._answer = None
-        self.recording.add_answer(answer.text, answer.first_token_ms, interrupted=interrupted)
+        first_token_ms = None if answer.first_token_ms is None else round(answer.first_token_ms, 1)
+        self._dialogue.answer(answer.text, first_token_ms, interrupted=interrupted)
         self.show(TurnEnded(answer.text, answer.first_token_ms, time.monotonic() - answer.begun, interrupted))
         if not interrupted:
             self._listen()
@@ -389,54 +498,82 @@ class Session:
         self._n_dropped = n_turns
 
     def _listen(self) -> None:
-        if self._source and not self._listener.is_hearing:
+        if self.has_microphone and not self._listener.is_hearing:
             self.show(Listening())
 
     def interrupt(self) -> None:
-        """Cut the answer short: what was shown of it, or heard where it is spoken, is what was said."""
-        is_speaking = self._speech is not None and self._speech.is_speaking
-        heard = self._speech.stop() if self._speech else ""
+        """Cut the answer short: what was shown of it, or heard where it is spoken, is what was said.
+
+        A file that is being listened to is not said.
+        """
+        if (file := self._stop_listening_to_file()) is not None:
+            self.show(Notice(f"{file_name(file.path)} was not said: something else came first."))
+            self.show(TurnDropped())
+        is_speaking = self._is_speaking
+        n_heard = self._speech.stop() if self._speech else 0
         answer = self._answer
         if answer is not None:
             answer.reply.cancel.set()
-            if self._speech:
-                answer.text = heard.strip()
-            self._engine.cut_answer(answer.reply, answer.text)
-            self._end_answer(interrupted=True)
-        elif is_speaking and self._spoken_reply is not None:
-            self._cut_spoken(self._spoken_reply, heard.strip())
-        self._spoken_reply = None
+            if answer.is_spoken:
+                answer.text = answer.text[:n_heard].rstrip()
+            self._end_answer(answer, interrupted=True)
+        elif is_speaking and not self._is_heard_out:
+            self._dialogue.cut_answer(n_heard)  # complete on the screen, but not yet for the ear
+        self._is_heard_out = True
 
-    def _cut_spoken(self, reply: Reply, heard: str) -> None:
-        """The answer was complete on the screen, but not yet for the ear."""
-        self._engine.cut_answer(reply, heard)
-        self.recording.drop(1)
-        self.recording.add_answer(heard, None, interrupted=True)
+    @property
+    def _is_speaking(self) -> bool:
+        return self._speech is not None and self._speech.is_speaking
+
+    def _watch_loudspeaker(self, speech: SpeechOutput) -> None:
+        if (error := speech.take_failure()) is not None:
+            self._fail_by(error, "Speaking a sentence")
+        is_lost = speech.is_lost
+        if is_lost and not self._is_voice_lost:
+            speech.stop()
+            if self._answer is not None:
+                self._answer.is_spoken = False  # what is shown counts from now on
+            until = ", until it is back" if speech.can_reopen else ""
+            self.show(Notice(f"Loudspeaker {speech.device!r} stopped playing; answers are no longer spoken{until}."))
+            speech.recover()
+        elif self._is_voice_lost and not is_lost:
+            self.show(Notice(f"Loudspeaker {speech.device!r} plays again; the next answer is spoken."))
+        self._is_voice_lost = is_lost
 
     # What slash commands do
 
     def undo(self) -> bool:
         """Take back the last turn and its answer."""
-        if not self._engine.call(lambda engine: engine.undo()):
-            return False
-        self.recording.drop(2)
-        return True
+        self.interrupt()
+        return self._dialogue.undo()
 
     def start_anew(self) -> None:
         """Forget the conversation; the old one stays on the disk."""
-        self._engine.call(lambda engine: engine.clear())
-        self.recording.start_anew()
+        self.interrupt()
+        self._dialogue.start_anew()
+        self._n_dropped = 0
 
     def quit(self) -> None:
         """End the session."""
         self._is_over = True
 
-    def save(self, path: Path | None) -> Notice:
-        """Write the conversation so far to a file; gives what to tell the user."""
+    def save(self, path: Path | None, *, overwrite: bool = False) -> Notice:
+        """Write the conversation so far to a file; gives what to tell the user.
+
+        Args:
+            path: Where to; None for the session's name, as Markdown.
+            overwrite: Whether a file that is there may go. One that was saved here, and not changed since, always may.
+        """
         path = path or Path(f"{self.recording.name or 'conversation'}.md")
-        turns = self._engine.call(lambda engine: engine.turns)
-        try:
-            path.write_text(export_turns(path.stem, turns, path.suffix), encoding="utf-8")
-        except OSError as error:
-            return Notice(f"{path} cannot be written: {error.strerror}.", "Choose another place: /save FILE.md")
-        return Notice(f"Saved to {path}.")
+        return self._saved.save(path, self._dialogue.records, overwrite=overwrite)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def file_name(path: Path) -> str:
+    """A file's name as any screen can show it, and any file keep it."""
+    return "standard input" if str(path) == "-" else "".join(c if c.isprintable() else "?" for c in path.name)

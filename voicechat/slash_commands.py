@@ -135,7 +135,9 @@ def _undo(session: Session, _: str) -> None:
 
 
 def _save(session: Session, argument: str) -> None:
-    session.show(session.save(path_argument(argument) if argument else None))
+    overwrite = argument.split()[:1] == ["--overwrite"]
+    name = argument.removeprefix("--overwrite").strip() if overwrite else argument
+    session.show(session.save(path_argument(name) if name else None, overwrite=overwrite))
 
 
 def _mute(session: Session, _: str) -> None:
@@ -155,7 +157,7 @@ _COMMANDS = {
     "mute": _Command("/mute", "switch the microphone off, or on again", _mute),
     "undo": _Command("/undo", "take back your last turn and its answer", _undo),
     "new": _Command("/new", "begin a new conversation", _new),
-    "save": _Command("/save [FILE]", "write the conversation to a file: .md, .txt or .json", _save),
+    "save": _Command("/save [--overwrite] [FILE]", "write the conversation to a file: .md, .txt or .json", _save),
     "quit": _Command("/quit", "end the session (so does Ctrl-D)", _quit),
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from voicechat.errors import VoiceChatError
+from voicechat.reopening import open_again
+from voicechat.worker import Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,22 +54,33 @@ class SentenceSplitter:
 class SpeechOutput:
     """Speaks one answer at a time.
 
+    How far it was heard is counted in characters of the answer, from its first `say` on.
+
     Args:
         sink: The loudspeaker.
         synthesize: The voice; called on this object's own thread.
+        reopen: Opens the loudspeaker again after it was lost; None where that is not tried.
     """
 
-    def __init__(self, sink: FrameSink, synthesize: Synthesize) -> None:
+    def __init__(self, sink: FrameSink, synthesize: Synthesize, reopen: Callable[[], FrameSink] | None = None) -> None:
         self._sink = sink
         self._synthesize = synthesize
+        self._reopen = reopen
         self._splitter = SentenceSplitter()
-        self._sentences: list[str] = []  # of this answer, in the order in which they are played
+        self._n_taken = 0  # characters of this answer whose sentences are whole
+        self._ends: list[int] = []  # where each piece that is played ends, in characters of the answer
         self._answer = 0  # its number: what is still being synthesised for an earlier one is thrown away
         self._n_waiting = 0
+        self._failure: BaseException | None = None
+        self._is_reopening = False
+        self._is_closed = threading.Event()
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="voice", daemon=True)
-        self._thread.start()
+        self._worker = Worker("voice", self._fail)
+
+    @property
+    def device(self) -> str:
+        """Name of the loudspeaker."""
+        return self._sink.name
 
     @property
     def is_speaking(self) -> bool:
@@ -76,9 +89,19 @@ class SpeechOutput:
             return not self._sink.is_lost and (self._n_waiting > 0 or self._sink.is_playing)
 
     @property
-    def lost_device(self) -> str | None:
-        """Name of the loudspeaker, if it is gone."""
-        return self._sink.name if self._sink.is_lost else None
+    def is_lost(self) -> bool:
+        """Whether the loudspeaker is gone, perhaps until it is opened again."""
+        return self._is_reopening or self._sink.is_lost
+
+    @property
+    def can_reopen(self) -> bool:
+        """Whether a loudspeaker that is gone is looked for."""
+        return self._reopen is not None
+
+    def take_failure(self) -> BaseException | None:
+        """What kept a sentence from being spoken since this was last asked."""
+        failure, self._failure = self._failure, None
+        return failure
 
     def say(self, text: str) -> None:
         """Take the next piece of the answer."""
@@ -88,21 +111,40 @@ class SpeechOutput:
         """The answer is complete."""
         self._enqueue(self._splitter.flush())
 
-    def stop(self) -> str:
-        """Fall silent, ready for the next answer; gives the sentences that were heard to the end."""
+    def stop(self) -> int:
+        """Fall silent, ready for the next answer; gives how many characters of this one were heard.
+
+        They are those of the sentences that were heard to the end, and of what is not spoken between them.
+        """
         with self._lock:
-            heard = "".join(self._sentences[: self._sink.stop()])
+            n_heard = min(self._sink.stop(), len(self._ends))
+            heard = self._ends[n_heard - 1] if n_heard else 0
             self._answer += 1
             self._n_waiting = 0
-            self._sentences = []
+            self._n_taken, self._ends = 0, []
         self._splitter = SentenceSplitter()
         return heard
 
-    def close(self) -> None:
-        """Fall silent for good."""
+    def recover(self) -> None:
+        """Open a loudspeaker that is gone again, as soon as it is back; returns at once."""
+        if self._reopen is None or self._is_reopening:
+            return
+        self._is_reopening = True
+        threading.Thread(target=self._recover, args=(self._reopen,), name="loudspeaker", daemon=True).start()
+
+    def _recover(self, open_sink: Callable[[], FrameSink]) -> None:
+        self._sink.close()
+        sink = open_again(open_sink, lambda opened: opened.has_started, self._is_closed)
+        if sink is not None:
+            with self._lock:
+                self._sink = sink
+            self._is_reopening = False
+
+    def close(self, timeout_seconds: float = 2.0) -> None:
+        """Fall silent for good; a sentence that is still being synthesised then is left behind."""
+        self._is_closed.set()
         self.stop()
-        self._jobs.put(None)
-        self._thread.join(2.0)
+        self._worker.close(timeout_seconds)
         self._sink.close()
 
     def _enqueue(self, sentences: list[str]) -> None:
@@ -110,26 +152,32 @@ class SpeechOutput:
             self._n_waiting += len(sentences)
             answer = self._answer
         for sentence in sentences:
-            self._jobs.put((answer, sentence))
+            self._n_taken += len(sentence)
+            self._worker.put(partial(self._speak, answer, sentence, self._n_taken))
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            answer, sentence = job
-            if answer != self._answer:
-                continue
-            spoken = self._synthesize(sentence) if any(c.isalnum() for c in sentence) else None
+    def _speak(self, answer: int, sentence: str, end: int) -> None:
+        if answer != self._answer:
+            return
+        spoken: tuple[npt.NDArray[np.float32], int] | None = None
+        try:
+            if any(c.isalnum() for c in sentence):
+                spoken = self._synthesize(sentence)
+        finally:  # a sentence that fails is waited for no longer
             with self._lock:
                 if answer == self._answer:
                     self._n_waiting -= 1
-                    self._add(sentence, spoken)
+                    self._add(spoken, end)
 
-    def _add(self, sentence: str, spoken: tuple[npt.NDArray[np.float32], int] | None) -> None:
-        """Queue a sentence for playing; one without a word goes with the sentence before it."""
+    def _add(self, spoken: tuple[npt.NDArray[np.float32], int] | None, end: int) -> None:
+        """Queue a sentence for playing; one that is not spoken counts with the one before it, or after."""
         if spoken is not None:
-            self._sentences.append(sentence)
             self._sink.play(*spoken)
-        elif self._sentences:
-            self._sentences[-1] += sentence
+            self._ends.append(end)
+        elif self._ends:
+            self._ends[-1] = end
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
 
 
 def load_voice() -> Synthesize:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from blsp.errors import AudioError
-from blsp.user_paths import names_something
-from voicechat.audio_devices import PortAudioMissingError, find_device, silent_stderr
+from voicechat.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
 from voicechat.audio_io import Microphone, Speaker
 from voicechat.engine import ChatEngine, EngineKind, load_engine
 from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.history import SessionHeader, StoredSession
-from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
+from voicechat.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
 from voicechat.paths import state_folder
+from voicechat.piped_input import first_bytes
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
@@ -32,10 +35,12 @@ from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
 from voicechat.vad import WebRtcVad
+from voicechat.worker import are_left_behind
 
 if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
     from voicechat.options import ModelOptions
+    from voicechat.speech_output import Synthesize
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,10 @@ class TalkOptions:
     is_continued: bool = False
     keep_audio: bool = True
     files: tuple[Path, ...] = ()
-    """The user's turns, instead of microphone and keyboard."""
+    """The user's turns, instead of microphone and keyboard; `-` is standard input."""
     is_json: bool = False
+    is_debugged: bool = False
+    """End with a traceback where something fails that should not."""
 
     @property
     def input_kind(self) -> Literal["files", "pipe", "terminal"]:
@@ -78,16 +85,20 @@ def hold_conversation(options: TalkOptions) -> int:
         Exit status.
 
     Raises:
-        AudioError: A file is not there.
+        AudioError: A file cannot be read.
         AudioDeviceError: The microphone that was asked for is not there.
         BlspError: The model cannot be loaded, or the session cannot be kept.
-        UsageError: The session's name is not usable.
+        UsageError: The session's name is not usable, or standard input is not text.
+        VoiceChatError: Answers cannot be spoken.
     """
     check_files(options.files)
+    piped = first_bytes() if options.input_kind == "pipe" else b""
     if options.input_device is not None and not options.files:
         find_device(options.input_device, "input")  # before the model is loaded: that takes a while
+    voice = None
     if options.is_spoken:
         find_device(options.output_device, "output")
+        voice = load_voice()
     header = SessionHeader(options.model.model, options.engine, options.system)
     recording, stored = open_recording(
         header, name=options.session, is_continued=options.is_continued, keep_audio=options.keep_audio
@@ -96,23 +107,61 @@ def hold_conversation(options: TalkOptions) -> int:
         system = options.system or (stored.header.system if stored else None)
         with show_progress() as progress:
             engine = load_engine(options.model, options.engine, progress, system=system)
-        return _talk(options, engine, recording, stored)
+        status: int | SystemExit = _talk(options, engine, recording, stored, voice, piped)
+    except SystemExit as end:
+        status = end
     finally:
         recording.close()
+    if isinstance(status, SystemExit) or are_left_behind():
+        leave(status)
+    return status
+
+
+def leave(status: int | SystemExit) -> NoReturn:
+    """End the process at once: all files are written by now.
+
+    Python's own shutdown takes a second or more with a model in memory, and could crash in a thread that was left
+    behind in the middle of its work.
+    """
+    code = status.code if isinstance(status, SystemExit) else status
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else EXIT_FAILURE)
 
 
 def check_files(files: tuple[Path, ...]) -> None:
-    """Find out that a file is missing before the model is loaded.
+    """Find out that a file cannot be read before the model is loaded.
 
     Raises:
-        AudioError: A file is not there.
+        AudioError: A file is not there, is a folder, or may not be read.
     """
     for path in files:
-        if not names_something(path):
-            raise AudioError(f"{path} does not exist.", hint=f"Check the name: ls {path.parent}")
+        if str(path) == "-":
+            continue
+        try:
+            is_folder = stat.S_ISDIR(path.stat().st_mode)
+        except FileNotFoundError as error:
+            raise AudioError(
+                f"{path} does not exist.", hint=f"Check the name: ls {shlex.quote(str(path.parent))}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise AudioError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from error
+        if is_folder:
+            raise AudioError(f"{path} is a folder, not an audio file.", hint=f"Give the files in it: {path}/*")
+        if not os.access(path, os.R_OK):
+            hint = f"Check its permissions: ls -l {shlex.quote(str(path))}"
+            raise AudioError(f"{path} cannot be read: {os.strerror(errno.EACCES)}.", hint=hint)
 
 
-def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording, stored: StoredSession | None) -> int:
+def _talk(
+    options: TalkOptions,
+    engine: ChatEngine,
+    recording: SessionRecording,
+    stored: StoredSession | None,
+    voice: Synthesize | None,
+    piped: bytes,
+) -> int:
     microphone, notices = open_microphone(options)
     turns = restored_turns(stored) if stored else []
     if stored:
@@ -122,7 +171,7 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
     with contextlib.ExitStack() as stack:
         if microphone:
             stack.callback(microphone.close)
-        speech = SpeechOutput(Speaker(options.output_device), load_voice()) if options.is_spoken else None
+        speech = open_speech(options.output_device, voice) if voice else None
         view = choose_view(options)
         if isinstance(view, LiveView) and sys.stderr.isatty():
             stack.enter_context(silent_stderr())  # ALSA and others would write into the view
@@ -137,13 +186,15 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
             make_vad=partial(WebRtcVad, options.vad_mode),
             speech=speech,
             can_barge_in=options.can_barge_in,
+            reopen_source=partial(reopen, partial(Microphone, _same(options.input_device, microphone))),
+            is_debugged=options.is_debugged,
         )
-        session.restore(turns)
+        session.restore(turns, stored.turns if stored else [])
         session.warm_up()
         for notice in notices:
             session.announce(notice)
         stack.enter_context(_stop_signals(session))
-        _feed(options, session, view)
+        _feed(options, session, view, piped)
         n_failed = session.run()
     return EXIT_FAILURE if n_failed and options.input_kind != "terminal" else 0
 
@@ -165,6 +216,21 @@ def open_microphone(options: TalkOptions) -> tuple[Microphone | None, list[Notic
         return None, [Notice(f"{str(error).rstrip('.')}: type your turns, or /say FILE.wav.", hint)]
 
 
+def open_speech(wanted: str | None, voice: Synthesize) -> SpeechOutput:
+    """What speaks the answers; the loudspeaker is opened again whenever it is lost.
+
+    Raises:
+        AudioDeviceError: It does not open.
+    """
+    speaker = Speaker(wanted)
+    return SpeechOutput(speaker, voice, partial(reopen, partial(Speaker, _same(wanted, speaker))))
+
+
+def _same(wanted: str | None, device: Microphone | Speaker | None) -> str | None:
+    """What to open again: what was asked for by its name, as indices change; else whatever is the default by then."""
+    return device.name if wanted is not None and device is not None else wanted
+
+
 def choose_view(options: TalkOptions) -> View:
     """JSON if asked for, the live view on a terminal, plain lines elsewhere.
 
@@ -184,7 +250,7 @@ def choose_view(options: TalkOptions) -> View:
     return PlainView()
 
 
-def _feed(options: TalkOptions, session: Session, view: View) -> None:
+def _feed(options: TalkOptions, session: Session, view: View, piped: bytes) -> None:
     """Connect what the user's turns come from."""
     if options.input_kind == "files":
         for path in options.files:
@@ -199,7 +265,12 @@ def _feed(options: TalkOptions, session: Session, view: View) -> None:
         )
     else:
         interrupts = options.input_kind == "terminal"
-        read_lines(lambda line: session.post(TypedLine(line, interrupts)), lambda: session.post(InputEnded()))
+        read_lines(
+            lambda line: session.post(TypedLine(line, interrupts)),
+            lambda: session.post(InputEnded()),
+            first=piped,
+            on_refused=None if interrupts else lambda error: session.post(InputRefused(error)),
+        )
 
 
 @contextlib.contextmanager

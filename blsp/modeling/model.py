@@ -179,31 +179,38 @@ class BlspModel(nn.Module):
             ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
-        hidden_states, lengths, counts = self.encode_speech(waveforms)
-        embeds, lengths = self.embed_hidden_states(hidden_states, lengths)
-        return _join(embeds, lengths, counts)
+        batches = [self.embed_hidden_states(*self.encode_windows(windows)) for windows in window_batches(waveforms)]
+        return _join(batches, [count_windows(waveform) for waveform in waveforms])
 
-    def encode_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
-        """Encoder states of waveforms, those of longer ones than the encoder takes (30 s) in several windows.
+    def encode_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Encoder states of waveforms of at most 30 s, such as those of `window_batches`.
 
         Returns:
-            hidden_states of N windows, float (N, L, D); their lengths, int64 (N,); and how many windows each of
-            the waveforms has.
+            hidden_states, float (N, L, D), and their lengths, int64 (N,).
 
         Raises:
-            ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
         if self.encoder is None:
             raise UnsupportedError(
                 "This model has no speech encoder.", hint="Load it with `--encoder` and `--adapter`."
             )
-        windows = [_windows(waveform) for waveform in waveforms]
-        flat = [window for row in windows for window in row]
-        features, lengths = extract_features(flat, self.encoder.n_mels, padded=self.encoder.padded)
+        features, lengths = extract_features(windows, self.encoder.n_mels, padded=self.encoder.padded)
         hidden_states, lengths = self.encoder(features.to(self.device), lengths.to(self.device))
         # A padded encoder gives 30 s, whatever the speech.
-        return hidden_states[:, : int(lengths.max())], lengths, [len(row) for row in windows]
+        return hidden_states[:, : int(lengths.max())], lengths
+
+    def encode_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, list[int]]:
+        """Encoder states of all windows of waveforms together, those of longer ones than 30 s in several windows.
+
+        Returns:
+            hidden_states of N windows, float (N, L, D); their lengths, int64 (N,); and how many windows each of
+            the waveforms has.
+        """
+        batches = [self.encode_windows(windows) for windows in window_batches(waveforms)]
+        longest = max(states.size(1) for states, _ in batches)
+        hidden_states = torch.cat([F.pad(states, (0, 0, 0, longest - states.size(1))) for states, _ in batches])
+        return hidden_states, torch.cat([lengths for _, lengths in batches]), [count_windows(w) for w in waveforms]
 
     def embed_hidden_states(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """What the LLM reads for encoder states, as `embed_speech` but from a feature cache.
@@ -252,8 +259,12 @@ class BlspModel(nn.Module):
         """
         if self.adapter is None or not self.adapter.reads_words:
             return None
-        hidden_states, lengths, counts = self.encode_speech(waveforms)
-        windows = iter(self.sentences(*self.adapter.forward_with_letters(hidden_states, lengths)))
+        windows = (
+            sentence
+            for batch in window_batches(waveforms)
+            for sentence in self.sentences(*self.adapter.forward_with_letters(*self.encode_windows(batch)))
+        )
+        counts = map(count_windows, waveforms)
         return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
 
     def sentences(
@@ -396,22 +407,46 @@ class BlspModel(nn.Module):
         return self.embed_speech(batch.speech) if batch.speech else (None, None)
 
 
-def _windows(waveform: np.ndarray) -> list[np.ndarray]:
-    """Cut a waveform into equal stretches that the encoder can take, none too short for a spectrum."""
+def count_windows(waveform: np.ndarray) -> int:
+    """Windows of at most 30 s in a waveform, float32 (N,)."""
+    return math.ceil(len(waveform) / WINDOW_SAMPLES)
+
+
+def window_batches(waveforms: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """The windows of waveforms, in order, as many at once as there are waveforms.
+
+    So whatever is computed from them, such as scores of a whole vocabulary, takes memory by the number of waveforms,
+    not by their lengths.
+
+    Raises:
+        ValueError: A waveform is empty.
+    """
+    windows = [window for waveform in waveforms for window in cut_into_windows(waveform)]
+    for start in range(0, len(windows), len(waveforms)):
+        yield windows[start : start + len(waveforms)]
+
+
+def cut_into_windows(waveform: np.ndarray) -> list[np.ndarray]:
+    """Cut a waveform into equal stretches that the encoder can take, none too short for a spectrum.
+
+    Raises:
+        ValueError: It is empty.
+    """
     if len(waveform) == 0:
         raise ValueError("`waveforms` must hold samples, but one is empty.")
-    n_windows = math.ceil(len(waveform) / WINDOW_SAMPLES)
+    n_windows = count_windows(waveform)
     if n_windows > 1:
         return np.array_split(waveform, n_windows)
     return [np.pad(waveform, (0, max(0, MIN_SAMPLES - len(waveform))))]
 
 
-def _join(embeds: Tensor, lengths: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Join the windows of each waveform: rows (W, S, E) -> (U, S', E), `counts` windows each."""
+def _join(batches: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Join the windows of each waveform: rows (N, S, E) of some batches -> (U, S', E), `counts` windows each."""
     if max(counts) == 1:
-        return embeds, lengths
-    valid = [row[:n] for row, n in zip(embeds, lengths.tolist())]
+        (batch,) = batches
+        return batch
+    rows = [row[:n] for embeds, lengths in batches for row, n in zip(embeds, lengths.tolist())]
     starts = np.cumsum([0, *counts])
-    joined = [torch.cat(valid[start:end]) for start, end in itertools.pairwise(starts)]
-    joined_lengths = torch.tensor([len(row) for row in joined], dtype=torch.int64, device=lengths.device)
+    joined = [torch.cat(rows[start:end]) for start, end in itertools.pairwise(starts)]
+    joined_lengths = torch.tensor([len(row) for row in joined], dtype=torch.int64, device=batches[0][1].device)
     return nn.utils.rnn.pad_sequence(joined, batch_first=True), joined_lengths

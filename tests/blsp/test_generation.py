@@ -118,7 +118,7 @@ def test_after_closing_the_generator(conversation: Conversation) -> None:
 
 def test_after_cut(conversation: Conversation) -> None:
     heard = conversation.turns[-1].text[:4]
-    conversation.truncate_answer(heard)
+    conversation.truncate_answer(4)
     assert conversation.turns[-1].text == heard
     assert f"assistant\n{heard}<|im_end|>" in prompt_text(conversation)
     assert_cached_equals_uncached(conversation)
@@ -358,30 +358,79 @@ def test_cut_keeps_what_was_heard(tiny_model: BlspModel, n: int) -> None:
     text = "Paris, 日本 and more"
     conversation = Conversation(scripted(tiny_model, tiny_model.tokenizer(text).input_ids))
     ask(conversation, config=GenerationConfig(max_new_tokens=60))
-    conversation.truncate_answer(text[:n])
-    heard = text[:n].rstrip()
+    conversation.truncate_answer(n)
+    heard = text[:n]
     assert conversation.turns[-1].text == heard
     assert f"assistant\n{heard}<|im_end|>" in prompt_text(conversation)
 
 
-def test_cut_ignores_white_space(tiny_model: BlspModel) -> None:
-    conversation = Conversation(tiny_model)
-    conversation.add(Turn("user", "hello"))
-    conversation.add(Turn("assistant", "One.\n\nTwo  words. Three."))
-    conversation.truncate_answer(" One. Two words. ")
-    assert conversation.turns[-1].text == "One.\n\nTwo  words."
-
-
-def test_cut_to_something_else_is_refused(tiny_model: BlspModel) -> None:
+def test_a_cut_that_is_none_is_refused(tiny_model: BlspModel) -> None:
     conversation = Conversation(tiny_model)
     with pytest.raises(ValueError, match=r"^`truncate_answer` needs an answer as the last turn, but there is none.$"):
-        conversation.truncate_answer("x")
+        conversation.truncate_answer(0)
     conversation.add(Turn("user", "hello"))
     conversation.add(Turn("assistant", "One."))
-    for heard in ("Two", "One. Two"):
-        with pytest.raises(ValueError, match=f"^`heard` must be a beginning of the answer, but is '{heard}' instead.$"):
-            conversation.truncate_answer(heard)
+    for n in (-1, 5):
+        with pytest.raises(ValueError, match=f"^`n_characters` must be 0 to 4, but is {n} instead.$"):
+            conversation.truncate_answer(n)
     assert conversation.turns[-1].text == "One."
+
+
+# --- turns that the caller owns ---
+
+
+def test_turns_that_stay_are_not_read_again(conversation: Conversation, make_speech: MakeSpeech) -> None:
+    spoken = Turn("user", "", make_speech(1.0, seed=4))
+    answer = "".join(conversation.reply(spoken, SHORT))
+    turns = [*conversation.turns[:-1], Turn("assistant", answer)]  # the caller's own object
+    conversation.set_turns(turns)
+    assert conversation.turns == turns
+    with recorded(conversation._model) as runs:
+        next(conversation.reply(Turn("user", "go on"), SHORT))
+    assert runs.positions[0] < 30
+    assert_cached_equals_uncached(conversation)
+
+
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_an_answer_of_which_less_is_left_is_cut(conversation: Conversation, n: int) -> None:
+    text = conversation.turns[-1].text
+    conversation.set_turns([*conversation.turns[:-1], Turn("assistant", text[:n])])
+    assert conversation.turns[-1].text == text[:n]
+    assert f"assistant\n{text[:n]}<|im_end|>" in prompt_text(conversation)
+    assert_cached_equals_uncached(conversation)
+
+
+@pytest.mark.parametrize("kept", [[], [0, 1], [2, 3], [0, 1, 2]])
+def test_whatever_turns_are_left_they_are_read_as_in_a_new_conversation(
+    conversation: Conversation, kept: list[int]
+) -> None:
+    turns = [*(conversation.turns[i] for i in kept), Turn("assistant", "Something else.")]
+    conversation.set_turns(turns)
+    fresh = Conversation(conversation._model, system=conversation.system)
+    fresh.set_turns(turns)
+    assert prompt_text(conversation) == prompt_text(fresh)
+    assert_cached_equals_uncached(conversation)
+
+
+def test_a_turn_whose_answer_failed_can_stay(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
+    """The user interrupted, then the model ran out of memory: the caller has both turns, the model had neither."""
+    model = private_copy(tiny_model)
+    conversation = Conversation(model)
+    spoken = Turn("user", speech=make_speech(1.0))
+    handle = model.llm.model.layers[1].register_forward_pre_hook(raise_memory_error)
+    with pytest.raises(MemoryError):
+        list(conversation.reply(spoken, SHORT))
+    handle.remove()
+    turns = [spoken, Turn("assistant", "")]
+    conversation.set_turns(turns)
+    fresh = Conversation(model)
+    fresh.set_turns(turns)
+    assert ask(conversation, "again") == ask(fresh, "again")
+
+
+def test_the_systems_turn_is_not_among_the_others(tiny_model: BlspModel) -> None:
+    with pytest.raises(ValueError, match=r"^`turns` must be the user's and the assistant's, but one is the system's.$"):
+        Conversation(tiny_model).set_turns([Turn("system", "Be kind.")])
 
 
 def test_undo_drops_question_and_answer_together(conversation: Conversation) -> None:
@@ -516,6 +565,31 @@ def test_turn_longer_than_the_context_is_refused_and_nothing_is_lost(conversatio
     assert_cached_equals_uncached(conversation)
 
 
+def test_speech_longer_than_the_context_is_not_encoded_to_its_end(
+    tiny_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = Conversation(tiny_model, max_context_tokens=300)
+    windows: list[int] = []
+    embed_speech = tiny_model.embed_speech
+
+    def count(waveforms: list[Any]) -> Any:
+        windows.extend(map(len, waveforms))
+        return embed_speech(waveforms)
+
+    monkeypatch.setattr(tiny_model, "embed_speech", count)
+    with pytest.raises(ContextFullError, match=r"^The turn takes more than 288 tokens, but the model's context has"):
+        list(conversation.reply(Turn("user", speech=np.tile(make_speech(30.0), 10)), SHORT))
+    assert windows == [480_000] * 2  # 10 windows of 188 tokens there would be
+    assert conversation.turns == []
+
+
+def test_an_old_turn_longer_than_the_context_is_dropped(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
+    conversation = Conversation(tiny_model, max_context_tokens=300)
+    conversation.set_turns([Turn("user", speech=make_speech(100.0)), Turn("assistant", "")])
+    assert ask(conversation, "hello") != ""
+    assert conversation.dropped_turns == 2
+
+
 def test_nothing_is_dropped_ahead_of_time(tiny_model: BlspModel) -> None:
     conversation = Conversation(tiny_model, max_context_tokens=160)
     ask(conversation, "hello " * 10)
@@ -559,6 +633,17 @@ def test_spoken_words_are_read_as_typed_ones(word_model: BlspModel, make_speech:
     assert (spoken.heard, typed.heard) == ("What is this?", None)
     list(spoken.reply(QUESTION, SHORT))
     assert spoken.heard is None
+
+
+def test_words_that_are_known_already_are_not_heard_again(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = make_speech(1.0)
+    expected = "".join(Conversation(word_model).reply(Turn("user", speech=speech), SHORT))
+    monkeypatch.setattr(type(word_model.adapter), "reads_words", True)
+    monkeypatch.setattr(word_model, "read_speech", lambda _: pytest.fail("listened"))
+    known = Turn("user", speech=speech, transcript="What is this?")
+    assert "".join(Conversation(word_model).reply(known, SHORT)) == expected
 
 
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:

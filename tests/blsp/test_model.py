@@ -25,7 +25,7 @@ from blsp.modeling.batch import (
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.model import BlspModel
+from blsp.modeling.model import BlspModel, window_batches
 from blsp.modeling.prompt import (
     CACHED_SPEECH,
     ChatPromptTemplate,
@@ -241,6 +241,35 @@ def test_speech_longer_than_the_encoder_takes_is_read_in_windows(
     torch.testing.assert_close(embeds[0], torch.cat(parts[:2]), rtol=0, atol=1e-5)
     torch.testing.assert_close(embeds[1, : len(parts[2])], parts[2], rtol=0, atol=1e-5)
     assert not embeds[1, len(parts[2]) :].any()
+
+
+@pytest.mark.parametrize(("seconds", "sizes"), [([61.0], [1, 1, 1]), ([31.0, 2.0], [2, 1]), ([1.0, 2.0, 3.0], [3])])
+@torch.inference_mode()
+def test_no_more_windows_are_held_at_once_than_there_are_waveforms(
+    tiny_model: BlspModel,
+    make_speech: MakeSpeech,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: list[float],
+    sizes: list[int],
+) -> None:
+    model = copy.deepcopy(tiny_model)
+    adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout="ctc_expected")).eval()
+    model.adapter = adapter
+    assert adapter.ctc is not None
+    scored: list[int] = []
+    scores = adapter.ctc.logits
+
+    def count(speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
+        scored.append(len(speech_embeds))
+        return scores(speech_embeds, token_embeds)
+
+    monkeypatch.setattr(adapter.ctc, "logits", count)
+    waveforms = [make_speech(s) for s in seconds]
+    model.embed_speech(waveforms)
+    assert scored == sizes
+    assert [len(windows) for windows in window_batches(waveforms)] == sizes
+    hidden_states, lengths, counts = model.encode_speech(waveforms)
+    assert len(hidden_states) == len(lengths) == sum(counts) == sum(sizes)
 
 
 def test_empty_speech_is_refused(tiny_model: BlspModel) -> None:

@@ -55,7 +55,7 @@ def test_no_home_folder_is_one_line(no_home: None) -> None:
 def test_no_home_folder_is_needed_where_others_are_named(no_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/x")
-    assert embedded.cache_folder() == paths.config_folder() == paths.state_folder() == Path("/x/voicechat")
+    assert embedded.cache_folder() == paths.config_path().parent == paths.state_folder() == Path("/x/voicechat")
     assert expand_user("a/b") == Path("a/b")
 
 

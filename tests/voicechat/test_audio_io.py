@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import queue
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from blsp.audio import save_audio
-from voicechat.audio_devices import Device, PortAudioMissingError, find_device, list_devices, load_portaudio
+from voicechat.audio_devices import Device, PortAudioMissingError, find_device, list_devices, load_portaudio, reopen
 from voicechat.audio_io import FRAME_SECONDS, FrameCutter, Microphone, Speaker, WavSource
 from voicechat.errors import EXIT_AUDIO_DEVICE, AudioDeviceError
 
@@ -162,6 +163,7 @@ class FakeOutputStream(FakeStream):
 @pytest.fixture
 def fake_portaudio(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
     FakeStream.opened, FakeStream.blocks, FakeStream.refuses_mono = [], [], False
+    monkeypatch.setattr("voicechat.audio_devices._open_streams", [])
     found = {
         "name": "Fake",
         "hostapi": 0,
@@ -261,7 +263,65 @@ def test_a_loudspeaker_that_takes_nothing_more_is_lost(
 ) -> None:
     speaker = Speaker()
     speaker.play(np.zeros(100, np.float32), 48_000)
-    now = time.monotonic()
-    monkeypatch.setattr("voicechat.audio_io.time.monotonic", lambda: now + 3.5)
-    assert speaker.is_lost
+    clock = SteppedClock(monkeypatch)
+    assert [clock.after(0.3) and speaker.is_lost for _ in range(12)][-1]
     assert not speaker.is_playing
+
+
+class SteppedClock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = time.monotonic()
+        monkeypatch.setattr("voicechat.audio_io.time", SimpleNamespace(monotonic=lambda: self._now))
+
+    def after(self, seconds: float) -> bool:
+        self._now += seconds
+        return True
+
+
+def test_a_program_that_was_suspended_still_has_its_loudspeaker(
+    fake_portaudio: type[FakeStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker, clock = Speaker(), SteppedClock(monkeypatch)
+    speaker.play(np.zeros(100, np.float32), 48_000)
+    assert not speaker.is_lost
+    clock.after(3600.0)
+    assert not speaker.is_lost
+    assert [clock.after(0.3) and speaker.is_lost for _ in range(12)][-1]  # but it must go on by then
+
+
+def test_a_program_that_was_suspended_still_has_its_microphone(
+    fake_portaudio: type[FakeStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that began before has passed its end, whatever comes right after."""
+    waits: list[float] = []
+
+    class Stopped:
+        def put(self, item: object) -> None:
+            pass
+
+        def get(self, timeout: float) -> Any:
+            waits.append(timeout)
+            if len(waits) < 3:
+                raise queue.Empty
+            return np.full((4800, 1), 1000, np.int16), 0.0
+
+    microphone = Microphone()
+    microphone._blocks = Stopped()  # type: ignore[assignment]
+    assert next(iter(microphone.frames())).samples.shape == (480,)
+    assert sum(waits) <= 1.5
+    microphone.close()
+
+
+def test_devices_are_listed_anew_when_one_is_opened_again(fake_portaudio: type[FakeStream]) -> None:
+    calls: list[str] = []
+    sd: Any = sys.modules["sounddevice"]
+    sd._terminate, sd._initialize = lambda: calls.append("end"), lambda: calls.append("start")
+    speaker = Speaker()
+    reopen(Microphone).close()
+    assert calls == []  # the loudspeaker plays on
+    speaker.close()
+    speaker.close()
+    reopen(Microphone).close()
+    assert calls == ["end", "start"]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from blsp.audio import load_audio
+from blsp.context import CancelledError
 from blsp.conversation import Turn
-from blsp.errors import BlspError
+from blsp.errors import BlspError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
 from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
@@ -27,28 +28,31 @@ MakeSpeech = Callable[..., np.ndarray]
 
 def test_the_conversation_is_the_librarys(tiny_model: Any, make_speech: MakeSpeech) -> None:
     engine, conversation = BlspEngine(tiny_model, system="Be kind."), Conversation(tiny_model, system="Be kind.")
-    for turn in (Turn("user", text="hello"), Turn("user", speech=make_speech(1.0))):
-        assert "".join(engine.reply(turn, SHORT)) == "".join(conversation.reply(turn, SHORT))
-    assert [t.text for t in engine.turns] == [t.text for t in conversation.turns]
-    assert engine.undo()
-    assert len(engine.turns) == 2
-    engine.clear()
-    assert engine.turns == []
-    assert not engine.undo()
+    turns: list[Turn] = []
+    for turn in (Turn("user", text="hello"), Turn("user", speech=make_speech(1.0)), Turn("user", text="and then?")):
+        answer = "".join(engine.reply([*turns, turn], SHORT))
+        assert answer == "".join(conversation.reply(turn, SHORT))
+        turns += [turn, Turn("assistant", answer)]
+    conversation.undo()  # the same is said again, to what is left
+    assert "".join(engine.reply([*turns[:-2], turn], SHORT)) == "".join(conversation.reply(turn, SHORT))
+    conversation.clear()
+    assert "".join(engine.reply([turn], SHORT)) == "".join(conversation.reply(turn, SHORT))
 
 
 def test_reading_ahead_changes_nothing_in_the_answer(tiny_model: Any, make_speech: MakeSpeech) -> None:
     turn = Turn("user", speech=make_speech(1.0))
     ahead, plain = BlspEngine(tiny_model), BlspEngine(tiny_model)
-    ahead.prefill(Turn("user", speech=make_speech(0.5)))  # a guess that was wrong
-    ahead.prefill(turn)
-    assert "".join(ahead.reply(turn, SHORT)) == "".join(plain.reply(turn, SHORT))
+    ahead.prefill([Turn("user", speech=make_speech(0.5))])  # a guess that was wrong
+    ahead.prefill([turn])
+    assert "".join(ahead.reply([turn], SHORT)) == "".join(plain.reply([turn], SHORT))
 
 
 def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_speech: MakeSpeech) -> None:
-    engine = BlspEngine(tiny_model)
-    list(engine.reply(Turn("user", text="hello"), SHORT))
-    before = [t.text for t in engine.turns]
+    engine, twin = BlspEngine(tiny_model), BlspEngine(tiny_model)
+    hello = Turn("user", text="hello")
+    answer = "".join(twin.reply([hello], SHORT))
+    assert "".join(engine.reply([hello], SHORT)) == answer
+    turns = [hello, Turn("assistant", answer), Turn("user", text="and then?")]
     for speech in (make_speech(1.0), make_speech(0.6, seed=2)):
         *examples, question = repeat_instruction().turns(speech)
         conversation = Conversation(tiny_model)
@@ -56,7 +60,7 @@ def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_spe
             conversation.add(turn)
         expected = "".join(conversation.reply(question, GenerationConfig(max_new_tokens=repeat_limit(speech))))
         assert engine.transcribe(speech) == expected.strip()
-    assert [t.text for t in engine.turns] == before
+    assert "".join(engine.reply(turns, SHORT)) == "".join(twin.reply(turns, SHORT))
 
 
 def test_nothing_is_written_about_a_sound_without_words(deaf_model: Any, make_speech: MakeSpeech) -> None:
@@ -76,7 +80,7 @@ class FakeWhisper:
     config = SimpleNamespace(num_mel_bins=80, max_source_positions=1500)
 
     def __init__(self, tiny_whisper: Any) -> None:
-        self.parameters = tiny_whisper.parameters
+        self.parameters, self.modules = tiny_whisper.parameters, tiny_whisper.modules
         self.calls: list[dict[str, Any]] = []
 
     def generate(self, features: Any, **options: Any) -> Any:
@@ -98,7 +102,7 @@ def cascade(tiny_model: Any, whisper: FakeWhisper) -> CascadeEngine:
 def test_the_cascade_reads_whispers_words(
     cascade: CascadeEngine, whisper: FakeWhisper, tiny_model: Any, make_speech: MakeSpeech
 ) -> None:
-    answer = "".join(cascade.reply(Turn("user", text="Say this:", speech=make_speech(1.0)), SHORT))
+    answer = "".join(cascade.reply([Turn("user", text="Say this:", speech=make_speech(1.0))], SHORT))
     expected = Conversation(tiny_model).reply(Turn("user", text="Say this: words 1"), SHORT)
     assert answer == "".join(expected)
     assert whisper.calls[0]["shape"] == (1, 80, 3000)
@@ -107,18 +111,47 @@ def test_the_cascade_reads_whispers_words(
 
 def test_the_cascade_tells_what_whisper_wrote(cascade: CascadeEngine, make_speech: MakeSpeech) -> None:
     assert cascade.heard is None
-    list(cascade.reply(Turn("user", speech=make_speech(1.0)), SHORT))
+    list(cascade.reply([Turn("user", speech=make_speech(1.0))], SHORT))
     assert cascade.heard == "words 1"
+    list(cascade.reply([Turn("user", text="typed")], SHORT))
+    assert cascade.heard is None
 
 
 def test_the_cascade_listens_once_to_what_was_read_ahead(
     cascade: CascadeEngine, whisper: FakeWhisper, make_speech: MakeSpeech
 ) -> None:
     turn = Turn("user", speech=make_speech(1.0))
-    cascade.prefill(turn)
-    list(cascade.reply(turn, SHORT))
+    cascade.prefill([turn])
+    list(cascade.reply([turn], SHORT))
+    list(cascade.reply([turn, Turn("assistant", "Yes."), Turn("user", text="Really?")], SHORT))
     assert len(whisper.calls) == 1
-    assert cascade.turns[0].text == "words 1"
+
+
+def test_the_cascade_listens_to_no_restored_turn_whose_words_are_known(
+    cascade: CascadeEngine, whisper: FakeWhisper, tiny_model: Any, make_speech: MakeSpeech
+) -> None:
+    known = Turn("user", speech=make_speech(1.0), transcript="What is this?")
+    turns = [known, Turn("assistant", "Yes."), Turn("user", text="Really?")]
+    conversation = Conversation(tiny_model)
+    conversation.set_turns([Turn("user", "What is this?"), turns[1]])
+    assert "".join(cascade.reply(turns, SHORT)) == "".join(conversation.reply(turns[2], SHORT))
+    assert whisper.calls == []
+
+
+def test_the_cascade_answers_no_silence(cascade: CascadeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "transcribe", lambda waveform: "")
+    silence = Turn("user", speech=np.zeros(16_000, np.float32))
+    with pytest.raises(NoSpeechError):
+        list(cascade.reply([silence], SHORT))
+    assert "".join(cascade.reply([silence, Turn("assistant", ""), Turn("user", text="hello")], SHORT))
+
+
+def test_whispers_work_can_be_cancelled(tiny_whisper: Any, tiny_model: Any, make_speech: MakeSpeech) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    cascade = CascadeEngine(tiny_whisper, SimpleNamespace(), tiny_model)
+    with pytest.raises(CancelledError):
+        cascade.reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)
 
 
 def test_the_cascade_transcribes_any_length(
@@ -132,7 +165,7 @@ def test_the_cascade_transcribes_any_length(
 def test_the_scripted_engine_stops_when_it_is_told() -> None:
     engine, cancel = ScriptedEngine([["a", "b", "c"]]), threading.Event()
     pieces = []
-    for piece in engine.reply(Turn("user", text="x"), None, cancel):
+    for piece in engine.reply([Turn("user", text="x")], None, cancel):
         pieces.append(piece)
         cancel.set()
     assert pieces == ["a"]
@@ -154,7 +187,7 @@ def embedded_or_skip() -> ModelOptions:
 def test_the_embedded_model_answers_the_spoken_question(embedded_or_skip: ModelOptions) -> None:
     engine = load_engine(embedded_or_skip)
     question = load_audio(ASSETS / "capital_of_france.flac")
-    assert "Paris" in "".join(engine.reply(Turn("user", speech=question), GenerationConfig(max_new_tokens=24)))
+    assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))
     assert engine.name == "blsp"
 
 
@@ -164,4 +197,4 @@ def test_the_embedded_cascade_hears_the_words(embedded_or_skip: ModelOptions) ->
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert engine.transcribe(question) == "What is the capital of France?"
     assert engine.transcribe(question, language="en") == "What is the capital of France?"
-    assert "Paris" in "".join(engine.reply(Turn("user", speech=question), GenerationConfig(max_new_tokens=24)))
+    assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blsp.audio import SAMPLING_RATE, save_audio
 from blsp.conversation import Turn
@@ -21,22 +24,25 @@ from voicechat.errors import AudioDeviceError
 from voicechat.events import (
     Event,
     Failed,
+    FileOpened,
     InputLevel,
     Listening,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
     SpeechStarted,
     SpeechUnderstood,
     TextDelta,
+    TurnDropped,
     TurnEnded,
     TurnTyped,
     UtteranceEnded,
 )
 from voicechat.history import SessionHeader, load_session
 from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
-from voicechat.recording import open_recording
-from voicechat.session import Session
+from voicechat.recording import open_recording, restored_turns
+from voicechat.session import HINT_BUG, Session
 
 CONFIG: Any = None  # the scripted engine does not read it
 LOUD, QUIET = 8000, 0
@@ -59,6 +65,7 @@ class ScriptedSource:
     script: list[tuple[int, int] | Callable[[], None]]
     name: str = "scripted microphone"
     loses_device: bool = False
+    has_started: bool = True
     is_closed: threading.Event = field(default_factory=threading.Event)
 
     def frames(self) -> Iterator[HeardFrame]:
@@ -308,10 +315,160 @@ def test_an_error_of_the_model_costs_one_turn_not_the_session(tmp_path: Path) ->
     assert [t.text for t in load_session("s", tmp_path).turns] == ["short", "Fine."]
 
 
-def test_a_bug_of_the_model_is_not_hidden() -> None:
-    session = Session(ScriptedEngine([ZeroDivisionError("bug")]), CONFIG, Waiter().show)
+FAILURES = [
+    ZeroDivisionError("bug"),
+    MemoryError(),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    OSError(5, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize("n_pieces", [0, 2])
+def test_an_answer_that_fails_in_any_way_costs_one_turn(tmp_path: Path, failure: BaseException, n_pieces: int) -> None:
+    view = Waiter()
+    engine = ScriptedEngine([[*["piece "] * n_pieces, failure], "Fine."])
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, CONFIG, view.show, recording=recording)
+    assert hold(session, TypedLine("fail", False), TypedLine("go on", False), InputEnded()) == 1
+    (notice,) = seen(view.events, Notice)
+    assert isinstance(notice, Notice)
+    assert notice.message.startswith("The answer failed: ")
+    assert "\n" not in notice.message
+    assert len(seen(view.events, TurnDropped)) == 1
+    assert [t.text for t in engine.turns] == ["go on", "Fine."]
+    assert [t.text for t in load_session("s", tmp_path).turns] == ["go on", "Fine."]
+
+
+def test_a_bug_of_the_model_is_shown_where_it_is_looked_for() -> None:
+    session = Session(ScriptedEngine([ZeroDivisionError("bug")]), CONFIG, Waiter().show, is_debugged=True)
     with pytest.raises(ZeroDivisionError, match="bug"):
         hold(session, TypedLine("go", False), InputEnded())
+
+
+def test_a_model_that_fails_to_warm_up_may_still_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, engine = Waiter(), ScriptedEngine(["Fine."])
+
+    def fail(*_: object) -> None:
+        raise MemoryError("all gone")
+
+    monkeypatch.setattr(engine, "prefill", fail)
+    session = Session(engine, CONFIG, view.show)
+    session.warm_up()
+    hold(session, TypedLine("hello", False), InputEnded())
+    assert seen(view.events, Notice) == [Notice("The model failed: MemoryError: all gone.", HINT_BUG)]
+    assert engine.turns[-1].text == "Fine."
+
+
+def test_who_types_does_not_wait_for_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and pipes do, so that the time to their first word is that of a warm model."""
+    view, engine, warm = Waiter(), ScriptedEngine(["One.", "Two."]), threading.Event()
+    monkeypatch.setattr(engine, "prefill", lambda *_: warm.wait(60))
+    session = Session(engine, CONFIG, view.show)
+    session.warm_up()
+    session.post(TypedLine("piped", False))
+
+    def user() -> None:
+        session.post(InputEnded())
+        time.sleep(0.2)
+        assert seen(view.events, TurnTyped) == []
+        warm.set()
+
+    typist = threading.Thread(target=user)
+    typist.start()
+    session.run()
+    typist.join()
+    assert seen(view.events, TurnTyped) == [TurnTyped("piped")]
+    warm.clear()
+    session = Session(engine, CONFIG, view.show)
+    session.warm_up()
+    hold_until(session, lambda: (session.post(TypedLine("typed")), view.until(TurnTyped, 2)(), warm.set()))  # type: ignore[func-returns-value]
+    assert engine.turns[-1].text == "Two."
+
+
+def test_an_interrupted_reply_that_then_fails_stays_as_it_was_shown(tmp_path: Path) -> None:
+    """File, session and model have the same turns whatever became of the reply afterwards; /undo takes back one."""
+    view = Waiter()
+    engine = ScriptedEngine(
+        [["a ", "b ", *["c "] * 20, RuntimeError("too late")], "Second.", "Third."], delay_seconds=0.01
+    )
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, CONFIG, view.show, recording=recording)
+    monkey = engine.reply
+
+    def ignore_cancel(turns: Any, config: Any, cancel: Any = None) -> Iterator[str]:
+        return monkey(turns, config, None)  # as a model that is inside a layer
+
+    engine.reply = ignore_cancel  # type: ignore[method-assign]
+
+    def user() -> None:
+        session.post(TypedLine("go"))
+        view.until(TextDelta, 2)()
+        session.post(TypedLine("second"))
+        view.until(TurnEnded, 2)()
+        for line in ("/undo", "third"):
+            session.post(TypedLine(line, False))
+        session.post(InputEnded())
+
+    typist = threading.Thread(target=user)
+    typist.start()
+    session.run()
+    typist.join()
+    assert [t.text for t in engine.turns] == ["go", engine.turns[1].text, "third", "Third."]
+    assert engine.turns[1].text.startswith("a b ")
+    assert [t.text for t in load_session("s", tmp_path).turns] == [t.text for t in engine.turns]
+    assert seen(view.events, Notice) == [Notice("Took back the last turn.")]
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.text("ab .\n*`é", min_size=1, max_size=8).filter(str.strip)),
+        st.tuples(
+            st.sampled_from(["fail", "late"]), st.sampled_from([MemoryError(), SystemExit(1), ContextFullError("x")])
+        ),
+        st.tuples(st.sampled_from(["/undo", "/new", "interrupt", "/say ~nobody/a.wav", "/save x/y.md"]), st.just("")),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(OPERATIONS)
+def test_file_session_and_model_always_have_the_same_turns(operations: list[tuple[str, Any]]) -> None:
+    answers: list[Any] = []
+    lines: list[TypedLine] = []
+    for kind, value in operations:
+        if kind == "say":
+            answers.append([*value])
+        elif kind == "fail":
+            answers.append([value])
+        elif kind == "late":
+            answers.append(["begun ", value])
+        is_turn = kind in ("say", "fail", "late")
+        lines.append(TypedLine(f"turn {len(lines)}" if is_turn else kind, interrupts=kind == "interrupt"))
+    answers += ["Also."] * len(operations) + ["The end."]
+    with tempfile.TemporaryDirectory() as folder:
+        recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=Path(folder))
+        engine = ScriptedEngine(answers)
+        session = Session(engine, CONFIG, lambda _: None, recording=recording)
+        hold(session, *lines, TypedLine("last", False), InputEnded())
+        kept = load_session(str(recording.name), Path(folder)).turns
+        assert [(t.role, t.text) for t in kept] == [(t.role, t.text) for t in engine.turns]
+        assert kept[-2].text == "last"
+
+
+@pytest.mark.parametrize(
+    "line", ["/say ~nosuchuser/a.wav", "/save ~nosuchuser/a.md", "/say " + "x" * 5000, "/say \0", "/say .", "/undo x"]
+)
+def test_whatever_goes_wrong_in_a_command_the_conversation_goes_on(line: str) -> None:
+    view, engine = Waiter(), ScriptedEngine(["Fine."])
+    session = Session(engine, CONFIG, view.show)
+    hold(session, TypedLine(line, False), TypedLine("hello", False), InputEnded())
+    (notice,) = seen(view.events, Notice)
+    assert isinstance(notice, Notice)
+    assert "\n" not in notice.message
+    assert engine.turns[-1].text == "Fine."
 
 
 def test_stopping_keeps_the_answer_so_far(tmp_path: Path) -> None:
@@ -384,6 +541,166 @@ def test_slash_commands(tmp_path: Path) -> None:
     ]
     assert [t.text for t in engine.turns] == ["/slash", "You said: /slash"]
     assert [t.text for t in load_session("s", tmp_path).turns] == ["a", "One."]
+
+
+def test_saving_writes_over_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    memo = write_tone(tmp_path / "memo.wav")
+    other = tmp_path / "other.md"
+    other.write_text("mine")
+    before = memo.read_bytes()
+    view, engine = Waiter(), ScriptedEngine(["One.", "Two."])
+    session = Session(engine, CONFIG, view.show)
+    own = tmp_path / "own.md"
+    lines = ["a", *(f"/save {path}" for path in (memo, other, tmp_path, own)), "b", f"/save {own}"]
+    hold(session, *(TypedLine(line, False) for line in lines), InputEnded())
+    assert seen(view.events, Notice) == [
+        Notice(f"{memo} cannot hold a conversation: it is written as .md, .txt or .json.", "/save FILE.md"),
+        Notice(f"{other} exists already.", f"Choose another name, or: /save --overwrite {other}"),
+        Notice(f"{tmp_path} is a folder, but must be a file.", "Choose another place: /save FILE.md"),
+        Notice(f"Saved to {own}."),
+        Notice(f"Saved to {own}."),  # what was saved here may be saved again
+    ]
+    assert memo.read_bytes() == before
+    assert other.read_text() == "mine"
+    assert own.read_text() == "# own\n\n**You:** a\n\n**Assistant:** One.\n\n**You:** b\n\n**Assistant:** Two.\n"
+    session = Session(ScriptedEngine(["One."]), CONFIG, view.show)
+    hold(session, TypedLine("a", False), TypedLine(f"/save --overwrite {other}", False), InputEnded())
+    assert other.read_text().startswith("# other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memo.wav", "other.md", "own.md"]
+
+
+def test_what_was_saved_and_then_changed_is_not_written_over(tmp_path: Path) -> None:
+    view, path = Waiter(), tmp_path / "own.md"
+    session = Session(ScriptedEngine(["One.", "Two."]), CONFIG, view.show)
+
+    def user() -> None:
+        session.post(TypedLine(f"/save {path}", False))
+        view.until(Notice)()
+        path.write_text("notes of my own")
+        session.post(TypedLine(f"/save {path}", False))
+        session.post(InputEnded())
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    session.run()
+    thread.join()
+    assert path.read_text() == "notes of my own"
+
+
+@pytest.fixture
+def endless_file(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every file is a day of speech that takes long to read; the list tells what its reader did."""
+    told: list[str] = []
+
+    def stream(*_: object, **__: object) -> Iterator[np.ndarray]:
+        told.append(threading.current_thread().name)
+        try:
+            for _ in range(24 * 3600):
+                time.sleep(0.01)
+                yield np.full(SAMPLING_RATE, 0.3, np.float32)
+        finally:
+            told.append("closed")
+
+    monkeypatch.setattr("voicechat.session.stream_audio", stream)
+    return told
+
+
+def test_a_long_file_can_be_stopped_at_once(endless_file: list[str]) -> None:
+    view = Waiter()
+    session = Session(ScriptedEngine(), CONFIG, view.show, make_vad=LoudnessVad)
+    stopped: list[float] = []
+
+    def stop() -> None:
+        view.until(FileOpened)()
+        time.sleep(0.1)
+        stopped.append(time.monotonic())
+        session.post(StopRequested())
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(KeyboardInterrupt):
+        hold(session, AudioFile(Path("long.wav")))
+    assert time.monotonic() - stopped[0] < 1.0  # on a busy machine; otherwise under 0.1
+    assert endless_file == ["engine", "closed"]
+
+
+def test_what_is_typed_takes_the_place_of_a_file_that_is_still_read(endless_file: list[str]) -> None:
+    view, engine = Waiter(), ScriptedEngine(["Fine."])
+    session = Session(engine, CONFIG, view.show, make_vad=LoudnessVad)
+
+    def user() -> None:
+        view.until(FileOpened)()
+        session.post(TypedLine("rather this"))
+        view.until(TurnEnded)()
+        session.post(InputEnded())
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    assert hold(session, AudioFile(Path("long.wav"))) == 0
+    thread.join()
+    assert seen(view.events, Notice) == [Notice("long.wav was not said: something else came first.")]
+    assert [t.text for t in engine.turns] == ["rather this", "Fine."]
+
+
+def test_words_that_were_understood_are_kept_and_saved(tmp_path: Path) -> None:
+    engine = ScriptedEngine(["Sure.", "Fine."])
+    engine.heard = "Open the door."
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, CONFIG, lambda _: None, make_vad=LoudnessVad, recording=recording)
+    lines = (TypedLine("and now", False), TypedLine(f"/save {tmp_path / 'a.txt'}", False))
+    hold(session, AudioFile(write_tone(tmp_path / "door.wav")), *lines, InputEnded())
+    stored = load_session("s", tmp_path)
+    assert [(t.text, t.transcript) for t in stored.turns][:2] == [("", "Open the door."), ("Sure.", None)]
+    assert restored_turns(stored)[0].transcript == "Open the door."
+    assert (tmp_path / "a.txt").read_text().startswith("You: Open the door. [speech, 1.")
+    assert '"back": 1' in (tmp_path / "s/turns.jsonl").read_text()
+
+
+def test_a_microphone_that_comes_back_listens_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voicechat.reopening.FIRST_PAUSE_SECONDS", 0.01)
+    view, engine = Waiter(), ScriptedEngine(["First.", "Second."])
+    first = ScriptedSource([(600, LOUD), (900, QUIET), view.until(TurnEnded)], loses_device=True)
+    silent = ScriptedSource([], name="opens, but nothing comes", has_started=False)
+    monkeypatch.setattr("voicechat.reopening.START_SECONDS", 0.1)
+    second = ScriptedSource([(600, LOUD), (900, QUIET), view.until(TurnEnded, 2)], name="another microphone")
+    attempts = iter([AudioDeviceError("still gone"), silent, OSError("driver"), second])
+
+    def reopen() -> ScriptedSource:
+        attempt = next(attempts)
+        if isinstance(attempt, Exception):
+            raise attempt
+        return attempt
+
+    session = Session(engine, CONFIG, view.show, source=first, make_vad=LoudnessVad, reopen_source=reopen)
+    second.script.append(lambda: session.post(InputEnded()))
+    session.run()
+    assert seen(view.events, MicrophoneLost, MicrophoneFound) == [
+        MicrophoneLost(
+            "Microphone 'scripted' stopped delivering sound.",
+            "It is used again when it is back; until then type your turns, or `/say FILE.wav`.",
+        ),
+        MicrophoneFound("another microphone"),
+    ]
+    assert [e.text for e in seen(view.events, TurnEnded)] == ["First.", "Second."]  # type: ignore[union-attr]
+    assert all(source.is_closed.is_set() for source in (first, silent, second))
+
+
+def test_a_microphone_that_fails_in_any_way_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ValueError("a driver's odd answer")
+
+    view = Waiter()
+    session = Session(
+        ScriptedEngine(), CONFIG, view.show, source=ScriptedSource([(300, QUIET), fail]), make_vad=LoudnessVad
+    )
+    hold_until(session, view.until(MicrophoneLost))
+    assert seen(view.events, MicrophoneLost)[0].message == "a driver's odd answer"  # type: ignore[union-attr]
+
+
+def hold_until(session: Session, wait: Callable[[], None]) -> None:
+    thread = threading.Thread(target=lambda: (wait(), session.post(InputEnded())))
+    thread.start()
+    session.run()
+    thread.join()
 
 
 def test_restored_turns_come_first() -> None:

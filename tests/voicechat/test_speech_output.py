@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from voicechat.engine import ScriptedEngine
-from voicechat.errors import VoiceChatError
+from voicechat.errors import AudioDeviceError, VoiceChatError
 from voicechat.events import Notice
 from voicechat.history import SessionHeader, load_session
 from voicechat.inbox import InputEnded, TypedLine
@@ -52,6 +52,7 @@ class FakeSink:
         self._n_heard = 0
         self.is_closed = False
         self.is_lost = False
+        self.has_started = True
 
     def play(self, waveform: np.ndarray, sampling_rate: int) -> None:
         self.played.append(len(waveform))
@@ -116,11 +117,11 @@ def test_stopping_tells_what_was_heard(speech: SpeechOutput, sink: FakeSink) -> 
     until(lambda: len(sink.played) == 3)
     sink.hear()
     sink.hear()
-    assert speech.stop() == "One. Two. "
+    assert speech.stop() == len("One. Two. ")
     assert not speech.is_speaking
     speech.say("Next. ")
     until(lambda: len(sink.played) == 4)
-    assert speech.stop() == ""
+    assert speech.stop() == 0
 
 
 def test_what_is_being_synthesised_when_it_stops_is_never_heard(sink: FakeSink) -> None:
@@ -145,7 +146,35 @@ def test_a_sentence_without_words_goes_with_the_one_before(speech: SpeechOutput,
     speech.say("One. ... Two. ")
     until(lambda: len(sink.played) == 2)
     sink.hear()
-    assert speech.stop() == "One. ... "
+    assert speech.stop() == len("One. ... ")
+
+
+@pytest.mark.parametrize("beginning", ["*** ", "```\n", "... ... ", "👍\n\n", "\n"])
+def test_what_is_not_spoken_at_the_beginning_counts_with_the_first_sentence(
+    speech: SpeechOutput, sink: FakeSink, beginning: str
+) -> None:
+    speech.say(f"{beginning}One. Two. ")
+    until(lambda: len(sink.played) == 2)
+    sink.hear()
+    assert speech.stop() == len(f"{beginning}One. ")
+
+
+def test_a_sentence_that_cannot_be_spoken_holds_nothing_up(sink: FakeSink) -> None:
+    def fail_at_two(sentence: str) -> tuple[np.ndarray, int]:
+        if "Two" in sentence:
+            raise SystemExit(1)
+        return synthesize(sentence)
+
+    speech = SpeechOutput(sink, fail_at_two)
+    speech.say("One. Two. Three. ")
+    until(lambda: len(sink.played) == 2)
+    sink.hear()
+    sink.hear()
+    until(lambda: not speech.is_speaking)
+    assert isinstance(speech.take_failure(), SystemExit)
+    assert speech.take_failure() is None
+    assert speech.stop() == len("One. Two. Three. ")
+    speech.close()
 
 
 def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: Path) -> None:
@@ -182,6 +211,41 @@ def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: 
         ("stop", False),
         ("Fine.", False),
     ]
+
+
+@pytest.mark.parametrize("answer", ["*** One. Two.", "```\npip\n``` One. Two.", "👍 One. Two.", "Hm... One. Two."])
+@pytest.mark.parametrize("n_heard", [0, 1])
+def test_an_interruption_leaves_what_was_heard_whatever_the_answer_begins_with(
+    tmp_path: Path, answer: str, n_heard: int
+) -> None:
+    sink = FakeSink()
+    engine = ScriptedEngine([[*answer, *" more" * 200], "Fine."], delay_seconds=0.005)
+    recording, _ = open_recording(SessionHeader("m", "scripted"), name="s", root=tmp_path)
+    session = Session(engine, None, lambda _: None, recording=recording, speech=SpeechOutput(sink, synthesize))  # type: ignore[arg-type]
+
+    def user() -> None:
+        session.post(TypedLine("count"))
+        until(lambda: len(sink.played) >= 1)
+        for _ in range(n_heard):
+            sink.hear()
+        session.post(TypedLine("stop"))
+        until(lambda: len(engine.turns) == 4 and len(sink.queued) == 1)
+        sink.hear()
+        session.post(TypedLine("/undo"))
+        session.post(TypedLine("and now?", False))
+        until(lambda: len(sink.queued) == 1)
+        sink.hear()
+        session.post(InputEnded())
+
+    typist = threading.Thread(target=user)
+    typist.start()
+    session.run()
+    typist.join()
+    question, heard, again, _ = engine.turns
+    assert [question.text, again.text] == ["count", "and now?"]
+    assert answer.startswith(heard.text)
+    assert bool(heard.text) == bool(n_heard)
+    assert [t.text for t in load_session("s", tmp_path).turns] == [t.text for t in engine.turns]
 
 
 def test_a_pipe_waits_for_the_end_of_the_speech() -> None:
@@ -235,3 +299,42 @@ def test_a_lost_loudspeaker_leaves_the_text() -> None:
         "Loudspeaker 'fake' stopped playing; answers are no longer spoken."
     ]
     assert [t.text for t in engine.turns] == ["a", "One.", "b", "Two."]
+
+
+def test_a_loudspeaker_that_comes_back_speaks_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voicechat.reopening.FIRST_PAUSE_SECONDS", 0.01)
+    sink, other = FakeSink(), FakeSink()
+    other.name = "other"
+    attempts = iter([AudioDeviceError("still gone"), other])
+
+    def reopen() -> FakeSink:
+        attempt = next(attempts)
+        if isinstance(attempt, Exception):
+            raise attempt
+        return attempt
+
+    engine = ScriptedEngine(["One.", "Two."])
+    events: list[Any] = []
+    speech = SpeechOutput(sink, synthesize, reopen)
+    session = Session(engine, None, events.append, speech=speech)  # type: ignore[arg-type]
+
+    def user() -> None:
+        session.post(TypedLine("a", False))
+        until(lambda: len(sink.played) == 1)
+        sink.is_lost = True
+        until(lambda: any("plays again" in e.message for e in events if isinstance(e, Notice)))
+        session.post(TypedLine("b", False))
+        session.post(InputEnded())
+        until(lambda: len(other.played) == 1)
+        other.hear()
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    session.run()
+    thread.join()
+    assert [e.message for e in events if isinstance(e, Notice)] == [
+        "Loudspeaker 'fake' stopped playing; answers are no longer spoken, until it is back.",
+        "Loudspeaker 'other' plays again; the next answer is spoken.",
+    ]
+    assert [sink.is_closed, other.is_closed] == [True, True]
+    assert [t.text for t in engine.turns] == ["a", "One.", "b", "Two."]  # what was on the screen stays

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +23,10 @@ from blsp.errors import ModelNotFoundError
 from voicechat.audio_devices import Device
 from voicechat.cli import app
 from voicechat.engine import ScriptedEngine
+from voicechat.history import locked_session
+from voicechat.options import ModelOptions
+from voicechat.piped_input import first_bytes
+from voicechat.talk import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -85,13 +92,14 @@ def test_json_writes_one_event_a_line(engine: ScriptedEngine) -> None:
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [event["event"] for event in events] == [
         "session_started",
+        "file_opened",
         "utterance_ended",
         "text_delta",
         "turn_ended",
     ]
-    assert events[3]["text"] == "One."
-    assert events[3]["interrupted"] is False
-    assert events[3]["first_token_ms"] >= 0
+    assert events[4]["text"] == "One."
+    assert events[4]["interrupted"] is False
+    assert events[4]["first_token_ms"] >= 0
 
 
 def test_silence_is_said_to_be_silence(engine: ScriptedEngine, tmp_path: Path) -> None:
@@ -124,6 +132,88 @@ def test_a_missing_file_is_found_before_the_model_is_loaded(
     result = run("talk", "--input", QUESTION, "no/such.wav")
     assert result.exit_code == 1
     assert result.stderr == "Error: no/such.wav does not exist.\nHint: Check the name: ls no\n"
+
+
+@pytest.fixture
+def no_model(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is found before the model is loaded."""
+    monkeypatch.setattr(voicechat.talk, "load_engine", lambda *_, **__: pytest.fail("loaded the model"))
+
+
+def test_a_file_that_may_not_be_read_is_found_at_once(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voicechat.talk.os, "access", lambda *_: False)
+    result = run("talk", "--input", QUESTION)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        f"Error: {QUESTION} cannot be read: Permission denied.\nHint: Check its permissions: ls -l {QUESTION}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        ("", errno.EACCES, "{path} cannot be read: Permission denied."),
+        ("", None, "{path} is a folder, not an audio file."),
+        ("x" * 300, None, "{path} cannot be read: File name too long."),
+    ],
+)
+def test_input_that_cannot_be_read_is_one_line(
+    no_model: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, status: int | None, message: str
+) -> None:
+    path = tmp_path / name if name else tmp_path
+    if status is not None:
+        stat = Path.stat
+
+        def refuse(self: Path, **options: Any) -> Any:
+            if self == path:
+                raise PermissionError(status, os.strerror(status), str(self))
+            return stat(self, **options)
+
+        monkeypatch.setattr(Path, "stat", refuse)
+    result = run("talk", "--input", str(path))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "Error: " + message.format(path=path)
+
+
+def test_a_missing_voice_is_found_before_the_model_is_loaded(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voicechat.talk.find_device", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    result = run("talk", "--speak", "--input", QUESTION)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: Speaking needs hibari-tts, which is not installed")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_audio_on_standard_input_is_no_text(
+    engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str, is_late: bool
+) -> None:
+    """Seen at once where it is there already, else as soon as it comes."""
+    import numpy as np
+    import soundfile
+
+    soundfile.write(tmp_path / f"a.{suffix}", np.zeros(16_000, np.float32), 16_000)
+    with (tmp_path / f"a.{suffix}").open() as stdin:
+        if is_late:
+            monkeypatch.setattr("voicechat.talk.read_lines", partial(read_lines, stdin=stdin))
+        else:
+            monkeypatch.setattr("voicechat.talk.first_bytes", partial(first_bytes, stdin))
+        result = run("talk")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-2:] == [
+        "Error: Standard input is audio, not text.",
+        "Hint: To speak from a recording use --input: voicechat talk --input FILE (`-` for standard input)",
+    ]
+    assert engine.turns == []
+    assert run("sessions", "list").stdout == ""
+
+
+def test_standard_input_can_be_spoken(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Path(QUESTION).open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        options = TalkOptions(ModelOptions(), None, files=(Path("-"),))  # type: ignore[arg-type]
+        assert hold_conversation(options) == 0
+    assert engine.turns[0].speech is not None
 
 
 def test_a_microphone_that_was_asked_for_must_be_there(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +265,6 @@ def test_an_unwritable_session_folder(engine: ScriptedEngine, monkeypatch: pytes
 
 def test_a_conversation_is_continued_in_full(engine: ScriptedEngine, pipe: Callable[[str], None]) -> None:
     assert run("talk", "--session", "s", "-s", "Be brief.", "--input", QUESTION).exit_code == 0
-    engine.clear()
     engine.system = None
     pipe("and then?\n")
     result = run("talk", "-c")
@@ -228,6 +317,63 @@ def test_sessions_are_listed_shown_exported_and_deleted(
     assert run("sessions", "list").stdout == ""
     last = run("sessions", "show")
     assert (last.exit_code, last.stderr.splitlines()[0]) == (2, "Error: No conversation was kept yet.")
+
+
+def test_an_odd_folder_among_the_sessions_is_listed(
+    engine: ScriptedEngine, tmp_path: Path, pipe: Callable[[str], None]
+) -> None:
+    pipe("hello\n")
+    run("talk", "--session", "monday")
+    root = tmp_path / "state/voicechat/sessions"
+    shutil.copytree(root / "monday", root / "monday (copy)")
+    shutil.copytree(root / "monday", root / "\udcff\n会话")
+    (root / "broken").mkdir()
+    (root / "broken/turns.jsonl").write_text("[]")
+    for age, name in enumerate(["broken", "monday (copy)", "\udcff\n会话", "monday"]):
+        os.utime(root / name / "turns.jsonl", (1e9 - age, 1e9 - age))
+    listed = run("sessions", "list")
+    assert listed.exit_code == 0
+    assert listed.stdout.splitlines() == [
+        "broken                    damaged",
+        "monday (copy)               1 turns  embedded (blsp)  hello",
+        "??会话                      1 turns  embedded (blsp)  hello",
+        "monday                      1 turns  embedded (blsp)  hello",
+    ]
+    assert listed.stderr == f"Warning: {root}/broken/turns.jsonl does not begin with a session header.\n"
+    pipe("and then?\n")
+    result = run("talk", "-c")
+    assert result.exit_code == 0
+    assert "session monday (copy), 2 earlier turns" in result.stderr
+    assert run("sessions", "show", "monday (copy)").stdout.count("You: ") == 2
+
+
+def test_a_session_in_use_is_not_deleted(engine: ScriptedEngine, tmp_path: Path, pipe: Callable[[str], None]) -> None:
+    for name in ("a", "b"):
+        pipe("hello\n")
+        run("talk", "--session", name)
+    root = tmp_path / "state/voicechat/sessions"
+    with locked_session("b", root):
+        result = run("sessions", "delete", "a", "b", "-y")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: Session 'b' is open in another voicechat.\n")
+    assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+
+
+def test_an_export_writes_over_nothing_unless_told(
+    engine: ScriptedEngine, tmp_path: Path, pipe: Callable[[str], None]
+) -> None:
+    pipe("hello\n")
+    run("talk", "--session", "a")
+    path = tmp_path / "memo.wav"
+    path.write_text("mine")
+    refused = run("sessions", "export", "a", "-o", str(path))
+    assert (refused.exit_code, refused.stderr.splitlines()) == (
+        2,
+        [f"Error: {path} exists already.", "Hint: Choose another name, or replace it: --overwrite"],
+    )
+    assert path.read_text() == "mine"
+    assert run("sessions", "export", "a", "-f", "txt", "-o", str(path), "--overwrite").exit_code == 0
+    assert path.read_text().startswith("You: hello\n")
 
 
 def test_devices_are_listed_with_rates_and_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

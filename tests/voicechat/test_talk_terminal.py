@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from blsp.audio import SAMPLING_RATE
+from voicechat.history import list_sessions, load_session
 from voicechat.listener import speech_of
 from voicechat.vad import WebRtcVad
 
@@ -138,6 +141,47 @@ def test_typing_while_it_answers_disturbs_nothing(start_talk: StartTalk) -> None
     assert lines[-3:] == ["", "● type a turn, or /say FILE.wav", "> my next question"]
 
 
+@pytest.mark.parametrize("beginning", ["```\npip\n``` ", "*** "])
+def test_an_answer_without_words_at_its_beginning_can_be_interrupted(
+    start_talk: StartTalk, sound_card: Any, tmp_path: Path, beginning: str
+) -> None:
+    pytest.importorskip("hibari", reason="the extra `speak` is not installed")
+    answers = [[beginning, "One sentence. ", *["More of it. "] * 200], "Second.", "Third."]
+    terminal = start_talk("--speak", answers=answers, delay_seconds=0.1, env=sound_card.env)
+    terminal.wait_for(r"(?m)^>$")
+    for line, shown in (
+        ("go", "More of it. More"),
+        ("stop", r"Second\.  \d+ ms"),
+        ("/undo", "Took back"),
+        ("on", r"Third\.  \d+ ms"),
+    ):
+        terminal.type(line)
+        terminal.press("Enter")
+        terminal.wait_for(shown)
+    root = tmp_path / "state/voicechat/sessions"
+    (name,) = list_sessions(root)
+    until_kept = time.monotonic() + 60
+    while len(turns := load_session(name, root).turns) < 4:
+        assert time.monotonic() < until_kept
+    assert [turn.text for turn in turns[::2]] == ["go", "on"]
+    assert (answers[0][0] + "".join(answers[0][1:])).startswith(turns[1].text)
+
+
+def test_ctrl_c_stops_a_long_file_at_once(start_talk: StartTalk, tmp_path: Path) -> None:
+    from blsp.audio import load_audio, save_audio
+
+    speech = load_audio(ASSETS / "capital_of_france.flac")
+    save_audio(tmp_path / "long.wav", np.tile(speech, 1200 * SAMPLING_RATE // len(speech)))
+    terminal = start_talk(answers=["Never."])
+    terminal.wait_for(r"(?m)^>$")
+    terminal.type("/say long.wav")
+    terminal.press("Enter")
+    terminal.wait_for("reading the file")
+    terminal.press("C-c")
+    terminal.wait_for("exit status 130", seconds=10)
+    assert "Traceback" not in terminal.screen
+
+
 def test_speech_from_a_file_is_said(start_talk: StartTalk, tmp_path: Path) -> None:
     terminal = start_talk(answers=["Paris."])
     terminal.wait_for(r"(?m)^>$")
@@ -194,6 +238,51 @@ def test_an_unplugged_microphone_leaves_the_keyboard(start_talk: StartTalk, soun
     terminal.wait_for(r"Assistant  Still here\.")
     terminal.press("C-c")
     terminal.wait_for("exit status 130")
+
+
+@pytest.mark.device
+def test_a_microphone_that_is_plugged_in_again_listens(start_talk: StartTalk, sound_card: Any) -> None:
+    terminal = start_talk(answers=["Paris."], has_microphone=True, env=sound_card.env)
+    terminal.wait_for("● listening")
+    sound_card.unplug()
+    terminal.wait_for(r"Microphone '\w+' stopped delivering sound\.\nIt is used again when it is back")
+    sound_card.plug_in()
+    terminal.wait_for(r"Microphone '\w+' listens again\.(.*\n)+.*● listening")
+    sound_card.speak(ASSETS / "capital_of_france.flac")
+    terminal.wait_for(r"Assistant  Paris\.  \d+ ms")
+
+
+@pytest.mark.device
+def test_a_loudspeaker_that_is_plugged_in_again_speaks(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+    pytest.importorskip("hibari", reason="the extra `speak` is not installed")
+    terminal = start_talk("--speak", answers=["One.", "Paris is the capital."], env=sound_card.env)
+    terminal.wait_for(r"(?m)^>$")
+    sound_card.unplug()
+    terminal.wait_for(r"Loudspeaker '\w+' stopped playing; answers are no longer spoken, until it is\s+back")
+    terminal.type("one")
+    terminal.press("Enter")
+    terminal.wait_for(r"One\.  \d+ ms")
+    sound_card.plug_in()
+    terminal.wait_for(r"Loudspeaker '\w+' plays again")
+    with sound_card.record(tmp_path / "heard.pcm") as recording:
+        terminal.type("two")
+        terminal.press("Enter")
+        recording.wait_for(lambda heard: has_ended(heard, silent_seconds=1))
+
+
+@pytest.mark.device
+def test_a_suspended_program_goes_on_listening(start_talk: StartTalk, sound_card: Any) -> None:
+    """Stopped for longer than a device may be silent, as a laptop that sleeps, or Ctrl-Z and fg."""
+    terminal = start_talk(answers=["Paris."], has_microphone=True, env=sound_card.env)
+    terminal.wait_for("● listening")
+    (pid,) = terminal.processes("scripted_talk.py")
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(1)
+    sound_card.speak(ASSETS / "capital_of_france.flac")
+    terminal.wait_for(r"Assistant  Paris\.  \d+ ms")
+    assert "stopped delivering" not in terminal.screen
 
 
 @pytest.mark.device

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicechat.errors import UsageError
+from voicechat.errors import UsageError, VoiceChatError
+
+if TYPE_CHECKING:
+    from voicechat.history import TurnRecord
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -40,20 +44,41 @@ NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The 
 @app.command("list", epilog="Example: voicechat sessions list")
 def list_command() -> None:
     """List the conversations, the one held last first."""
-    from blsp.errors import StorageError
+    from blsp.errors import BlspError
     from voicechat.history import list_sessions, load_session
 
     for name in list_sessions():
         try:
             stored = load_session(name)
-        except StorageError as error:
-            print(f"{name:<24}  damaged")
+        except (BlspError, VoiceChatError) as error:
+            print(f"{_column(name)}  damaged")
             print(f"Warning: {error}", file=sys.stderr)
             continue
         first = next((turn for turn in stored.turns if turn.role == "user"), None)
-        said = "" if first is None else first.text or f"[speech, {first.seconds or 0:.1f} s]"
         n_turns = sum(turn.role == "user" for turn in stored.turns)
-        print(f"{name:<24}  {n_turns:>3} turns  {stored.header.model} ({stored.header.engine})  {said[:60]}".rstrip())
+        with_what = f"{stored.header.model} ({stored.header.engine})"
+        print(_visible(f"{_column(name)}  {n_turns:>3} turns  {with_what}  {_said(first)}").rstrip())
+
+
+def _said(turn: TurnRecord | None) -> str:
+    """The beginning of a turn."""
+    if turn is None:
+        return ""
+    words = " ".join(f"{turn.text} {turn.transcript or ''}".split())
+    return words[:60] or f"[speech, {turn.seconds or 0:.1f} s]"
+
+
+def _column(name: str) -> str:
+    """A name filled up to the width of a column on the screen, where letters of some scripts take two places."""
+    from rich.cells import cell_len
+
+    shown = _visible(name)
+    return shown + " " * (24 - cell_len(shown))
+
+
+def _visible(text: str) -> str:
+    """The text without what would move the cursor, or cannot be written."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @app.command(epilog="Example: voicechat sessions show NAME")
@@ -81,15 +106,15 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete conversations, with the speech in them."""
-    from voicechat.history import delete_session, existing_session_folder
+    from voicechat.history import locked_session, remove_session_folder
 
-    for name in names:
-        existing_session_folder(name)  # all must exist before the first is deleted
-    if not yes:
-        typer.confirm(f"Delete {', '.join(names)} for good?", abort=True, err=True)
-    for name in names:
-        delete_session(name)
-        print(f"Deleted {name}.", file=sys.stderr)
+    with contextlib.ExitStack() as locks:  # all must be there, and none be open, before the first is deleted
+        folders = [locks.enter_context(locked_session(name)) for name in dict.fromkeys(names)]
+        if not yes:
+            typer.confirm(f"Delete {', '.join(names)} for good?", abort=True, err=True)
+        for folder in folders:
+            remove_session_folder(folder)
+            print(f"Deleted {_visible(folder.name)}.", file=sys.stderr)
 
 
 def _print_export(name: str | None, to: Format, output: Path | None, *, overwrite: bool = False) -> None:
@@ -107,7 +132,7 @@ def _print_export(name: str | None, to: Format, output: Path | None, *, overwrit
     stored = load_session(name)
     for notice in stored.notices:
         print(f"Warning: {notice}", file=sys.stderr)
-    text = export_session(stored.name, stored.header, stored.turns, to.value)
+    text = export_session(_visible(stored.name), stored.header, stored.turns, to.value)
     if output is None:
         print(text, end="")
     else:

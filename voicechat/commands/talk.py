@@ -70,15 +70,23 @@ NoSaveAudioOption = Annotated[
 ]
 InputOption = Annotated[
     list[Path] | None,
-    typer.Option("--input", metavar="FILE...", help="Audio files as your turns, in order.", rich_help_panel=_SOUND),
+    typer.Option(
+        "--input",
+        metavar="FILE...",
+        help="Audio files as your turns, in order; - is standard input.",
+        rich_help_panel=_SOUND,
+        readable=False,  # what cannot be read is reported in our words
+    ),
 ]
 MoreFilesArgument = Annotated[
-    list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files for --input.", show_default=False)
+    list[Path] | None,
+    typer.Argument(metavar="[FILE]...", help="More files for --input.", show_default=False, readable=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object a line for each event.")]
 
 
 def talk(
+    context: typer.Context,
     more_files: MoreFilesArgument = None,
     input_files: InputOption = None,
     input_device: InputDeviceOption = None,
@@ -129,6 +137,7 @@ def talk(
         keep_audio=not no_save_audio,
         files=files,
         is_json=is_json,
+        is_debugged=bool(context.find_root().params.get("debug")),
     )
     if status := hold_conversation(options):
         raise typer.Exit(status)

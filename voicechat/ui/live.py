@@ -13,8 +13,10 @@ from rich.text import Text
 from voicechat.events import (
     Event,
     Failed,
+    FileOpened,
     InputLevel,
     Listening,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
@@ -22,12 +24,13 @@ from voicechat.events import (
     SpeechStarted,
     SpeechUnderstood,
     TextDelta,
+    TurnDropped,
     TurnEnded,
     TurnTyped,
     UtteranceEnded,
 )
 from voicechat.terminal_text import harmless, harmless_line
-from voicechat.ui.plain import started_line
+from voicechat.ui.plain import found_line, started_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,6 +138,13 @@ class LiveView:
             if isinstance(event, MicrophoneLost):
                 self._has_microphone = False
                 self._enter("ready")
+        elif isinstance(event, MicrophoneFound):
+            self._has_microphone = True
+            self._print(Text(found_line(event), "dim"))
+        elif isinstance(event, FileOpened):
+            self._enter("reading the file")
+        elif isinstance(event, TurnDropped):
+            self._enter("ready")
         elif isinstance(event, Muted):
             self._is_muted = event.is_muted
             if self._state == "hearing you":
@@ -223,7 +233,7 @@ class LiveView:
             elif not self._has_microphone:
                 state = "type a turn, or /say FILE.wav"
         status = Text.assemble((f"{sign} {state}", style))
-        if self._state in ("thinking", "hearing you"):
+        if self._state in ("reading the file", "thinking", "hearing you"):
             status.append(f" {self._clock() - self._since:.1f} s", "dim")
         if self._has_microphone:
             status.append("  ")
@@ -235,6 +245,7 @@ _STATES = {
     "ready": ("green", "●"),
     "listening": ("green", "●"),
     "hearing you": ("bold cyan", "●"),
+    "reading the file": ("magenta", "◌"),
     "thinking": ("magenta", "◌"),
     "answering": ("blue", "▸"),
 }

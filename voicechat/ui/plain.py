@@ -13,6 +13,7 @@ from voicechat.events import (
     Event,
     Failed,
     InputLevel,
+    MicrophoneFound,
     MicrophoneLost,
     Muted,
     Notice,
@@ -90,6 +91,8 @@ class PlainView:
             self._note(harmless(event.message))
             if event.hint:
                 self._note(f"Hint: {harmless(event.hint)}")
+        elif isinstance(event, MicrophoneFound):
+            self._note(found_line(event))
         elif isinstance(event, Muted):
             self._note("The microphone is off." if event.is_muted else "The microphone is on.")
         elif isinstance(event, SessionStarted):
@@ -132,6 +135,11 @@ def started_line(event: SessionStarted) -> str:
     if event.microphone:
         parts.append(f"microphone {event.microphone}")
     return harmless_line(" · ".join(parts))
+
+
+def found_line(event: MicrophoneFound) -> str:
+    """One line about a microphone that is back."""
+    return harmless_line(f"Microphone {event.name!r} listens again.")
 
 
 class JsonView:
