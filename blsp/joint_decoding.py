@@ -60,8 +60,22 @@ class Heard:
 
 
 @torch.inference_mode()
-def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: JointConfig | None = None) -> list[Heard]:
+def hear(
+    model: BlspModel,
+    hidden_states: Tensor,
+    lengths: Tensor,
+    config: JointConfig | None = None,
+    *,
+    evidence: Sequence[float] | None = None,
+) -> list[Heard]:
     """What adapter and CTC head make of encoder states, float (U, L, D) with lengths (U,).
+
+    Args:
+        model: The model.
+        hidden_states: Of its encoder.
+        lengths: Valid frames in each row.
+        config: Weights and width of the search.
+        evidence: For speech in each, as `BlspModel.evidence` gives it.
 
     Raises:
         ValueError: The adapter has no CTC head.
@@ -74,10 +88,10 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)
     if adapter.reads_words and not config.llm_weight:  # nobody will read them: they need not be typed
-        words = model.words(logits, lengths, letters)
+        words = model.words(logits, lengths, letters, evidence)
         rows = [model.embed_tokens(candidates[0].ids if candidates else ()) for candidates in words]
     else:
-        embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
+        embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits, evidence=evidence)
         rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
     return [Heard(row, read) for row, read in zip(rows, readings)]
 

@@ -40,7 +40,8 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
     if model.adapter is None or model.adapter.ctc is None:
         return _repeat(model, waveforms)
     hidden_states, lengths, counts = model.encode_speech(waveforms)
-    texts = decode_jointly(model, hear(model, hidden_states, lengths, config), repeat_instruction(), config)
+    heard = hear(model, hidden_states, lengths, config, evidence=model.evidence(waveforms))
+    texts = decode_jointly(model, heard, repeat_instruction(), config)
     starts = [0, *itertools.accumulate(counts)]
     return [" ".join(filter(None, texts[start:end])) for start, end in itertools.pairwise(starts)]
 

@@ -182,10 +182,13 @@ class WordSearch:
         """
         bonus = self._config.letter_bonus
         self._finish(bonus * self._said if ends is None else bonus * self._said + ends)
+        if not self._spelt or self._longest <= len(self._ids[0]):
+            self._ids = []
+            return []
         given = self._others[:, None].expand(-1, len(self._spelt)) if others is None else self._others[:, None] + others
         said = self._said[:, None] + self._n_letters
         parents, tokens = self._promising(self._scorer.scores(self._prefixes) + given + bonus * said, said)
-        if self._longest <= len(self._ids[0]) or not len(parents):
+        if not len(parents):
             self._ids = []
             return []
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)

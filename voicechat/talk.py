@@ -27,7 +27,7 @@ from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import Keyboard, has_line_input, read_lines
 from voicechat.ui.live import InputLine, LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
-from voicechat.vad import WebRtcVad
+from voicechat.vad import SpeechDetector
 
 if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
@@ -131,7 +131,7 @@ def _talk(options: TalkOptions, engine: ChatEngine, recording: SessionRecording,
             tick=view.tick,
             recording=recording,
             source=microphone,
-            make_vad=partial(WebRtcVad, options.vad_mode),
+            make_vad=partial(SpeechDetector, options.vad_mode),
             speech=speech,
             can_barge_in=options.can_barge_in,
         )

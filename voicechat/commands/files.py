@@ -205,7 +205,7 @@ def _run(
     """
     from voicechat.batch import LoadedWriter, OutputOptions, run_batch
     from voicechat.transcription import RecordingOptions
-    from voicechat.vad import WebRtcVad
+    from voicechat.vad import SpeechDetector
 
     options = ModelOptions.from_settings(settings)
 
@@ -219,7 +219,7 @@ def _run(
             engine = load_engine(options, "cascade" if settings.engine == "cascade" else "blsp", progress)
         return LoadedWriter(task.make(engine), engine.model_name, task.language)
 
-    recording = RecordingOptions(WebRtcVad(settings.vad_mode), raw_rate, whole=task.whole)
+    recording = RecordingOptions(SpeechDetector(settings.vad_mode), raw_rate, whole=task.whole)
     if run_batch(files, load, recording, OutputOptions(format, folder)):
         raise typer.Exit(EXIT_FAILURE)
 
