@@ -1,8 +1,8 @@
 """Whisper's own decoder as a recogniser: the words that the cascade's LLM reads.
 
-Whisper was trained on subtitles and writes some wherever there is sound ("Thanks for watching!"). What it says itself
-about a stretch tells most of this from speech: how likely it finds that nobody speaks, how sure it is of its words,
-and whether it goes in circles.
+Whisper was trained on subtitles and writes some wherever there is sound ("Thanks for watching!"). It is asked only
+where the sound may be speech (decision 0019); and where that is not sure, what it says itself tells: how likely it
+finds that nobody speaks, how sure it is of its words, and whether it goes in circles.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,20 @@ from torch import Tensor
 from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.features import MIN_SAMPLES, extract_features
 from blsp.instructions import repeat_limit
+from blsp.silero_vad import is_certain, speech_evidence
 
 
 @dataclass(frozen=True)
 class WhisperRules:
-    """When what Whisper wrote is not believed. The first three numbers are those of openai/whisper's `transcribe`."""
+    """When words are not believed of a sound that only may be speech; the numbers are openai/whisper's."""
 
     no_speech: float = 0.6
-    """Probability that nobody speaks from which unsure words are dropped."""
-    unsure: float = -1.0
-    """Mean log probability of the tokens below which words are unsure."""
-    repetitive: float = 2.4
-    """Length of the text beside its length compressed from which it goes in circles: it is written once more, without
-    repeating any three tokens."""
+    """Highest probability that nobody speaks."""
+    mean_log_prob: float = -1.0
+    """Least mean log probability of the tokens."""
+    repetition: float = 2.4
+    """Longest text beside its length compressed. What is surely speech and still longer is written once more, without
+    any three tokens twice."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,21 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What Whisper thinks of a stretch before it writes, and of what it wrote."""
+    """What Whisper writes of an utterance, and what speaks for it."""
 
-    no_speech: float
-    """Probability that nobody speaks."""
+    text: str
     language: str | None
     """Code of the likeliest language, or of the one that was given."""
-    mean_log_prob: float = 0.0
+    no_speech: float
+    """Probability that nobody speaks, in Whisper's opinion."""
+    mean_log_prob: float
     """Of the tokens that were written, the end among them."""
-    text: str = ""
+    evidence: float
+    """Nats for speech in the sound itself; see `blsp.silero_vad.speech_evidence`."""
 
     @property
     def repetition(self) -> float:
-        """Length of the text beside its length compressed: 1 to 2 for sentences, more for what goes in circles."""
+        """Length of the text beside its length compressed: about 1 for a sentence, more for what goes in circles."""
         data = self.text.encode()
         return len(data) / len(zlib.compress(data)) if data else 0.0
 
@@ -106,26 +109,38 @@ class WhisperRecogniser:
     def recognise_batch(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Recognition]:
         """A batch of utterances of at most 30 s, none too short for a spectrum; longer ones are cut."""
         return [
-            Recognition(opinion.text, opinion.language) if self.is_believed(opinion) else Recognition()
+            Recognition(opinion.text, opinion.language) if opinion and self.is_believed(opinion) else Recognition()
             for opinion in self.consider(waveforms, language)
         ]
 
     def is_believed(self, opinion: Opinion) -> bool:
-        """Whether there are words, and it is likely that somebody said them."""
-        is_unsure = opinion.mean_log_prob < self._rules.unsure
-        return bool(opinion.text) and not (is_unsure and opinion.no_speech > self._rules.no_speech)
+        """Whether there are words that somebody said."""
+        certain = is_certain(opinion.evidence)
+        rules = self._rules
+        is_likely = (
+            opinion.no_speech <= rules.no_speech
+            and opinion.mean_log_prob >= rules.mean_log_prob
+            and opinion.repetition <= rules.repetition
+        )
+        return bool(opinion.text) and (is_likely if certain is None else certain)
 
-    def consider(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Opinion]:
-        """What Whisper writes of a batch of utterances as in `recognise_batch`, and how sure it is."""
+    def consider(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Opinion | None]:
+        """What Whisper writes of a batch as in `recognise_batch`; None where surely nobody speaks: it is not asked."""
         from blsp.pretrained import quiet_transformers
 
-        limit = min(400, max(map(repeat_limit, waveforms)))
+        evidence = [speech_evidence(waveform) for waveform in waveforms]
+        asked = [i for i, nats in enumerate(evidence) if is_certain(nats) is not False]
+        opinions: list[Opinion | None] = [None] * len(waveforms)
+        if not asked:
+            return opinions
+        limit = min(400, max(repeat_limit(waveforms[i]) for i in asked))
         with torch.inference_mode(), quiet_transformers():
-            encoded = self._encode(waveforms)
-            opinions = self._write(encoded, self._first_impressions(encoded, language), limit)
-            for i, opinion in enumerate(opinions):
-                if opinion.repetition > self._rules.repetitive:
-                    opinions[i] = self._write(encoded[i : i + 1], [opinion], limit, no_repeat_ngram_size=3)[0]
+            encoded = self._encode([waveforms[i] for i in asked])
+            first = self._first_impressions(encoded, language, [evidence[i] for i in asked])
+            for row, (i, opinion) in enumerate(zip(asked, self._write(encoded, first, limit))):
+                if is_certain(opinion.evidence) and opinion.repetition > self._rules.repetition:
+                    (opinion,) = self._write(encoded[row : row + 1], [opinion], limit, no_repeat_ngram_size=3)
+                opinions[i] = opinion
         return opinions
 
     def _encode(self, waveforms: Sequence[np.ndarray]) -> Tensor:
@@ -137,7 +152,7 @@ class WhisperRecogniser:
         states: Tensor = encoder(features.to(device=weights.device, dtype=weights.dtype)).last_hidden_state
         return states
 
-    def _first_impressions(self, encoded: Tensor, language: str | None) -> list[Opinion]:
+    def _first_impressions(self, encoded: Tensor, language: str | None, evidence: Sequence[float]) -> list[Opinion]:
         """What the first scores say, (B, 1500, D): whether somebody speaks, and in which language."""
         settings = self._whisper.generation_config
         start = torch.full((len(encoded), 1), settings.decoder_start_token_id, device=encoded.device)
@@ -145,11 +160,14 @@ class WhisperRecogniser:
         silence = [0.0] * len(encoded)
         if (no_timestamps := getattr(settings, "no_timestamps_token_id", None)) is not None:
             silence = scores.softmax(dim=1)[:, no_timestamps - 1].tolist()  # <|nospeech|> comes before it, everywhere
-        codes = {token: name[2:-2] for name, token in (getattr(settings, "lang_to_id", None) or {}).items()}
-        if language is not None or not codes:
-            return [Opinion(p, language) for p in silence]
-        best = scores[:, torch.tensor(list(codes))].argmax(dim=1).tolist()
-        return [Opinion(p, list(codes.values())[i]) for p, i in zip(silence, best)]
+        tokens = getattr(settings, "lang_to_id", None) or {}  # <|en|> and others
+        languages = [language] * len(encoded)
+        if not tokens:
+            languages = [None] * len(encoded)
+        elif language is None:
+            best = scores[:, torch.tensor(list(tokens.values()))].argmax(dim=1)
+            languages = [list(tokens)[i].strip("<|>") for i in best.tolist()]
+        return [Opinion("", code, p, 0.0, nats) for code, p, nats in zip(languages, silence, evidence)]
 
     def _write(self, encoded: Tensor, opinions: Sequence[Opinion], limit: int, **how: Any) -> list[Opinion]:
         """Decode greedily, each in its language."""
@@ -172,7 +190,7 @@ class WhisperRecogniser:
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         means = [_mean_to_end(row, ids == end) for row, ids in zip(log_probs, written)]
         return [
-            Opinion(opinion.no_speech, opinion.language, mean, text.strip())
+            replace(opinion, mean_log_prob=mean, text=text.strip())
             for opinion, mean, text in zip(opinions, means, texts)
         ]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,15 @@ class LoadedWriter:
     model: str
     """Its name, for the results."""
     language: str | None
-    """Code of the language of what it writes, if that is known."""
+    """Code of the language of what it writes, if that is known beforehand."""
+    found: Counter[str] = field(default_factory=Counter)
+    """Letters written in each language that was found in the recording; the writer counts them."""
+
+    def language_of_recording(self) -> str | None:
+        """Code of the language of the recording that was written about since this was asked last."""
+        most = max(self.found, key=self.found.__getitem__, default=None)
+        self.found.clear()
+        return self.language or most
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,8 @@ class _Sink:
     def finish(self, loaded: LoadedWriter) -> None:
         if self._streams:
             return
-        transcript = Transcript(self._file, tuple(self._segments), loaded.language, loaded.model)
+        language = loaded.language_of_recording()
+        transcript = Transcript(self._file, tuple(self._segments), language, loaded.model)
         if self._output.folder is None:
             _print(WRITERS[self._output.format](transcript))
         else:

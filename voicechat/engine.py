@@ -39,6 +39,8 @@ class ChatEngine(Protocol):
     """`blsp`, `cascade` or `scripted`."""
     model_name: str
     """Preset, hub id or folder, for the session's header."""
+    language: str | None
+    """Code of the language of what was transcribed last, where it is known."""
 
     @property
     def turns(self) -> list[Turn]:
@@ -96,6 +98,7 @@ class _LlmConversation:
     """What both engines share: the conversation is blsp's."""
 
     name: str
+    language: str | None = None
 
     def __init__(self, model: BlspModel, *, model_name: str, system: str | None) -> None:
         from blsp.generation import Conversation
@@ -188,6 +191,7 @@ class CascadeEngine(_LlmConversation):
         model: The LLM (its encoder and adapter are not used).
         model_name: What the user calls the model.
         system: System prompt of the conversation.
+        language: Whisper's code of the language that is spoken; None to let Whisper find it in each utterance.
     """
 
     name = "cascade"
@@ -200,11 +204,14 @@ class CascadeEngine(_LlmConversation):
         *,
         model_name: str = "embedded",
         system: str | None = None,
+        language: str | None = None,
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
         from blsp.whisper_recogniser import WhisperRecogniser
 
         self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
+        self.language = None
+        self._spoken = language
         self._read: tuple[Turn, Turn] | None = None  # the turn read last, and as text: `reply` follows `prefill`
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
@@ -212,20 +219,31 @@ class CascadeEngine(_LlmConversation):
 
         Args:
             waveform: Mono speech at 16 kHz, float32 (N,).
-            language: Whisper's code or English name of the language, or None to let Whisper find it.
+            language: Whisper's code of the language; None for that of the engine.
         """
-        return self._whisper.transcribe(waveform, language)
+        found = self._whisper.recognise(waveform, language or self._spoken)
+        self.language = found.language
+        return found.text
 
     @property
     def heard(self) -> str | None:
         """What Whisper wrote of the spoken turn that was read last."""
         return self._read[1].text if self._read is not None else None
 
+    def add(self, turn: Turn) -> None:
+        """Append a turn of an earlier conversation, without answering it."""
+        try:
+            super().add(turn)
+        except NoSpeechError:  # it was answered once, so that it keeps its place
+            super().add(Turn(turn.role, turn.text))
+
     def _as_read(self, turn: Turn) -> Turn:
         if turn.speech is None:
             return turn
         if self._read is None or self._read[0] is not turn:
             words = self.transcribe(turn.speech)
+            if not words:
+                raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
             text = f"{turn.text} {words}".strip() if turn.text else words
             self._read = (turn, Turn("user", text=text))
         return self._read[1]
@@ -264,6 +282,7 @@ class ScriptedEngine:
         self.reused: list[Turn] = []
         """Turns that were answered after being read in advance."""
         self.dropped_turns = 0
+        self.language: str | None = None
         self.heard: str | None = None
         """What it says to have understood of speech."""
         self._answers = list(answers)
@@ -343,6 +362,7 @@ def load_engine(
     progress: Progress | None = None,
     *,
     system: str | None = None,
+    language: str | None = None,
 ) -> ChatEngine:
     """Load the weights and make an engine of them; this is where torch is imported.
 
@@ -351,6 +371,7 @@ def load_engine(
         kind: How speech is read.
         progress: Told about downloads and conversions.
         system: System prompt of the conversation.
+        language: Code of the language that is spoken, for the cascade; None to let Whisper find it.
 
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
@@ -363,4 +384,4 @@ def load_engine(
     if kind == "blsp":
         return BlspEngine(model, model_name=spec.name, system=system)
     whisper, tokenizer = load_whisper(spec, **where)
-    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system)
+    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system, language=language)

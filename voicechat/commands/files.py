@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from voicechat.errors import EXIT_FAILURE, UsageError
+from voicechat.ineffective import refuse_ineffective
 from voicechat.options import (
     AdapterOption,
     DeviceOption,
@@ -25,7 +27,8 @@ from voicechat.options import (
 from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from voicechat.engine import ChatEngine
+    from blsp.audio import Waveform
+    from voicechat.engine import ChatEngine, EngineKind
     from voicechat.transcription import Writer
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "all"]
@@ -47,7 +50,7 @@ FolderOption = Annotated[
 ]
 LanguageOption = Annotated[
     str | None,
-    typer.Option("--language", metavar="LANGUAGE", help="Language that is spoken: name or code. Helps the cascade."),
+    typer.Option("--language", metavar="LANGUAGE", help="Language that is spoken: name or code. For --engine cascade."),
 ]
 ToOption = Annotated[str, typer.Option("--to", metavar="LANGUAGE", help="Language to write: name or code.")]
 RawRateOption = Annotated[
@@ -74,6 +77,7 @@ def register(app: typer.Typer) -> None:
 
 
 def transcribe(
+    context: typer.Context,
     files: Files,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
@@ -94,12 +98,14 @@ def transcribe(
 
     settings = load_settings(_given(locals()))
     code = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     known = code or ("en" if settings.engine == "blsp" else None)
     task = _Task(lambda e: lambda waveform: e.transcribe(waveform, code), known)
-    _run(files, settings, format, output_dir, raw_rate, task)
+    _run(files, settings, format, output_dir, raw_rate, task, code)
 
 
 def translate(
+    context: typer.Context,
     files: Files,
     to: ToOption,
     format: FormatOption = "txt",
@@ -121,13 +127,14 @@ def translate(
 
     settings = load_settings(_given(locals()))
     code, name = language_code(to), language_name(to)
-    if language:
-        language_code(language)
+    spoken = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     task = _Task(lambda e: lambda waveform: e.translate(waveform, to=name), code)
-    _run(files, settings, format, output_dir, raw_rate, task)
+    _run(files, settings, format, output_dir, raw_rate, task, spoken)
 
 
 def ask(
+    context: typer.Context,
     files: FilesAndInstruction,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
@@ -149,6 +156,7 @@ def ask(
 
     settings = load_settings(_given(locals()))
     code = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     recordings, instruction = _split_instruction(files)
 
     def make(e: ChatEngine) -> Writer:
@@ -162,7 +170,7 @@ def ask(
         )
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
-    _run(recordings, settings, format, output_dir, raw_rate, _Task(make, code or "en", whole=True))
+    _run(recordings, settings, format, output_dir, raw_rate, _Task(make, "en", whole=True), code)
 
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
@@ -196,9 +204,15 @@ class _Task:
 
 
 def _run(
-    files: list[str], settings: Settings, format: Format, folder: Path | None, raw_rate: int | None, task: _Task
+    files: list[str],
+    settings: Settings,
+    format: Format,
+    folder: Path | None,
+    raw_rate: int | None,
+    task: _Task,
+    spoken: str | None,
 ) -> None:
-    """Do a task for every recording.
+    """Do a task for every recording, in which the language `spoken` is spoken, if that is known.
 
     Raises:
         typer.Exit: A recording failed.
@@ -216,8 +230,17 @@ def _run(
         with show_progress() as progress:
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
-            engine = load_engine(options, "cascade" if settings.engine == "cascade" else "blsp", progress)
-        return LoadedWriter(task.make(engine), engine.model_name, task.language)
+            kind: EngineKind = "cascade" if settings.engine == "cascade" else "blsp"
+            engine = load_engine(options, kind, progress, language=spoken)
+        found, write = Counter[str](), task.make(engine)
+
+        def write_and_count(waveform: Waveform) -> str:
+            text = write(waveform)
+            if engine.language is not None:
+                found[engine.language] += len(text)
+            return text
+
+        return LoadedWriter(write_and_count, engine.model_name, task.language, found)
 
     recording = RecordingOptions(SpeechDetector(settings.vad_mode), raw_rate, whole=task.whole)
     if run_batch(files, load, recording, OutputOptions(format, folder)):

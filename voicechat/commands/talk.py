@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from voicechat.errors import UsageError
+from voicechat.ineffective import refuse_ineffective
 from voicechat.options import (
     AdapterOption,
     DeviceOption,
@@ -113,6 +114,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON object 
 
 
 def talk(
+    context: typer.Context,
     more_files: MoreFilesArgument = None,
     input_files: InputOption = None,
     input_device: InputDeviceOption = None,
@@ -164,6 +166,7 @@ def talk(
         files=files,
         is_json=is_json,
     )
+    refuse_ineffective(context, settings)
     if status := hold_conversation(options):
         raise typer.Exit(status)
 

@@ -1,7 +1,7 @@
 """Measure what `voicechat transcribe` decides: is this speech? Real speech without text, and noise with some.
 
 Needs: the recordings in VOICECHAT_DATA.
-Run: python -m recipes.measure_hearing --out runs/hearing.jsonl --clips 1500
+Run: PYTHONPATH=. python tests/voicechat/hearing_rates.py --out runs/hearing.jsonl --clips 1500
 Makes: a line for each case: a clip as it is, or its first 1, 1.5, 2 or 3 seconds. Lines that are there are not made
 again, so that a run that was interrupted goes on; without --clips all clips are read (30 h of audio with the cuts).
 Prints: false rejections of each corpus and cut, by the detector (`unheard`) and by the letters (`misfits`), text on
