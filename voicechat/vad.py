@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blsp.audio import SAMPLING_RATE, from_pcm16
-from blsp.silero_vad import FRAME_SAMPLES, LevelControl, SileroVad
+from blsp.silero_vad import FRAME_SAMPLES as FRAME_SAMPLES
+from blsp.silero_vad import LevelControl, SileroVad
 
 FRAME_MS = 1000 * FRAME_SAMPLES // SAMPLING_RATE  # 30
 

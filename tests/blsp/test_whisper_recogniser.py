@@ -61,7 +61,7 @@ def evidence(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ({"no_speech": 0.7}, False),
         ({"mean_log_prob": -1.1}, False),
         ({"text": "B-" * 60}, False),
-        ({"evidence": 9.0}, False),
+        ({"evidence": 3.9}, False),
         ({"evidence": 60.0, "no_speech": 0.7, "mean_log_prob": -1.4}, True),  # badly heard, but somebody speaks
         ({"evidence": 60.0, "text": ""}, False),
     ],
@@ -71,7 +71,7 @@ def test_what_is_believed(recogniser: WhisperRecogniser, changes: dict[str, Any]
 
 
 def test_what_is_surely_no_speech_is_not_even_read(evidence: list[float]) -> None:
-    evidence += [0.0, 9.9]
+    evidence += [0.0, 3.9]
     deaf = WhisperRecogniser(None, None)
     assert deaf.recognise_batch([np.zeros(16_000, np.float32)] * 2) == [Recognition(), Recognition()]
 

@@ -235,7 +235,7 @@ def test_where_no_token_has_letters_nothing_was_said() -> None:
     assert [words.ids for words in find_words(nothing, Spellings(None), SearchConfig())] == [[]]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (9.0, ""), (30.0, ""), (60.0, "The"), (400.0, "The")])
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, ""), (55.0, "The"), (400.0, "The")])
 def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
     model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float, text: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
     assert read_with(model, monkeypatch, letters_that_spell("zzzzz"), evidence) == text
 
 
-@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (9.0, ""), (10.0, "The"), (60.0, "The"), (None, "The")])
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (4.0, "The"), (55.0, "The"), (None, "The")])
 def test_what_is_like_a_voice_for_a_moment_only_says_nothing(
     model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float | None, text: str
 ) -> None:
