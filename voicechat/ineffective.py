@@ -27,15 +27,19 @@ class Rule:
     hint: str
 
 
-def refuse_ineffective(context: typer.Context, settings: Settings) -> None:
+def refuse_ineffective(context: typer.Context, settings: Settings | None = None) -> None:
     """Refuse options of a command line that have no effect beside the others.
 
     What the environment or the settings file says is said for all commands, and may be of no use to some.
 
+    Args:
+        context: Of the command.
+        settings: Those in force, for a command that has any.
+
     Raises:
         UsageError: There is one.
     """
-    values = {**context.params, **asdict(settings)}
+    values = {**context.params, **(asdict(settings) if settings else {})}
     flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
     for rule in _RULES.get(str(context.info_name), ()):
         source = context.get_parameter_source(rule.parameter)
@@ -62,6 +66,14 @@ def _spoken(command: str) -> Rule:
     )
 
 
+def _idle_with(parameter: str, flag: str, *idle: str) -> tuple[Rule, ...]:
+    """Options that a flag leaves without effect."""
+    return tuple(
+        Rule(name, lambda values: bool(values[parameter]), f"{flag} does something else", "Leave out one of the two.")
+        for name in idle
+    )
+
+
 _LEAVE_OUT = "Leave it out, or leave out --engine cascade."
 _ADAPTER = Rule("adapter", _is_cascade, "in the cascade the LLM reads Whisper's transcript", _LEAVE_OUT)
 _RULES: Mapping[str, tuple[Rule, ...]] = {
@@ -85,5 +97,13 @@ _RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
         Rule("top_p", lambda v: v["temperature"] == 0, "at temperature 0 no words are drawn", "Add --temperature 0.7."),
         Rule("seed", lambda v: v["temperature"] == 0, "at temperature 0 no words are drawn", "Add --temperature 0.7."),
+    ),
+    "train": (
+        *_idle_with("list_all", "--list", "dry_run", "only", "force"),
+        *_idle_with("dry_run", "--dry-run", "force"),
+    ),
+    "evaluate": (
+        *_idle_with("compare", "--compare", "dry_run", "force", "as_json"),
+        *_idle_with("dry_run", "--dry-run", "force"),
     ),
 }

@@ -54,6 +54,9 @@ class Translator(ScriptedEngine):
         (["talk", "--input", CLIP, "--input-device", "1"], "--input-device", "with --input your turns are files"),
         (["talk", "--top-p", "0.9"], "--top-p", "at temperature 0 no words are drawn"),
         (["talk", "--seed", "1", "--temperature", "0"], "--seed", "at temperature 0 no words are drawn"),
+        (["train", "--list", "--force"], "--force", "--list does something else"),
+        (["train", "smoke/pipeline", "--dry-run", "--force"], "--force", "--dry-run does something else"),
+        (["evaluate", "--compare", "a", "b", "--json"], "--json", "--compare does something else"),
     ],
 )
 def test_an_option_without_effect_is_refused(
