@@ -21,6 +21,7 @@ from blsp.instructions import Instruction, write_instruction
 from blsp.modeling.batch import PromptRow, lay_out, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
+from blsp.silero_vad import is_certain
 from blsp.word_search import Reading, SearchConfig, WordSearch
 
 
@@ -57,6 +58,8 @@ class Heard:
     """What the LLM reads: K embeddings of its width, float (K, E)."""
     reading: Reading
     """What was perhaps said."""
+    is_speech: bool = False
+    """Whether something was surely said."""
 
 
 @torch.inference_mode()
@@ -93,7 +96,8 @@ def hear(
     else:
         embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits, evidence=evidence)
         rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
-    return [Heard(row, read) for row, read in zip(rows, readings)]
+    certain = [False] * len(rows) if evidence is None else [bool(is_certain(nats)) for nats in evidence]
+    return [Heard(row, read, surely) for row, read, surely in zip(rows, readings, certain)]
 
 
 @torch.inference_mode()
@@ -124,7 +128,7 @@ def decode_jointly(
         readers.append(_writing(model, len(spoken)))
         weights.append(config.prior_weight)
     logits = [reader.first for reader in readers]
-    searches = [WordSearch(heard[i].reading, model.spellings, config) for i in spoken]
+    searches = [WordSearch(heard[i].reading, model.spellings, config, is_speech=heard[i].is_speech) for i in spoken]
     # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a full
     # stop says nothing about the words.
     stops = torch.tensor(sorted(model.stop_token_ids), device=model.device)
@@ -144,7 +148,8 @@ def decode_jointly(
             reader.decoder.keep(parents)
         logits = [reader.decoder.step(tokens) for reader in readers]
     for i, search in zip(spoken, searches):
-        texts[i] = decode(model.tokenizer, search.finished[0].ids).strip()
+        if search.finished:
+            texts[i] = decode(model.tokenizer, search.finished[0].ids).strip()
     return texts
 
 

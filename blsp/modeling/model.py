@@ -306,7 +306,7 @@ class BlspModel(nn.Module):
             believed, fit = self.adapter.without_noise(logits, lengths), None
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit)
+            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=bool(surely))
             if (n if surely is None else surely)
             else []
             for n, heard, surely in zip(believed.tolist(), readings, certain)

@@ -235,7 +235,7 @@ def test_where_no_token_has_letters_nothing_was_said() -> None:
     assert [words.ids for words in find_words(nothing, Spellings(None), SearchConfig())] == [[]]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, ""), (55.0, "The"), (400.0, "The")])
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, ""), (50.0, "The"), (400.0, "The")])
 def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
     model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float, text: str
 ) -> None:
@@ -243,11 +243,21 @@ def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
     assert read_with(model, monkeypatch, letters_that_spell("zzzzz"), evidence) == text
 
 
-@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (4.0, "The"), (55.0, "The"), (None, "The")])
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (4.0, "The"), (50.0, "The"), (None, "The")])
 def test_what_is_like_a_voice_for_a_moment_only_says_nothing(
     model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float | None, text: str
 ) -> None:
     assert read_with(model, monkeypatch, letters_that_spell("the"), evidence) == text
+
+
+def test_of_what_is_surely_speech_something_was_said(model: BlspModel) -> None:
+    perhaps = reading(scores_of(model, [{" the": 0.1}, {" t": 0.05}])[0], None, model.spellings, 6)
+    found = find_words(perhaps, model.spellings, SearchConfig())
+    assert found[0].ids == []
+    found = find_words(perhaps, model.spellings, SearchConfig(), is_speech=True)
+    assert model.tokenizer.decode(found[0].ids) == " the"
+    nothing = Reading(torch.zeros(0, dtype=torch.int64), torch.zeros(5, 1))
+    assert find_words(nothing, model.spellings, SearchConfig(), is_speech=True) == []
 
 
 def read_with(model: BlspModel, monkeypatch: pytest.MonkeyPatch, letters: LetterScores, evidence: float | None) -> str:

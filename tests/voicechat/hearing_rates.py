@@ -28,7 +28,7 @@ import torch
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.modeling.model import BlspModel
 from blsp.silero_vad import is_certain, speech_evidence
-from blsp.word_search import SearchConfig, WordSearch
+from blsp.word_search import SearchConfig, Words, WordSearch
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
@@ -80,16 +80,16 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
     for utterance in segment_stream([waveform], SpeechDetector(mode)):
         frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
         logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
-        search = WordSearch(
-            model.readings(logits, lengths, letters, config.tokens_per_frame)[0], model.spellings, config
-        )
+        (reading,) = model.readings(logits, lengths, letters, config.tokens_per_frame)
+        evidence = speech_evidence(utterance.waveform)
+        search = WordSearch(reading, model.spellings, config, is_speech=bool(is_certain(evidence)))
         while search.n_rows:
             search.advance()
-        best = search.finished[0]
+        best = search.finished[0] if search.finished else Words([], 0.0, 0)
         found.append(
             {
                 "seconds": round(len(utterance.waveform) / SAMPLING_RATE, 2),
-                "evidence": round(speech_evidence(utterance.waveform), 1),
+                "evidence": round(evidence, 1),
                 "fit": round(search.letter_fit, 3),
                 "letters": best.n_letters,
                 "text": model.tokenizer.decode(best.ids),
