@@ -33,8 +33,8 @@ FALL_DB_PER_SECOND = 1.0
 FAINT_EVIDENCE = 4.0
 """Nats below which nothing was said (decision 0019)."""
 SURE_EVIDENCE = 50.0
-"""Nats from which somebody surely speaks: none of 200 recordings of ESC-10 has more than 49, and a word or two of
-speech have as much."""
+"""Nats from which somebody surely speaks: one of 200 recordings of ESC-10 has more, and a word or two of speech have
+as much."""
 
 FloatArray = npt.NDArray[np.float32]
 
