@@ -21,6 +21,7 @@ from blsp.instructions import Instruction, write_instruction
 from blsp.modeling.batch import PromptRow, lay_out, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
+from blsp.silero_vad import is_certain
 from blsp.word_search import Reading, SearchConfig, WordSearch
 
 
@@ -57,11 +58,27 @@ class Heard:
     """What the LLM reads: K embeddings of its width, float (K, E)."""
     reading: Reading
     """What was perhaps said."""
+    is_speech: bool = False
+    """Whether something was surely said."""
 
 
 @torch.inference_mode()
-def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: JointConfig | None = None) -> list[Heard]:
+def hear(
+    model: BlspModel,
+    hidden_states: Tensor,
+    lengths: Tensor,
+    config: JointConfig | None = None,
+    *,
+    evidence: Sequence[float] | None = None,
+) -> list[Heard]:
     """What adapter and CTC head make of encoder states, float (U, L, D) with lengths (U,).
+
+    Args:
+        model: The model.
+        hidden_states: Of its encoder.
+        lengths: Valid frames in each row.
+        config: Weights and width of the search.
+        evidence: For speech in each, as `BlspModel.evidence` gives it.
 
     Raises:
         ValueError: The adapter has no CTC head.
@@ -74,12 +91,13 @@ def hear(model: BlspModel, hidden_states: Tensor, lengths: Tensor, config: Joint
     logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)
     if adapter.reads_words and not config.llm_weight:  # nobody will read them: they need not be typed
-        words = model.words(logits, lengths, letters)
+        words = model.words(logits, lengths, letters, evidence)
         rows = [model.embed_tokens(candidates[0].ids if candidates else ()) for candidates in words]
     else:
-        embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits)
+        embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits, evidence=evidence)
         rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
-    return [Heard(row, read) for row, read in zip(rows, readings)]
+    certain = [False] * len(rows) if evidence is None else [bool(is_certain(nats)) for nats in evidence]
+    return [Heard(row, read, surely) for row, read, surely in zip(rows, readings, certain)]
 
 
 @torch.inference_mode()
@@ -110,7 +128,7 @@ def decode_jointly(
         readers.append(_writing(model, len(spoken)))
         weights.append(config.prior_weight)
     logits = [reader.first for reader in readers]
-    searches = [WordSearch(heard[i].reading, model.spellings, config) for i in spoken]
+    searches = [WordSearch(heard[i].reading, model.spellings, config, is_speech=heard[i].is_speech) for i in spoken]
     # The LLM chooses among what was perhaps said and the end: that it would rather write a capital letter or a full
     # stop says nothing about the words.
     stops = torch.tensor(sorted(model.stop_token_ids), device=model.device)
@@ -130,7 +148,8 @@ def decode_jointly(
             reader.decoder.keep(parents)
         logits = [reader.decoder.step(tokens) for reader in readers]
     for i, search in zip(spoken, searches):
-        texts[i] = decode(model.tokenizer, search.finished[0].ids).strip()
+        if search.finished:
+            texts[i] = decode(model.tokenizer, search.finished[0].ids).strip()
     return texts
 
 

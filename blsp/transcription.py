@@ -41,7 +41,7 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
         return _repeat(model, waveforms)
     texts: list[str] = []
     for windows in window_batches(waveforms):  # never the scores of all windows at once
-        heard = hear(model, *model.encode_windows(windows), config)
+        heard = hear(model, *model.encode_windows(windows), config, evidence=model.evidence(windows))
         texts += decode_jointly(model, heard, repeat_instruction(), config)
     starts = [0, *itertools.accumulate(map(count_windows, waveforms))]
     return [" ".join(filter(None, texts[start:end])) for start, end in itertools.pairwise(starts)]

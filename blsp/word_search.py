@@ -117,13 +117,18 @@ def reading(logits: Tensor, letter_logits: Tensor | None, spellings: Spellings, 
 
 
 def find_words(
-    reading: Reading, spellings: Spellings, config: SearchConfig, *, min_letter_fit: float | None = None
+    reading: Reading,
+    spellings: Spellings,
+    config: SearchConfig,
+    *,
+    min_letter_fit: float | None = None,
+    is_speech: bool = False,
 ) -> list[Words]:
     """What is read best by tokens and letters alone, best first.
 
-    None where the letters spell the best less well than `min_letter_fit`.
+    None where the letters spell the best less well than `min_letter_fit`. Of what is surely speech, something was said.
     """
-    search = WordSearch(reading, spellings, config)
+    search = WordSearch(reading, spellings, config, is_speech=is_speech)
     while search.n_rows:
         search.advance()
     return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.finished
@@ -136,12 +141,16 @@ class WordSearch:
         reading: What was perhaps said.
         spellings: Of the LLM's tokens.
         config: Weights and width.
+        is_speech: Whether something was said: no words at all are then not among what is found.
 
     Shapes:
         N beginnings that are followed, C candidates.
     """
 
-    def __init__(self, reading: Reading, spellings: Spellings, config: SearchConfig) -> None:
+    def __init__(
+        self, reading: Reading, spellings: Spellings, config: SearchConfig, *, is_speech: bool = False
+    ) -> None:
+        self._is_speech = is_speech
         self._config, self._ids_of_candidates = config, reading.candidates.tolist()
         self._scorer = CtcPrefixScorer(reading.log_probs.cpu())
         self._prefixes: Prefixes = self._scorer.start()
@@ -182,10 +191,13 @@ class WordSearch:
         """
         bonus = self._config.letter_bonus
         self._finish(bonus * self._said if ends is None else bonus * self._said + ends)
+        if not self._spelt or self._longest <= len(self._ids[0]):
+            self._ids = []
+            return []
         given = self._others[:, None].expand(-1, len(self._spelt)) if others is None else self._others[:, None] + others
         said = self._said[:, None] + self._n_letters
         parents, tokens = self._promising(self._scorer.scores(self._prefixes) + given + bonus * said, said)
-        if self._longest <= len(self._ids[0]) or not len(parents):
+        if not len(parents):
             self._ids = []
             return []
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
@@ -200,6 +212,8 @@ class WordSearch:
 
     def _finish(self, extra: Tensor) -> None:
         """Note what may end here, given what is added to the score of each, float64 (N,)."""
+        if self._is_speech and not self._ids[0]:
+            return
         finished = self._prefixes.complete + self._others + extra
         if self._speller is not None:
             finished = finished + self._config.letter_weight * self._speller.prefixes.complete

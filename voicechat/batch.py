@@ -29,6 +29,8 @@ class LoadedWriter:
     write: Writer
     word_times: WordTimes = lambda _waveform, _text: None
     """When each word of what it writes is said, if it knows."""
+    language: Callable[[], str | None] = lambda: None
+    """Code of the language of the speech that it wrote about last, if it found one."""
 
 
 def run_batch(
@@ -88,7 +90,7 @@ def _write_one(sink: ResultSink, author: _Author, recording: RecordingOptions, p
                 )
             ) as segments:
                 for segment in segments:
-                    sink.add(segment)
+                    sink.add(segment, author.language)
                     author.keep(segment)
         except NoSpeechError as error:  # a result like any other
             print_notice(str(error), error.hint)
@@ -125,23 +127,28 @@ class _Author:
         self._needs_times = needs_times
         self._found: Written | None = None
         self._latest: tuple[Waveform, Written] | None = None
+        self.language: str | None = None
+        """Code of the language of what was written about last, if it was found."""
 
     def write(self, waveform: Waveform) -> str:
         """See `Writer`."""
         self._found = self._journal.find(waveform) if self._journal else None
         if self._found is not None:
+            self.language = self._found.language
             return self._found.text
         if not self._loaded.is_loaded:
             with self._progress.paused():
                 self._loaded()
-        return self._loaded().write(waveform)
+        text = self._loaded().write(waveform)
+        self.language = self._loaded().language()
+        return text
 
     def word_times(self, waveform: Waveform, text: str) -> Sequence[tuple[float, float]] | None:
         """See `WordTimes`."""
         if self._found is not None and (self._found.times is not None or not self._needs_times):
             return self._found.times
         times = self._loaded().word_times(waveform, text) if self._needs_times else None
-        self._latest = waveform, Written(text, times)
+        self._latest = waveform, Written(text, times, self.language)
         return times
 
     def keep(self, segment: Segment) -> None:

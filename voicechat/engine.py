@@ -40,6 +40,8 @@ class ChatEngine(Protocol):
     """`blsp`, `cascade` or `scripted`."""
     model_name: str
     """Preset, hub id or folder, for the session's header."""
+    language: str | None
+    """Code of the language of what was transcribed last, where it is known."""
 
     @property
     def dropped_turns(self) -> int:
@@ -86,6 +88,7 @@ class _LlmConversation:
     """What both engines share: the conversation is blsp's."""
 
     name: str
+    language: str | None = None
 
     def __init__(self, model: BlspModel, *, model_name: str, system: str | None) -> None:
         from blsp.generation import Conversation
@@ -177,6 +180,7 @@ class CascadeEngine(_LlmConversation):
         model: The LLM (its encoder and adapter are not used).
         model_name: What the user calls the model.
         system: System prompt of the conversation.
+        language: Whisper's code of the language that is spoken; None to let Whisper find it in each utterance.
     """
 
     name = "cascade"
@@ -189,12 +193,15 @@ class CascadeEngine(_LlmConversation):
         *,
         model_name: str = "embedded",
         system: str | None = None,
+        language: str | None = None,
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
         from blsp.context import transformer_layers
         from blsp.whisper_recogniser import WhisperRecogniser
 
         self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
+        self.language = None
+        self._spoken = language
         self._layers = transformer_layers(whisper)
         self._read: WeakKeyDictionary[Turn, Turn] = WeakKeyDictionary()  # turns, and as text: listened to only once
         self._heard: str | None = None
@@ -204,9 +211,11 @@ class CascadeEngine(_LlmConversation):
 
         Args:
             waveform: Mono speech at 16 kHz, float32 (N,).
-            language: Whisper's code or English name of the language, or None to let Whisper find it.
+            language: Whisper's code of the language; None for that of the engine.
         """
-        return self._whisper.transcribe(waveform, language)
+        found = self._whisper.recognise(waveform, language or self._spoken)
+        self.language = found.language
+        return found.text
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Nothing: Whisper's decoder is not asked where it looks."""
@@ -244,7 +253,7 @@ class CascadeEngine(_LlmConversation):
             NoSpeechError: It wrote nothing.
         """
         last = self._take(turns, cancel)
-        if turns[-1].speech is not None and not last.text:
+        if turns[-1].speech is not None and not last.transcript:
             raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
         return self._conversation.reply(last, config, cancel)
 
@@ -282,6 +291,7 @@ class ScriptedEngine:
         self.reused: list[Turn] = []
         """Turns that were answered after being read in advance."""
         self.dropped_turns = 0
+        self.language: str | None = None
         self.heard: str | None = None
         """What it says to have understood of speech."""
         self._answers = list(answers)
@@ -351,6 +361,7 @@ def load_engine(
     progress: Progress | None = None,
     *,
     system: str | None = None,
+    language: str | None = None,
 ) -> ChatEngine:
     """Load the weights and make an engine of them; this is where torch is imported.
 
@@ -359,6 +370,7 @@ def load_engine(
         kind: How speech is read.
         progress: Told about downloads and conversions.
         system: System prompt of the conversation.
+        language: Code of the language that is spoken, for the cascade; None to let Whisper find it.
 
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
@@ -371,4 +383,4 @@ def load_engine(
     if kind == "blsp":
         return BlspEngine(model, model_name=spec.name, system=system)
     whisper, tokenizer = load_whisper(spec, **where)
-    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system)
+    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system, language=language)

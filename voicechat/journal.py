@@ -23,6 +23,8 @@ class Written:
     text: str
     times: Sequence[tuple[float, float]] | None = None
     """Start and end of each word in it, in seconds, where they are known."""
+    language: str | None = None
+    """Code of the language of the speech, where it was found."""
 
 
 class Journal:
@@ -62,7 +64,7 @@ class Journal:
             UnusableNameError: The file system does not take its name.
         """
         line = {"start": segment.start, "end": segment.end, "text": written.text}
-        line |= {"words": written.times, "sound": _mark(waveform)}
+        line |= {"words": written.times, "language": written.language, "sound": _mark(waveform)}
         try:
             if self._file is None:
                 write_output(self.path, "".join(f"{x}\n" for x in (self._header, *self._lines)), overwrite=True)
@@ -90,7 +92,7 @@ class Journal:
             for text in lines:
                 line = json.loads(text)
                 times = line["words"] and [(float(start), float(end)) for start, end in line["words"]]
-                self._known[line["sound"]] = Written(line["text"], times)
+                self._known[line["sound"]] = Written(line["text"], times, line["language"])
                 self._lines.append(text)
         except (OSError, ValueError, KeyError, TypeError):  # missing, or its last line is torn
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Task:
     model: str
     """Name of the model."""
     language: str | None
-    """Code of the language of what it writes, if that is known."""
+    """Code of the language of what it writes, if that is known beforehand."""
     key: str = ""
     """All that what is written depends on: only what was written under the same key is of use later."""
 
@@ -142,11 +143,14 @@ class ResultSink:
         self._has_heading = many
         self._streams = output.folder is None and output.format == "txt"
         self._segments: list[Segment] = []
+        self._letters = Counter[str]()  # written in each language that was found
         if self.journal and not self.journal.is_empty:
             print_notice(f"{job.file} goes on where it stopped, with {self.journal.path}.")
 
-    def add(self, segment: Segment) -> None:
-        """Take the next segment."""
+    def add(self, segment: Segment, language: str | None = None) -> None:
+        """Take the next segment, and the language of the speech where it was found."""
+        if language is not None:
+            self._letters[language] += len(segment.text)
         if self._streams:
             self._print_heading()
             _print(txt_line(segment))
@@ -198,8 +202,9 @@ class ResultSink:
     def _transcript(self, error: str | None = None, hint: str | None = None) -> Transcript:
         limits = self._output.limits or CueLimits()
         task = self._task
+        language = task.language or max(self._letters, key=self._letters.__getitem__, default=None)
         return Transcript(
-            self.job.file, tuple(self._segments), task.language, task.model, error=error, hint=hint, limits=limits
+            self.job.file, tuple(self._segments), language, task.model, error=error, hint=hint, limits=limits
         )
 
     def _print_heading(self) -> None:

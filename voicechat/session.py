@@ -70,7 +70,7 @@ from voicechat.recording import SessionRecording, TolerantRecording
 from voicechat.saving import SavedFiles
 from voicechat.slash_commands import SlashCommand, parse_line
 from voicechat.source_pump import SourcePump
-from voicechat.vad import WebRtcVad, level_dbfs
+from voicechat.vad import SpeechDetector, level_dbfs
 
 if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
@@ -129,7 +129,7 @@ class Session:
         tick: Callable[[], None] = lambda: None,
         recording: SessionRecording | None = None,
         source: FrameSource | None = None,
-        make_vad: MakeVad = WebRtcVad,
+        make_vad: MakeVad = SpeechDetector,
         endpointing: EndpointingSettings | None = None,
         speech: SpeechOutput | None = None,
         can_barge_in: bool = False,

@@ -34,7 +34,7 @@ from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
-from voicechat.vad import WebRtcVad
+from voicechat.vad import SpeechDetector
 from voicechat.worker import are_left_behind
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _talk(
             tick=view.tick,
             recording=recording,
             source=microphone,
-            make_vad=partial(WebRtcVad, options.vad_mode),
+            make_vad=partial(SpeechDetector, options.vad_mode),
             speech=speech,
             can_barge_in=options.can_barge_in,
             reopen_source=partial(reopen, partial(Microphone, _same(options.input_device, microphone))),

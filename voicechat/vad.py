@@ -1,4 +1,4 @@
-"""Is this frame speech? webrtcvad, and a small network that keeps it from taking noise for a voice."""
+"""Is this frame speech? Silero's detector, which hears every recording about as loud as people speak."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio import SAMPLING_RATE
+from blsp.audio import SAMPLING_RATE, from_pcm16
+from blsp.silero_vad import FRAME_SAMPLES as FRAME_SAMPLES
+from blsp.silero_vad import LevelControl, SileroVad
 
-FRAME_MS = 30
-FRAME_SAMPLES = SAMPLING_RATE * FRAME_MS // 1000  # 480: the longest frame that webrtcvad takes
+FRAME_MS = 1000 * FRAME_SAMPLES // SAMPLING_RATE  # 30
 
 Frame = npt.NDArray[np.int16]
 """30 ms of mono audio at 16 kHz, int16 (480,)."""
 
 DEFAULT_MODE = 3
-START_PROBABILITIES = (0.2, 0.3, 0.4, 0.45)
+START_PROBABILITIES = (0.2, 0.3, 0.4, 0.5)
 """For each mode, how likely the network must find speech where there was none."""
 _STAY_FACTOR = 1 / 3
 """So much of it is enough soon after speech: soft syllables within a sentence must not be lost."""
@@ -35,36 +36,30 @@ class FrameClassifier(Protocol):
         ...
 
 
-class WebRtcVad:
-    """Google's Gaussian-mixture detector and the speech gate: a frame is speech if both say so.
+class SpeechDetector:
+    """Silero's network on a signal whose level was evened out.
 
-    The gate asks for more where nobody spoke in the last 300 ms than within an utterance.
+    It asks for more where nobody spoke in the last 300 ms than within an utterance.
 
     Args:
         mode: 0 takes most sounds for speech, 3 fewest.
-        gated: Ask the gate too; without it rain, music and loud hiss pass in every mode.
 
     Raises:
         ValueError: `mode` is not 0, 1, 2 or 3.
     """
 
-    def __init__(self, mode: int = DEFAULT_MODE, *, gated: bool = True) -> None:
-        if mode not in range(4):
+    def __init__(self, mode: int = DEFAULT_MODE) -> None:
+        if mode not in range(len(START_PROBABILITIES)):
             raise ValueError(f"`mode` must be 0, 1, 2 or 3, but is {mode} instead.")
-        from blsp.speech_gate import SpeechGate
-
-        self._mode = mode
-        self._gate = SpeechGate() if gated else None
+        self._threshold = START_PROBABILITIES[mode]
+        self._network = SileroVad()
         self.reset()
 
     def reset(self) -> None:
         """Forget what was heard, as at the start of a recording."""
-        import webrtcvad
-
-        self._detector = webrtcvad.Vad(self._mode)
         self._since_speech = _STAY_FRAMES  # frames
-        if self._gate is not None:
-            self._gate.reset()
+        self._level = LevelControl()
+        self._network.reset()
 
     def is_speech(self, frame: Frame) -> bool:
         """Whether a frame, int16 (480,), holds speech.
@@ -74,17 +69,11 @@ class WebRtcVad:
         """
         if frame.dtype != np.int16 or frame.shape != (FRAME_SAMPLES,):
             raise ValueError(f"`frame` must be int16 ({FRAME_SAMPLES},), but is {frame.dtype} {frame.shape} instead.")
-        # Both hear every frame, as both go by what they heard before.
-        heard = bool(self._detector.is_speech(frame.tobytes(), SAMPLING_RATE))
-        is_speech = self._is_likely(frame) and heard
+        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
+        heard = self._level.apply(from_pcm16(frame))
+        is_speech = self._network.probability(heard) >= factor * self._threshold
         self._since_speech = 0 if is_speech else self._since_speech + 1
         return is_speech
-
-    def _is_likely(self, frame: Frame) -> bool:
-        if self._gate is None:
-            return True
-        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
-        return self._gate.probability(frame) >= factor * START_PROBABILITIES[self._mode]
 
 
 def level_dbfs(frame: Frame) -> float:

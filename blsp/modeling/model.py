@@ -36,6 +36,7 @@ from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
+from blsp.silero_vad import is_certain, speech_evidence
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
@@ -179,7 +180,10 @@ class BlspModel(nn.Module):
             ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
-        batches = [self.embed_hidden_states(*self.encode_windows(windows)) for windows in window_batches(waveforms)]
+        batches = [
+            self.embed_hidden_states(*self.encode_windows(windows), self.evidence(windows))
+            for windows in window_batches(waveforms)
+        ]
         return _join(batches, [count_windows(waveform) for waveform in waveforms])
 
     def encode_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -212,12 +216,22 @@ class BlspModel(nn.Module):
         hidden_states = torch.cat([F.pad(states, (0, 0, 0, longest - states.size(1))) for states, _ in batches])
         return hidden_states, torch.cat([lengths for _, lengths in batches]), [count_windows(w) for w in waveforms]
 
-    def embed_hidden_states(self, hidden_states: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(self, windows: Sequence[np.ndarray]) -> list[float] | None:
+        """How much speaks for speech in each window, in nats; None where it does not matter."""
+        config = None if self.adapter is None else self.adapter.config
+        if config is None or config.readout != "ctc_words" or not (config.min_letter_fit or config.min_confidence):
+            return None
+        return [speech_evidence(window) for window in windows]
+
+    def embed_hidden_states(
+        self, hidden_states: Tensor, lengths: Tensor, evidence: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What the LLM reads for encoder states, as `embed_speech` but from a feature cache.
 
         Args:
             hidden_states: Encoder output, float (U, L, D).
             lengths: Valid frames in each row, int64 (U,).
+            evidence: For speech in each, where the waveforms are there.
 
         Returns:
             speech_embeds, float (U, S, E), and their lengths, int64 (U,).
@@ -228,10 +242,16 @@ class BlspModel(nn.Module):
         if self.adapter is None:
             raise UnsupportedError("This model has no speech adapter.", hint="Load it with `--adapter`.")
         frames, lengths, letters = self.adapter.forward_with_letters(hidden_states, lengths)
-        return self.read_out(frames, lengths, letters)
+        return self.read_out(frames, lengths, letters, evidence=evidence)
 
     def read_out(
-        self, frames: Tensor, lengths: Tensor, letters: LetterScores | None, *, logits: Tensor | None = None
+        self,
+        frames: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        *,
+        logits: Tensor | None = None,
+        evidence: Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What the LLM reads of an adapter's result.
 
@@ -240,6 +260,7 @@ class BlspModel(nn.Module):
             lengths: Their lengths, int64 (U,).
             letters: What it read letter by letter.
             logits: The CTC head's scores of all tokens, where they are there already.
+            evidence: For speech in each, where the waveforms are there.
 
         Returns:
             speech_embeds, float (U, K, E), zero past each row's length, and their lengths, int64 (U,).
@@ -248,7 +269,8 @@ class BlspModel(nn.Module):
         if not self.adapter.reads_words:
             embeds, lengths = self.adapter.read_out(frames, lengths, self._token_embeds, logits=logits)
             return embeds.to(self.dtype), lengths
-        rows = [self.embed_tokens(sentence.ids) for sentence in self.sentences(frames, lengths, letters, logits)]
+        sentences = self.sentences(frames, lengths, letters, logits, evidence)
+        rows = [self.embed_tokens(sentence.ids) for sentence in sentences]
         n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens
 
@@ -262,38 +284,52 @@ class BlspModel(nn.Module):
         windows = (
             sentence
             for batch in window_batches(waveforms)
-            for sentence in self.sentences(*self.adapter.forward_with_letters(*self.encode_windows(batch)))
+            for sentence in self.sentences(
+                *self.adapter.forward_with_letters(*self.encode_windows(batch)), evidence=self.evidence(batch)
+            )
         )
         counts = map(count_windows, waveforms)
         return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
 
     def sentences(
-        self, frames: Tensor, lengths: Tensor, letters: LetterScores | None, logits: Tensor | None = None
+        self,
+        frames: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        logits: Tensor | None = None,
+        evidence: Sequence[float] | None = None,
     ) -> list[Sentence]:
         """What each of U stretches says, as the LLM reads it; arguments as of `read_out`."""
         assert self.adapter is not None
         assert self.adapter.ctc is not None
         if logits is None:
             logits = self.adapter.ctc.logits(frames, self._token_embeds)
-        return as_typed(self.words(logits, lengths, letters), self.tokenizer, self._expect)
+        return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
 
     @torch.no_grad()
-    def words(self, logits: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[list[Words]]:
+    def words(
+        self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, evidence: Sequence[float] | None = None
+    ) -> list[list[Words]]:
         """What head and letters read in each of U stretches, best first; nothing where there is only noise.
 
         Args:
             logits: The CTC head's scores of all tokens, float (U, S, 1 + V).
             lengths: Valid frames in each row, int64 (U,).
             letters: What the adapter read letter by letter.
+            evidence: How much speaks for speech in each, in nats; None where only head and letters are there to tell.
         """
         assert self.adapter is not None
         config, fit = SearchConfig(), self.adapter.config.min_letter_fit
+        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
+        believed = lengths
         if fit is None or letters is None:
-            lengths = self.adapter.without_noise(logits, lengths)
+            believed, fit = self.adapter.without_noise(logits, lengths), None
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=fit) if n else []
-            for n, heard in zip(lengths.tolist(), readings)
+            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=bool(surely))
+            if (n if surely is None else surely)
+            else []
+            for n, heard, surely in zip(believed.tolist(), readings, certain)
         ]
 
     @torch.no_grad()

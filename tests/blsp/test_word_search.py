@@ -18,7 +18,7 @@ from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PlainText
 from blsp.modeling.sentences import as_typed
-from blsp.word_search import SearchConfig, Spellings, Words, find_words, reading
+from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
 
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -227,3 +227,47 @@ def test_what_was_perhaps_said_comes_best_first_and_once(model: BlspModel) -> No
 def test_senseless_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must be at least"):
         SearchConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_where_no_token_has_letters_nothing_was_said() -> None:
+    letters = torch.randn(10, 1 + len(LETTERS)).log_softmax(dim=1)
+    nothing = Reading(torch.zeros(0, dtype=torch.int64), torch.zeros(5, 1), letters)
+    assert [words.ids for words in find_words(nothing, Spellings(None), SearchConfig())] == [[]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, ""), (50.0, "The"), (400.0, "The")])
+def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
+    model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float, text: str
+) -> None:
+    """Letters that spell something else tell noise from speech only where the sound alone leaves it open."""
+    assert read_with(model, monkeypatch, letters_that_spell("zzzzz"), evidence) == text
+
+
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (4.0, "The"), (50.0, "The"), (None, "The")])
+def test_what_is_like_a_voice_for_a_moment_only_says_nothing(
+    model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float | None, text: str
+) -> None:
+    assert read_with(model, monkeypatch, letters_that_spell("the"), evidence) == text
+
+
+def test_of_what_is_surely_speech_something_was_said(model: BlspModel) -> None:
+    perhaps = reading(scores_of(model, [{" the": 0.1}, {" t": 0.05}])[0], None, model.spellings, 6)
+    found = find_words(perhaps, model.spellings, SearchConfig())
+    assert found[0].ids == []
+    found = find_words(perhaps, model.spellings, SearchConfig(), is_speech=True)
+    assert model.tokenizer.decode(found[0].ids) == " the"
+    nothing = Reading(torch.zeros(0, dtype=torch.int64), torch.zeros(5, 1))
+    assert find_words(nothing, model.spellings, SearchConfig(), is_speech=True) == []
+
+
+def read_with(model: BlspModel, monkeypatch: pytest.MonkeyPatch, letters: LetterScores, evidence: float | None) -> str:
+    """What an adapter that tells noise by its letters reads in frames that say "the"."""
+    monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
+    assert model.adapter is not None
+    model.adapter.config = replace(model.adapter.config, min_letter_fit=-2.0)
+    frames = [{" the": 0.9}, {}]
+    heard = None if evidence is None else [evidence]
+    found = model.sentences(
+        torch.zeros(1, 2, 16), torch.tensor([2]), letters, logits=scores_of(model, frames), evidence=heard
+    )
+    return model.tokenizer.decode(found[0].ids)

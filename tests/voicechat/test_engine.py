@@ -18,6 +18,7 @@ from blsp.conversation import Turn
 from blsp.errors import BlspError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
+from blsp.whisper_recogniser import Recognition
 from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
 
@@ -74,39 +75,34 @@ def test_words_cannot_outrun_the_speech() -> None:
     assert repeat_limit(np.zeros(160_000, np.float32)) == 16 + 80
 
 
-class FakeWhisper:
-    """Writes what it is told to, and counts how often it is asked."""
+class FakeRecogniser:
+    """Writes what it is told to, and keeps what it is asked."""
 
-    config = SimpleNamespace(num_mel_bins=80, max_source_positions=1500)
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+        self.says = "words"
 
-    def __init__(self, tiny_whisper: Any) -> None:
-        self.parameters, self.modules = tiny_whisper.parameters, tiny_whisper.modules
-        self.calls: list[dict[str, Any]] = []
-
-    def generate(self, features: Any, **options: Any) -> Any:
-        self.calls.append({"shape": tuple(features.shape), **options})
-        return [[len(self.calls)]]
+    def recognise(self, waveform: np.ndarray, language: str | None = None) -> Recognition:
+        self.asked.append(language)
+        return Recognition(f"{self.says} {len(self.asked)}", language or "fr") if self.says else Recognition()
 
 
 @pytest.fixture
-def whisper(tiny_whisper: Any) -> FakeWhisper:
-    return FakeWhisper(tiny_whisper)
+def whisper(monkeypatch: pytest.MonkeyPatch) -> FakeRecogniser:
+    fake = FakeRecogniser()
+    monkeypatch.setattr("blsp.whisper_recogniser.WhisperRecogniser", lambda *_: fake)
+    return fake
 
 
 @pytest.fixture
-def cascade(tiny_model: Any, whisper: FakeWhisper) -> CascadeEngine:
-    tokenizer = SimpleNamespace(batch_decode=lambda ids, skip_special_tokens: [f" words {ids[0][0]} "])
-    return CascadeEngine(whisper, tokenizer, tiny_model)
+def cascade(tiny_model: Any, whisper: FakeRecogniser) -> CascadeEngine:
+    return CascadeEngine(None, None, tiny_model)
 
 
-def test_the_cascade_reads_whispers_words(
-    cascade: CascadeEngine, whisper: FakeWhisper, tiny_model: Any, make_speech: MakeSpeech
-) -> None:
+def test_the_cascade_reads_whispers_words(cascade: CascadeEngine, tiny_model: Any, make_speech: MakeSpeech) -> None:
     answer = "".join(cascade.reply([Turn("user", text="Say this:", speech=make_speech(1.0))], SHORT))
     expected = Conversation(tiny_model).reply(Turn("user", text="Say this: words 1"), SHORT)
     assert answer == "".join(expected)
-    assert whisper.calls[0]["shape"] == (1, 80, 3000)
-    assert whisper.calls[0]["task"] == "transcribe"
 
 
 def test_the_cascade_tells_what_whisper_wrote(cascade: CascadeEngine, make_speech: MakeSpeech) -> None:
@@ -118,32 +114,24 @@ def test_the_cascade_tells_what_whisper_wrote(cascade: CascadeEngine, make_speec
 
 
 def test_the_cascade_listens_once_to_what_was_read_ahead(
-    cascade: CascadeEngine, whisper: FakeWhisper, make_speech: MakeSpeech
+    cascade: CascadeEngine, whisper: FakeRecogniser, make_speech: MakeSpeech
 ) -> None:
     turn = Turn("user", speech=make_speech(1.0))
     cascade.prefill([turn])
     list(cascade.reply([turn], SHORT))
     list(cascade.reply([turn, Turn("assistant", "Yes."), Turn("user", text="Really?")], SHORT))
-    assert len(whisper.calls) == 1
+    assert len(whisper.asked) == 1
 
 
 def test_the_cascade_listens_to_no_restored_turn_whose_words_are_known(
-    cascade: CascadeEngine, whisper: FakeWhisper, tiny_model: Any, make_speech: MakeSpeech
+    cascade: CascadeEngine, whisper: FakeRecogniser, tiny_model: Any, make_speech: MakeSpeech
 ) -> None:
     known = Turn("user", speech=make_speech(1.0), transcript="What is this?")
     turns = [known, Turn("assistant", "Yes."), Turn("user", text="Really?")]
     conversation = Conversation(tiny_model)
     conversation.set_turns([Turn("user", "What is this?"), turns[1]])
     assert "".join(cascade.reply(turns, SHORT)) == "".join(conversation.reply(turns[2], SHORT))
-    assert whisper.calls == []
-
-
-def test_the_cascade_answers_no_silence(cascade: CascadeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cascade, "transcribe", lambda waveform: "")
-    silence = Turn("user", speech=np.zeros(16_000, np.float32))
-    with pytest.raises(NoSpeechError):
-        list(cascade.reply([silence], SHORT))
-    assert "".join(cascade.reply([silence, Turn("assistant", ""), Turn("user", text="hello")], SHORT))
+    assert whisper.asked == []
 
 
 def test_whispers_work_can_be_cancelled(tiny_whisper: Any, tiny_model: Any, make_speech: MakeSpeech) -> None:
@@ -154,12 +142,35 @@ def test_whispers_work_can_be_cancelled(tiny_whisper: Any, tiny_model: Any, make
         cascade.reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)
 
 
-def test_the_cascade_transcribes_any_length(
-    cascade: CascadeEngine, whisper: FakeWhisper, make_speech: MakeSpeech
+def test_the_cascade_tells_the_language_that_whisper_found(cascade: CascadeEngine, make_speech: MakeSpeech) -> None:
+    assert cascade.language is None
+    cascade.transcribe(make_speech(1.0))
+    assert cascade.language == "fr"
+    cascade.transcribe(make_speech(1.0), "de")
+    assert cascade.language == "de"
+
+
+def test_the_cascade_tells_whisper_the_language_that_is_spoken(
+    tiny_model: Any, whisper: FakeRecogniser, make_speech: MakeSpeech
 ) -> None:
-    assert cascade.transcribe(make_speech(65.0), language="de") == "words 1 words 2 words 3"
-    assert {call["language"] for call in whisper.calls} == {"de"}
-    assert cascade.transcribe(np.zeros(100, np.float32)) == ""
+    cascade = CascadeEngine(None, None, tiny_model, language="de")
+    cascade.transcribe(make_speech(1.0))
+    cascade.translate(make_speech(1.0), "English")
+    list(cascade.reply([Turn("user", speech=make_speech(1.0))], SHORT))
+    assert whisper.asked == ["de"] * 3
+
+
+def test_the_cascade_answers_nothing_where_nobody_speaks(
+    cascade: CascadeEngine, whisper: FakeRecogniser, make_speech: MakeSpeech
+) -> None:
+    whisper.says = ""
+    noise = make_speech(1.0)
+    assert (cascade.transcribe(noise), cascade.translate(noise, "German")) == ("", "")
+    assert cascade.answer_once(noise, "What is this about?", SHORT) == ""
+    with pytest.raises(NoSpeechError, match="No speech was found"):
+        list(cascade.reply([Turn("user", speech=noise)], SHORT))
+    earlier = [Turn("user", speech=noise), Turn("assistant", ""), Turn("user", text="hello")]  # of an earlier session
+    assert "".join(cascade.reply(earlier, SHORT))
 
 
 def test_the_scripted_engine_stops_when_it_is_told() -> None:
@@ -198,3 +209,10 @@ def test_the_embedded_cascade_hears_the_words(embedded_or_skip: ModelOptions) ->
     assert engine.transcribe(question) == "What is the capital of France?"
     assert engine.transcribe(question, language="en") == "What is the capital of France?"
     assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))
+    assert engine.language == "en"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waveform", [np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.1, 48_000)])
+def test_the_embedded_cascade_invents_nothing(embedded_or_skip: ModelOptions, waveform: np.ndarray) -> None:
+    assert load_engine(embedded_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""

@@ -63,7 +63,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EchoEngine:
     """The engine that the commands load."""
     echo = EchoEngine()
 
-    def load(options: ModelOptions, kind: str = "blsp", progress: object = None) -> EchoEngine:
+    def load(options: ModelOptions, kind: str = "blsp", progress: object = None, **_: object) -> EchoEngine:
         echo.loads.append((options, kind))
         return echo
 
@@ -142,11 +142,26 @@ def test_all_formats_in_a_folder_with_whispers_names(
 
 
 def test_the_cascade_and_every_model_option_reach_the_engine(engine: EchoEngine) -> None:
-    options = ("--engine", "cascade", "-m", "paper", "--encoder", "e", "--llm", "l", "--adapter", "a")
-    result = run("transcribe", QUESTION, *options, "--device", "cpu", "--dtype", "float32", "-f", "json")
-    expected = ModelOptions("paper", encoder="e", llm="l", adapter="a", device="cpu", dtype="float32")
-    assert engine.loads == [(expected, "cascade")]
-    assert json.loads(result.stdout)["language"] is None  # Whisper finds it, and does not say
+    options = ("-m", "paper", "--encoder", "e", "--device", "cpu", "--dtype", "float32")
+    result = run("transcribe", QUESTION, *options, "--engine", "cascade", "-f", "json")
+    assert engine.loads == [(ModelOptions("paper", encoder="e", device="cpu", dtype="float32"), "cascade")]
+    assert json.loads(result.stdout)["language"] is None  # this engine finds none
+    run("transcribe", QUESTION, *options, "--llm", "l", "--adapter", "a")
+    everything = ModelOptions("paper", encoder="e", llm="l", adapter="a", device="cpu", dtype="float32")
+    assert engine.loads[1:] == [(everything, "blsp")]
+
+
+def test_the_cascade_tells_the_language_of_most_of_a_recording(engine: EchoEngine, tmp_path: Path) -> None:
+    said = iter([("Ja, bitte sehr.", "de"), ("Yes.", "en"), ("Yes.", "en"), ("", None), ("No.", "en")])
+
+    def transcribe(waveform: np.ndarray, language: str | None = None) -> str:
+        text, engine.language = next(said)
+        return text
+
+    engine.transcribe = transcribe  # type: ignore[method-assign]
+    both = two_utterances(tmp_path / "talk.wav")
+    result = run("transcribe", both, both, QUESTION, "--engine", "cascade", "-f", "json")
+    assert [json.loads(line)["language"] for line in result.stdout.splitlines()] == ["de", "en", "en"]
 
 
 def test_standard_input_as_a_file_and_as_raw_pcm(engine: EchoEngine) -> None:
@@ -396,7 +411,7 @@ def test_a_recording_without_speech_is_told_from_others(engine: EchoEngine, tmp_
 
 
 def test_a_missing_model_ends_everything_with_status_3(engine: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise ModelNotFoundError("There is no model.", hint="Get one.")
 
     monkeypatch.setattr(voicechat.engine, "load_engine", load)

@@ -18,7 +18,7 @@ import pytest
 from blsp.audio import SAMPLING_RATE
 from voicechat.history import list_sessions, load_session
 from voicechat.listener import speech_of
-from voicechat.vad import WebRtcVad
+from voicechat.vad import SpeechDetector
 
 # each starts the whole program in a terminal; those with a sound card hear in real time, so one at a time
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("terminal")]
@@ -298,7 +298,7 @@ def test_answers_are_spoken_and_not_taken_for_the_user(start_talk: StartTalk, so
         terminal.press("Enter")
         terminal.wait_for(r"Assistant  Paris is the capital of France\.  \d+ ms")
         recording.wait_for(lambda heard: has_ended(heard, silent_seconds=3))
-    spoken = speech_of(recording.waveform(), WebRtcVad())
+    spoken = speech_of(recording.waveform(), SpeechDetector())
     assert spoken is not None
     assert 1.0 < len(spoken) / SAMPLING_RATE < 8.0
     assert len(kept_turns(tmp_path)) == 2

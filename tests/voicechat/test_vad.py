@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
-from blsp.speech_gate import N_FEATURES, TAIL_SAMPLES, SpeechGate, band_features, shipped_weights
+from blsp.silero_vad import (
+    FAINT_EVIDENCE,
+    MAX_GAIN_DB,
+    SURE_EVIDENCE,
+    WINDOW_SAMPLES,
+    LevelControl,
+    SileroVad,
+    is_certain,
+    shipped_weights,
+    speech_evidence,
+)
 from voicechat.endpointing import segment_stream
-from voicechat.vad import FRAME_SAMPLES, WebRtcVad, level_dbfs
+from voicechat.vad import FRAME_SAMPLES, SpeechDetector, level_dbfs
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CLIPS = sorted(path.name for path in ASSETS.iterdir() if path.suffix in (".flac", ".ogg"))
@@ -19,7 +29,7 @@ DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared
 SECONDS = 8
 
 
-def verdicts(waveform: np.ndarray, vad: WebRtcVad) -> list[bool]:
+def verdicts(waveform: np.ndarray, vad: SpeechDetector) -> list[bool]:
     samples = to_pcm16(waveform)
     starts = range(0, len(samples) - FRAME_SAMPLES + 1, FRAME_SAMPLES)
     return [vad.is_speech(samples[start : start + FRAME_SAMPLES]) for start in starts]
@@ -50,19 +60,22 @@ NOISES = ["digital silence", "faint hiss", "hiss", "loud hiss", "roar", "rumble"
 @pytest.mark.parametrize("kind", NOISES)
 @pytest.mark.parametrize("mode", [2, 3])
 def test_noise_holds_no_utterance(kind: str, mode: int) -> None:
-    assert list(segment_stream([noise(kind)], WebRtcVad(mode))) == []
+    assert list(segment_stream([noise(kind)], SpeechDetector(mode))) == []
 
 
 @pytest.mark.parametrize("mode", [2, 3])
 def test_a_tone_passes_for_a_voice_only_as_it_sets_in(mode: int) -> None:
     """What is known to go wrong: the first 0.3 s; the model then has to find that nothing was said."""
-    assert sum(len(u.waveform) for u in segment_stream([noise("tone")], WebRtcVad(mode))) <= 0.5 * SAMPLING_RATE
+    assert sum(len(u.waveform) for u in segment_stream([noise("tone")], SpeechDetector(mode))) <= 0.5 * SAMPLING_RATE
 
 
-def test_without_the_gate_loud_hiss_is_speech() -> None:
-    """Why the gate is there."""
-    assert np.mean(verdicts(noise("loud hiss"), WebRtcVad(3, gated=False))) > 0.9
-    assert np.mean(verdicts(noise("loud hiss"), WebRtcVad(3))) < 0.02
+@pytest.mark.parametrize("dbfs", [-90, -70, -60, -50, -30, -12])
+@pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
+def test_hiss_is_no_speech_at_any_level(dbfs: int, colour: float) -> None:
+    spectrum = np.fft.rfft(np.random.default_rng(1).standard_normal(SECONDS * SAMPLING_RATE))
+    hiss = np.fft.irfft(spectrum / np.maximum(1, np.arange(len(spectrum))) ** (colour / 2))
+    hiss *= 10 ** (dbfs / 20) / hiss.std()
+    assert list(segment_stream([hiss.clip(-1, 1).astype(np.float32)], SpeechDetector(3))) == []
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -70,7 +83,7 @@ def test_without_the_gate_loud_hiss_is_speech() -> None:
 def test_every_word_of_a_clip_is_in_an_utterance(name: str, mode: int) -> None:
     waveform = load_audio(ASSETS / name)
     loud = np.flatnonzero(np.abs(waveform) > 0.02) / SAMPLING_RATE
-    (utterance,) = segment_stream([waveform], WebRtcVad(mode))
+    (utterance,) = segment_stream([waveform], SpeechDetector(mode))
     assert utterance.start_seconds < loud[0]
     assert utterance.end_seconds > loud[-1]
 
@@ -80,13 +93,44 @@ def test_every_word_of_a_clip_is_in_an_utterance(name: str, mode: int) -> None:
 def test_speech_is_heard_at_any_level_and_in_some_noise(name: str, gain: float) -> None:
     clean = load_audio(ASSETS / name)
     noisy = clean + np.random.default_rng(0).normal(0, 0.01, len(clean))
-    (utterance, *_) = segment_stream([(gain * noisy).clip(-1, 1).astype(np.float32)], WebRtcVad(3))
+    (utterance, *_) = segment_stream([(gain * noisy).clip(-1, 1).astype(np.float32)], SpeechDetector(3))
     assert utterance.start_seconds < 0.7
     assert len(utterance.waveform) > 0.8 * SAMPLING_RATE
 
 
+@pytest.mark.parametrize("dbfs", [-40, -48, -50, -55, -60])
+@pytest.mark.parametrize("name", CLIPS)
+def test_quiet_speech_is_heard_to_its_last_word(name: str, dbfs: int) -> None:
+    waveform = load_audio(ASSETS / name)
+    (usual,) = segment_stream([waveform], SpeechDetector(3))
+    quiet = waveform * np.float32(10 ** (dbfs / 20) / np.sqrt(np.square(waveform).mean()))
+    (utterance,) = segment_stream([quiet], SpeechDetector(3))
+    assert utterance.start_seconds == pytest.approx(usual.start_seconds, abs=0.1)
+    assert utterance.end_seconds == pytest.approx(usual.end_seconds, abs=0.25)
+
+
+def test_the_gain_falls_at_once_and_rises_slowly() -> None:
+    level = LevelControl()
+    quiet, loud = (np.full(FRAME_SAMPLES, 10 ** (dbfs / 20), np.float32) for dbfs in (-60, -20))
+    assert level.apply(quiet)[0] / quiet[0] == pytest.approx(10 ** (MAX_GAIN_DB / 20), rel=0.01)
+    assert level.apply(loud)[0] == loud[0]
+    assert level.apply(quiet)[0] == quiet[0]
+    after_a_second = [level.apply(quiet) for _ in range(33)][-1]
+    assert after_a_second[0] == quiet[0]  # a pause of a sentence stays as quiet as it is
+    after_a_minute = [level.apply(quiet) for _ in range(2_000)][-1]
+    assert after_a_minute[0] / quiet[0] == pytest.approx(10 ** (MAX_GAIN_DB / 20), rel=0.01)
+
+
+def test_evidence_tells_speech_from_noise() -> None:
+    assert speech_evidence(np.zeros(0, np.float32)) == 0
+    assert speech_evidence(load_audio(ASSETS / CLIPS[0])) > 2 * SURE_EVIDENCE
+    for kind in NOISES:
+        assert speech_evidence(noise(kind)) < FAINT_EVIDENCE
+    assert [is_certain(x) for x in (0, FAINT_EVIDENCE, SURE_EVIDENCE)] == [False, None, True]
+
+
 def test_after_a_reset_all_is_as_at_the_start() -> None:
-    waveform, vad = load_audio(ASSETS / CLIPS[0]), WebRtcVad(3)
+    waveform, vad = load_audio(ASSETS / CLIPS[0]), SpeechDetector(3)
     first = verdicts(waveform, vad)
     assert any(first)
     vad.reset()
@@ -95,13 +139,13 @@ def test_after_a_reset_all_is_as_at_the_start() -> None:
 
 def test_a_mode_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match=r"^`mode` must be 0, 1, 2 or 3, but is 4 instead\.$"):
-        WebRtcVad(4)
+        SpeechDetector(4)
 
 
 @pytest.mark.parametrize("frame", [np.zeros(479, np.int16), np.zeros(480, np.float32), np.zeros((480, 1), np.int16)])
 def test_a_frame_of_another_shape(frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"`frame` must be int16 \(480,\), but is"):
-        WebRtcVad().is_speech(frame)
+        SpeechDetector().is_speech(frame)
 
 
 def test_level() -> None:
@@ -110,23 +154,28 @@ def test_level() -> None:
     assert level_dbfs(np.full(480, 16_384, np.int16)) == pytest.approx(-6.02, abs=0.01)
 
 
-def test_the_gate_is_the_network_that_was_trained() -> None:
-    """numpy, frame by frame, against torch's own GRU over the whole."""
+def test_the_network_is_silero_s() -> None:
+    """numpy, frame by frame, against torch's own convolutions and LSTM over the whole."""
     torch = pytest.importorskip("torch")
-    weights = shipped_weights()
-    hidden = weights["rnn.weight_hh_l0"].shape[1]
-    rnn, out = torch.nn.GRU(N_FEATURES, hidden, batch_first=True), torch.nn.Linear(hidden, 1)
-    rnn.load_state_dict({name[4:]: torch.from_numpy(w) for name, w in weights.items() if name.startswith("rnn.")})
-    out.load_state_dict({name[4:]: torch.from_numpy(w) for name, w in weights.items() if name.startswith("out.")})
-    samples = to_pcm16(load_audio(ASSETS / CLIPS[0]))[: 60 * FRAME_SAMPLES]
-    features = band_features(np.concatenate([np.zeros(TAIL_SAMPLES, np.int16), samples]))
-    assert features.shape == (60, N_FEATURES)
+    functional = torch.nn.functional
+    weights = {name: torch.from_numpy(w) for name, w in shipped_weights().items()}
+    lstm = torch.nn.LSTM(128, 128, batch_first=True)
+    lstm.load_state_dict({f"{n[10:]}_l0": w for n, w in weights.items() if n.startswith("lstm_cell.")})
+    samples = load_audio(ASSETS / CLIPS[0])[: 60 * FRAME_SAMPLES]
+    padded = torch.from_numpy(np.concatenate([np.zeros(WINDOW_SAMPLES - FRAME_SAMPLES, np.float32), samples]))
+    windows = functional.pad(padded.unfold(0, WINDOW_SAMPLES, FRAME_SAMPLES)[:, None], (0, 64), "reflect")
     with torch.inference_mode():
-        expected = torch.sigmoid(out(rnn(torch.from_numpy(features)[None])[0]))[0, :, 0].numpy()
-    gate = SpeechGate()
-    found = [gate.probability(samples[i * FRAME_SAMPLES : (i + 1) * FRAME_SAMPLES]) for i in range(60)]
+        hann = torch.hann_window(256)
+        x = torch.stft(windows[:, 0], 256, 128, window=hann, center=False, return_complex=True).abs()
+        for i, stride in enumerate((1, 2, 2, 1), start=1):
+            x = functional.conv1d(x, weights[f"conv{i}.weight"], weights[f"conv{i}.bias"], stride=stride, padding=1)
+            x = x.relu()
+        hidden = lstm(x[None, :, :, 0])[0].relu()[0]
+        expected = torch.sigmoid(hidden @ weights["final_conv.weight"][0, :, 0] + weights["final_conv.bias"]).numpy()
+    network = SileroVad()
+    found = [network.probability(samples[i * FRAME_SAMPLES : (i + 1) * FRAME_SAMPLES]) for i in range(60)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert max(found) > 0.9
+    assert max(found) > 0.99
 
 
 @pytest.mark.data
@@ -135,10 +184,10 @@ def test_the_gate_is_the_network_that_was_trained() -> None:
 def test_rates_on_labelled_speech() -> None:
     from vad_rates import clips, measure_noise, measure_speech
 
-    vad = WebRtcVad(3)
+    vad = SpeechDetector(3)
     rates = measure_speech(list(clips(DATA / "vad_labelled")), vad)
     assert rates["hit_percent"] > 80
     assert rates["false_alarm_percent"] < 40
     frames = measure_noise(list(clips(DATA / "noise_esc10"))[1:80:2], vad)["frames_percent"]
     assert isinstance(frames, float)
-    assert frames < 25
+    assert frames < 5

@@ -3,7 +3,7 @@
 Needs: vad_labelled, noise_esc10 and noise_music in VOICECHAT_DATA.
 Run: PYTHONPATH=. python tests/voicechat/vad_rates.py
 Prints one JSON line a mode. hit_percent and false_alarm_percent are frames of vad_labelled; the others are frames,
-and clips in which an utterance would start, of noise (odd clips of noise_esc10: the even ones trained the gate).
+and clips in which an utterance would start, of noise (noise_esc10, noise_music and hiss).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from blsp.audio import load_audio, to_pcm16
 from voicechat.endpointing import segment_stream
-from voicechat.vad import FRAME_MS, FRAME_SAMPLES, WebRtcVad
+from voicechat.vad import FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
 Clip = tuple[dict[str, str], np.ndarray]
 
@@ -30,7 +30,7 @@ def clips(folder: Path) -> Iterator[Clip]:
         yield entry, load_audio(folder / entry["audio"])
 
 
-def verdicts(waveform: np.ndarray, vad: WebRtcVad) -> np.ndarray:
+def verdicts(waveform: np.ndarray, vad: SpeechDetector) -> np.ndarray:
     """The detector's verdict on every frame, bool (N // 480,)."""
     vad.reset()
     samples = to_pcm16(waveform)
@@ -48,7 +48,7 @@ def labels(entry: dict[str, str], n_frames: int) -> np.ndarray:
     return result
 
 
-def measure_speech(speech: list[Clip], vad: WebRtcVad) -> dict[str, float]:
+def measure_speech(speech: list[Clip], vad: SpeechDetector) -> dict[str, float]:
     """Hits and false alarms in percent of labelled frames."""
     heard = [verdicts(waveform, vad) for _, waveform in speech]
     truth = np.concatenate([labels(entry, len(h)) for (entry, _), h in zip(speech, heard)])
@@ -57,7 +57,7 @@ def measure_speech(speech: list[Clip], vad: WebRtcVad) -> dict[str, float]:
     return {name: round(100 * float(rate), 1) for name, rate in rates.items()}
 
 
-def measure_noise(noise: list[Clip], vad: WebRtcVad) -> dict[str, float | str]:
+def measure_noise(noise: list[Clip], vad: SpeechDetector) -> dict[str, float | str]:
     """Frames taken for speech, in percent, and clips in which an utterance starts."""
     heard = np.concatenate([verdicts(waveform, vad) for _, waveform in noise])
     n_started = 0
@@ -79,14 +79,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VOICECHAT_DATA", "../shared")))
-    parser.add_argument("--no-gate", action="store_true", help="webrtcvad alone")
     args = parser.parse_args()
     corpora = args.data / "speech"
     speech = list(clips(corpora / "vad_labelled"))
-    noises = {"noise_esc10": list(clips(corpora / "noise_esc10"))[1::2], "white": white_noise()}
+    noises = {"noise_esc10": list(clips(corpora / "noise_esc10")), "white": white_noise()}
     noises["noise_music"] = list(clips(corpora / "noise_music"))
     for mode in range(4):
-        vad = WebRtcVad(mode, gated=not args.no_gate)
+        vad = SpeechDetector(mode)
         result: dict[str, object] = {"mode": mode, **measure_speech(speech, vad)}
         print(json.dumps(result | {name: measure_noise(noise, vad) for name, noise in noises.items()}), flush=True)
 

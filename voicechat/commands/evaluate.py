@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     config: Annotated[
         str | None,
         typer.Argument(metavar="CONFIG", help="YAML file with `stage: comparison`, or the name of a shipped one."),
@@ -50,7 +51,9 @@ def evaluate(
     """
     from voicechat import evaluating
     from voicechat.errors import UsageError
+    from voicechat.ineffective import refuse_ineffective
 
+    refuse_ineffective(context)
     arguments = [argument for argument in (config, *(assignments or [])) if argument is not None]
     if compare:
         if len(arguments) != 2:

@@ -12,6 +12,7 @@ import typer
 
 from blsp.user_paths import expand_user, names_something
 from voicechat.errors import EXIT_FAILURE, UsageError
+from voicechat.ineffective import refuse_ineffective
 from voicechat.options import (
     AdapterOption,
     DeviceOption,
@@ -89,7 +90,7 @@ CueSecondsOption = Annotated[
 ]
 LanguageOption = Annotated[
     str | None,
-    typer.Option("--language", metavar="LANGUAGE", help="Language that is spoken: name or code. Helps the cascade."),
+    typer.Option("--language", metavar="LANGUAGE", help="Language that is spoken: name or code. For --engine cascade."),
 ]
 ToOption = Annotated[str, typer.Option("--to", metavar="LANGUAGE", help="Language to write: name or code.")]
 RawRateOption = Annotated[
@@ -110,6 +111,7 @@ def register(app: typer.Typer) -> None:
 
 
 def transcribe(
+    context: typer.Context,
     files: Files,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
@@ -136,12 +138,14 @@ def transcribe(
 
     settings, output = load_settings(_given(locals())), _output(locals())
     code = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     known = code or ("en" if settings.engine == "blsp" else None)
     task = _Task("transcribe", lambda e: lambda waveform: e.transcribe(waveform, code), known, has_words=True)
-    _run(files, settings, output, _Source(raw_rate, track), task)
+    _run(files, settings, output, _Source(raw_rate, track, code), task)
 
 
 def translate(
+    context: typer.Context,
     files: Files,
     to: ToOption,
     format: FormatOption = "txt",
@@ -169,13 +173,14 @@ def translate(
 
     settings, output = load_settings(_given(locals())), _output(locals())
     code, name = language_code(to), language_name(to)
-    if language:
-        language_code(language)
+    spoken = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     task = _Task("translate", lambda e: lambda waveform: e.translate(waveform, to=name), code)
-    _run(files, settings, output, _Source(raw_rate, track), task)
+    _run(files, settings, output, _Source(raw_rate, track, spoken), task)
 
 
 def ask(
+    context: typer.Context,
     files: FilesAndInstruction,
     format: FormatOption = "txt",
     output_dir: FolderOption = None,
@@ -203,14 +208,15 @@ def ask(
 
     settings, output = load_settings(_given(locals())), _output(locals())
     code = language_code(language) if language else None
+    refuse_ineffective(context, settings)
     recordings, instruction = _split_instruction(files)
 
     def make(e: ChatEngine) -> Writer:
         config = generation_config(settings)
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
-    task = _Task(f"ask {instruction}", make, code or "en", whole=True)
-    _run(recordings, settings, output, _Source(raw_rate, track), task)
+    task = _Task(f"ask {instruction}", make, "en", whole=True)
+    _run(recordings, settings, output, _Source(raw_rate, track, code), task)
 
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
@@ -256,6 +262,8 @@ class _Source:
     """Sampling rate of raw PCM (Hz); None for files with a header."""
     track: int | None
     """Which audio track of a video, from 1; None for the first."""
+    language: str | None
+    """Code of the language that is spoken, if the user said it."""
 
 
 @dataclass(frozen=True)
@@ -284,7 +292,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
     from voicechat.batch import LoadedWriter, run_batch
     from voicechat.results import Task
     from voicechat.transcription import RecordingOptions
-    from voicechat.vad import WebRtcVad
+    from voicechat.vad import SpeechDetector
 
     if source.raw_rate is not None and source.track is not None:
         raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
@@ -297,11 +305,13 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         with show_progress() as progress:
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
-            engine = load_engine(options, settings.engine, progress)
+            engine = load_engine(options, settings.engine, progress, language=source.language)
         write = task.make(engine)
-        return LoadedWriter(write, engine.word_times) if task.has_words else LoadedWriter(write)
+        times = {"word_times": engine.word_times} if task.has_words else {}
+        return LoadedWriter(write, language=lambda: engine.language, **times)
 
-    recording = RecordingOptions(WebRtcVad(settings.vad_mode), source.raw_rate, whole=task.whole, track=source.track)
+    detector = SpeechDetector(settings.vad_mode)
+    recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track)
     about = Task(options.model, task.language, f"{__version__} {task.name} {task.language} {source} {settings}")
     if run_batch(files, load, recording, output, about):
         raise typer.Exit(EXIT_FAILURE)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from voicechat.errors import UsageError
+from voicechat.ineffective import refuse_ineffective
 from voicechat.options import (
     AdapterOption,
     DeviceOption,
@@ -139,6 +140,7 @@ def talk(
         is_json=is_json,
         is_debugged=bool(context.find_root().params.get("debug")),
     )
+    refuse_ineffective(context, settings)
     if status := hold_conversation(options):
         raise typer.Exit(status)
 

@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     config: Annotated[
         str | None, typer.Argument(metavar="CONFIG", help="YAML file, or the name of one that is listed by --list.")
     ] = None,
@@ -43,7 +44,9 @@ def train(
     """
     from voicechat import training
     from voicechat.errors import UsageError
+    from voicechat.ineffective import refuse_ineffective
 
+    refuse_ineffective(context)
     if list_all:
         training.print_list(as_json=as_json)
         return

@@ -1,0 +1,151 @@
+"""Is this speech? Silero's voice activity detector (MIT licence) in plain numpy: no second inference runtime.
+
+SileroVad         probability of speech for each 30 ms; the network of silero-vad 6.2.3 with its weights unchanged
+LevelControl      brings quiet recordings to the level of speech, since the network hears these worse
+speech_evidence   how sure both are that somebody speaks in an utterance
+"""
+
+from __future__ import annotations
+
+import functools
+from importlib.resources import as_file, files
+
+import numpy as np
+import numpy.typing as npt
+
+from blsp.audio import SAMPLING_RATE
+
+FRAME_SAMPLES = 480
+"""30 ms: what is judged at once. (Silero steps by 32 ms; 30 ms give the same hits.)"""
+WINDOW_SAMPLES = 576
+"""What the network sees of the signal for one frame, as with its own steps: 96 samples of it were seen before."""
+_MIRRORED_SAMPLES = 64  # appended to the window, as the network was trained
+_FFT_SAMPLES, _HOP_SAMPLES = 256, 128
+_HANN = np.hanning(_FFT_SAMPLES + 1)[:-1].astype(np.float32)
+_STRIDES = (1, 2, 2, 1)
+
+SPEECH_DBFS = -26.0
+"""Level of the loudest frames of ordinary speech, to which quieter speech is raised for the network."""
+MAX_GAIN_DB = 24.0
+FALL_DB_PER_SECOND = 1.0
+"""How fast the loudest that was heard is forgotten: over sentences, not over syllables."""
+
+FAINT_EVIDENCE = 4.0
+"""Nats below which nothing was said (decision 0019)."""
+SURE_EVIDENCE = 50.0
+"""Nats from which somebody surely speaks: one of 200 recordings of ESC-10 has more, and a word or two of speech have
+as much."""
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class SileroVad:
+    """Probability of speech, frame by frame.
+
+    Shapes:
+        T columns of the spectrum (4 a window), C channels, H hidden units (128).
+
+    Args:
+        weights: By name, as in the shipped file; None for those.
+    """
+
+    def __init__(self, weights: dict[str, FloatArray] | None = None) -> None:
+        self._weights = w = shipped_weights() if weights is None else weights
+        # (C', C, 3) -> (C', 3 C): one matrix for the three taps.
+        self._taps = [
+            w[f"conv{i + 1}.weight"].transpose(0, 2, 1).reshape(len(w[f"conv{i + 1}.bias"]), -1) for i in range(4)
+        ]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was heard, as at the start of a recording."""
+        width = self._weights["lstm_cell.weight_hh"].shape[1]
+        self._tail = np.zeros(WINDOW_SAMPLES - FRAME_SAMPLES, np.float32)
+        self._hidden, self._cell = np.zeros(width, np.float32), np.zeros(width, np.float32)
+
+    def probability(self, frame: FloatArray) -> float:
+        """How likely a frame in [-1, 1], float32 (480,), is speech, given all before it."""
+        window = np.concatenate([self._tail, frame])
+        self._tail = frame[FRAME_SAMPLES - WINDOW_SAMPLES :]
+        self._step(self._encode(window))
+        logit = self._weights["final_conv.weight"][0, :, 0] @ np.maximum(0, self._hidden)
+        return float(_sigmoid(logit + self._weights["final_conv.bias"][0]))
+
+    def _encode(self, window: FloatArray) -> FloatArray:
+        """What a window (576,) sounds like, (H,)."""
+        mirrored = np.concatenate([window, window[-2 : -2 - _MIRRORED_SAMPLES : -1]])  # (640,)
+        pieces = np.lib.stride_tricks.sliding_window_view(mirrored, _FFT_SAMPLES)[::_HOP_SAMPLES]  # (T, 256)
+        x = np.abs(np.fft.rfft(pieces * _HANN)).T.astype(np.float32)  # (129, T)
+        for i, stride in enumerate(_STRIDES, start=1):
+            x = _convolve(x, self._taps[i - 1], self._weights[f"conv{i}.bias"], stride)
+        return np.asarray(x[:, 0])
+
+    def _step(self, x: FloatArray) -> None:
+        """Long short-term memory: take the next (H,)."""
+        w = self._weights
+        gates = w["lstm_cell.weight_ih"] @ x + w["lstm_cell.bias_ih"]
+        gates += w["lstm_cell.weight_hh"] @ self._hidden + w["lstm_cell.bias_hh"]
+        let_in, forget, new, let_out = np.split(gates, 4)
+        self._cell = _sigmoid(forget) * self._cell + _sigmoid(let_in) * np.tanh(new)
+        self._hidden = _sigmoid(let_out) * np.tanh(self._cell)
+
+
+class LevelControl:
+    """Brings quiet recordings to the level of speech, by a gain that falls at once and rises slowly.
+
+    It goes by the loudest that was heard lately, so that pauses between words and sentences stay as quiet beside them
+    as they are. What is loud enough is left as it is.
+    """
+
+    def __init__(self) -> None:
+        self._loudest = SPEECH_DBFS - MAX_GAIN_DB
+
+    def apply(self, frame: FloatArray) -> FloatArray:
+        """The next frame in [-1, 1], float32 (480,)."""
+        fall = FALL_DB_PER_SECOND * FRAME_SAMPLES / SAMPLING_RATE
+        level = 10 * np.log10(np.square(frame).mean() + 1e-12)
+        self._loudest = max(float(level), self._loudest - fall)
+        gain_db = min(MAX_GAIN_DB, max(0.0, SPEECH_DBFS - self._loudest))
+        return np.asarray((frame * np.float32(10 ** (gain_db / 20))).clip(-1.0, 1.0), np.float32)
+
+
+def speech_evidence(waveform: FloatArray) -> float:
+    """How much speaks for speech in an utterance, in [-1, 1] at 16 kHz, float32 (N,): nats, 0 or more.
+
+    The log odds of its frames summed up, as far as they speak for it: of two words about as much as of one that is
+    twice as long, and little of a sound that is like a voice for a moment only.
+    """
+    network, level = SileroVad(), LevelControl()
+    starts = range(0, len(waveform) - FRAME_SAMPLES + 1, FRAME_SAMPLES)
+    chances = [network.probability(level.apply(waveform[start : start + FRAME_SAMPLES])) for start in starts]
+    p = np.clip(np.array(chances, np.float64), 1e-4, 1 - 1e-4)
+    return float(np.log(p / (1 - p)).clip(min=0).sum())
+
+
+def is_certain(evidence: float) -> bool | None:
+    """Whether somebody surely speaks, by the evidence for it; None where other signs have to tell."""
+    if evidence < FAINT_EVIDENCE:
+        return False
+    return True if evidence >= SURE_EVIDENCE else None
+
+
+@functools.cache
+def shipped_weights() -> dict[str, FloatArray]:
+    """Weights by name."""
+    from safetensors.numpy import load_file
+
+    with as_file(files("blsp").joinpath("assets/silero_vad/silero_vad_16k.safetensors")) as path:
+        return {name: tensor.astype(np.float32) for name, tensor in load_file(path).items()}
+
+
+def _convolve(x: FloatArray, weight: FloatArray, bias: FloatArray, stride: int) -> FloatArray:
+    """Convolution of three taps with padding, then what is positive: (C, T) -> (C', ceil(T / stride))."""
+    n_channels, n_columns = x.shape
+    padded = np.zeros((n_channels, n_columns + 2), np.float32)
+    padded[:, 1:-1] = x
+    taps = np.concatenate([padded[:, k : k + n_columns : stride] for k in range(3)])  # (3 C, T')
+    return np.asarray(np.maximum(0, weight @ taps + bias[:, None]), np.float32)
+
+
+def _sigmoid(x: FloatArray) -> FloatArray:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)), np.float32)

@@ -1,0 +1,163 @@
+"""Measure what `voicechat transcribe` decides: is this speech? Real speech without text, and noise with some.
+
+Needs: the recordings in VOICECHAT_DATA.
+Run: PYTHONPATH=. python tests/voicechat/hearing_rates.py --out runs/hearing.jsonl --clips 1500
+Makes: a line for each case: a clip as it is, or its first 1, 1.5, 2 or 3 seconds. Lines that are there are not made
+again, so that a run that was interrupted goes on; without --clips all clips are read (30 h of audio with the cuts).
+Prints: false rejections of each corpus and cut, by the detector (`unheard`) and by the letters (`misfits`), text on
+noise, and what other values of `min_letter_fit` would give.
+
+Whether a cut holds speech is judged by energy alone, which neither detector nor model has a say in: at least 300 ms
+of frames within 20 dB of the clip's loud ones (their 95th percentile). Cases below that are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blsp.audio import SAMPLING_RATE, load_audio
+from blsp.modeling.model import BlspModel
+from blsp.silero_vad import is_certain, speech_evidence
+from blsp.word_search import SearchConfig, Words, WordSearch
+from voicechat.endpointing import segment_stream
+from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
+
+CUTS = (1.0, 1.5, 2.0, 3.0)
+"""Seconds of a clip's beginning; 0 stands for the whole clip."""
+MIN_SPEECH_MS = 300
+RANGE_DB = 20.0
+FITS = (-1.6, -1.8, -2.0, -2.2, -2.4, -2.6, -3.0)
+
+Case = dict[str, Any]
+
+
+def cases(corpora: Path, n_clips: int | None, seed: int) -> Iterator[tuple[Case, np.ndarray]]:
+    """Noise first, then clips of speech in random order, each whole and cut, with what they are about."""
+    folders = sorted(path.parent for path in corpora.glob("*/manifest.jsonl"))
+    clips = [(folder, json.loads(line)["audio"]) for folder in folders for line in _lines(folder / "manifest.jsonl")]
+    noise = [clip for clip in clips if clip[0].name.startswith("noise")]
+    speech = [clip for clip in clips if not clip[0].name.startswith("noise")]
+    random.Random(seed).shuffle(speech)
+    for folder, audio in (*noise, *speech[:n_clips]):
+        waveform = load_audio(folder / audio)
+        is_noise = folder.name.startswith("noise")
+        levels = frame_levels(waveform)
+        for cut in (0.0,) if is_noise else (0.0, *(c for c in CUTS if c * SAMPLING_RATE < len(waveform))):
+            part = waveform[: round(cut * SAMPLING_RATE)] if cut else waveform
+            speech_ms = 0 if is_noise else loud_ms(levels, len(part) // FRAME_SAMPLES)
+            yield {"corpus": folder.name, "audio": audio, "cut": cut, "speech_ms": speech_ms}, part
+
+
+def frame_levels(waveform: np.ndarray) -> np.ndarray:
+    """Level of each frame in dB, float (N // 480,)."""
+    n_frames = len(waveform) // FRAME_SAMPLES
+    frames = waveform[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
+    return np.asarray(10 * np.log10(np.square(frames).mean(axis=1) + 1e-10))
+
+
+def loud_ms(levels: np.ndarray, n_frames: int) -> int:
+    """How long the first frames of a clip are about as loud as its loud ones."""
+    return int((levels[:n_frames] > np.percentile(levels, 95) - RANGE_DB).sum()) * FRAME_MS
+
+
+@torch.inference_mode()
+def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
+    """What is found in a recording: utterances, their words and how well the letters spell them."""
+    adapter = model.adapter
+    assert adapter is not None
+    assert adapter.ctc is not None
+    config, found = SearchConfig(), []
+    for utterance in segment_stream([waveform], SpeechDetector(mode)):
+        frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
+        logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
+        (reading,) = model.readings(logits, lengths, letters, config.tokens_per_frame)
+        evidence = speech_evidence(utterance.waveform)
+        search = WordSearch(reading, model.spellings, config, is_speech=bool(is_certain(evidence)))
+        while search.n_rows:
+            search.advance()
+        best = search.finished[0] if search.finished else Words([], 0.0, 0)
+        found.append(
+            {
+                "seconds": round(len(utterance.waveform) / SAMPLING_RATE, 2),
+                "evidence": round(evidence, 1),
+                "fit": round(search.letter_fit, 3),
+                "letters": best.n_letters,
+                "text": model.tokenizer.decode(best.ids),
+            }
+        )
+    return found
+
+
+def is_heard(case: Case, min_fit: float) -> bool:
+    """Whether text comes out."""
+    certain = [(utterance, is_certain(utterance["evidence"])) for utterance in case["utterances"]]
+    return any(u["letters"] and (u["fit"] >= min_fit if surely is None else surely) for u, surely in certain)
+
+
+def report(results: Iterable[Case], min_fit: float) -> None:
+    """Print rates by corpus and cut."""
+    noise: list[Case] = []
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in results:
+        if case["corpus"].startswith("noise"):
+            noise.append(case)
+        elif case["speech_ms"] >= MIN_SPEECH_MS:
+            for name in ("all", case["corpus"], f"first {case['cut']:g} s" if case["cut"] else "whole"):
+                groups[name].append(case)
+    for name, members in sorted(groups.items()):
+        unheard = sum(not case["utterances"] for case in members)
+        lost = sum(not is_heard(case, min_fit) for case in members)
+        rate = f"1 in {len(members) / lost:.0f}" if lost else "none"
+        print(f"{name}: {lost} of {len(members)} lost ({rate}): {unheard} unheard, {lost - unheard} misfits")
+    n_begun = sum(bool(case["utterances"]) for case in noise)
+    print(f"noise: {n_begun} of {len(noise)} begin an utterance, {sum(is_heard(c, min_fit) for c in noise)} give text")
+    for fit in FITS:
+        lost = sum(not is_heard(case, fit) for case in groups["all"])
+        print(f"at {fit}: {lost} lost, {sum(is_heard(case, fit) for case in noise)} noises with text")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VOICECHAT_DATA", "../shared")))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--clips", type=int, help="so many clips of speech instead of all")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--vad-mode", type=int, default=DEFAULT_MODE)
+    parser.add_argument("--min-letter-fit", type=float, help="instead of the adapter's own")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    from blsp.pretrained import load_model, resolve
+
+    model = load_model(resolve(args.model), device="cpu", dtype="float32")
+    assert model.adapter is not None
+    results = [json.loads(line) for line in _lines(args.out)]
+    known = {(case["corpus"], case["audio"], case["cut"]) for case in results}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("a", encoding="utf-8") as file:
+        for case, waveform in cases(args.data / "speech", args.clips, args.seed):
+            if (case["corpus"], case["audio"], case["cut"]) not in known:
+                case["utterances"] = hear(model, waveform, args.vad_mode)
+                results.append(case)
+                print(json.dumps(case), file=file, flush=True)
+    fit = args.min_letter_fit if args.min_letter_fit is not None else model.adapter.config.min_letter_fit
+    report(results, -float("inf") if fit is None else fit)
+
+
+if __name__ == "__main__":
+    main()
