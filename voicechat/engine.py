@@ -131,8 +131,11 @@ class _LlmConversation:
 
         if self._beside is None:
             self._beside = Conversation(self.model)
+        turn = self._as_read(Turn("user", instruction, waveform), None)
+        if turn.transcript == "":  # Whisper wrote nothing
+            return ""
         try:
-            answer = "".join(self._beside.reply(self._as_read(Turn("user", instruction, waveform), None), config))
+            answer = "".join(self._beside.reply(turn, config))
         except NoSpeechError:  # a cough, or a door: nothing to write about
             return ""
         self._beside.undo()  # what the LLM reads before every question stays in the cache

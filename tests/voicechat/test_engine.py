@@ -95,8 +95,8 @@ def whisper(monkeypatch: pytest.MonkeyPatch) -> FakeRecogniser:
 
 
 @pytest.fixture
-def cascade(tiny_model: Any, whisper: FakeRecogniser) -> CascadeEngine:
-    return CascadeEngine(None, None, tiny_model)
+def cascade(tiny_whisper: Any, tiny_model: Any, whisper: FakeRecogniser) -> CascadeEngine:
+    return CascadeEngine(tiny_whisper, None, tiny_model)
 
 
 def test_the_cascade_reads_whispers_words(cascade: CascadeEngine, tiny_model: Any, make_speech: MakeSpeech) -> None:
@@ -151,9 +151,9 @@ def test_the_cascade_tells_the_language_that_whisper_found(cascade: CascadeEngin
 
 
 def test_the_cascade_tells_whisper_the_language_that_is_spoken(
-    tiny_model: Any, whisper: FakeRecogniser, make_speech: MakeSpeech
+    tiny_whisper: Any, tiny_model: Any, whisper: FakeRecogniser, make_speech: MakeSpeech
 ) -> None:
-    cascade = CascadeEngine(None, None, tiny_model, language="de")
+    cascade = CascadeEngine(tiny_whisper, None, tiny_model, language="de")
     cascade.transcribe(make_speech(1.0))
     cascade.translate(make_speech(1.0), "English")
     list(cascade.reply([Turn("user", speech=make_speech(1.0))], SHORT))
