@@ -30,6 +30,8 @@ class SavedFiles:
         try:
             target = path.resolve()
             is_own = target in self._own and self._own[target] == _mark(target)
+            if not target.parent.is_dir():  # a folder that nobody asked for would be one that is mistyped
+                return Notice(f"{path} cannot be written: there is no folder {path.parent}.", "/save FILE.md")
             check_output(path, overwrite=overwrite or is_own)
             write_output(path, text, overwrite=overwrite or is_own)
         except ExistsError as error:

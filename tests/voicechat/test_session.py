@@ -569,6 +569,16 @@ def test_saving_writes_over_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["memo.wav", "other.md", "own.md"]
 
 
+def test_saving_makes_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    view = Waiter()
+    session = Session(ScriptedEngine(["One."]), CONFIG, view.show)
+    hold(session, TypedLine("a", False), TypedLine("/save ~nosuchuser/a.md", False), InputEnded())
+    said = "~nosuchuser/a.md cannot be written: there is no folder ~nosuchuser."
+    assert seen(view.events, Notice) == [Notice(said, "/save FILE.md")]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_saved_and_then_changed_is_not_written_over(tmp_path: Path) -> None:
     view, path = Waiter(), tmp_path / "own.md"
     session = Session(ScriptedEngine(["One.", "Two."]), CONFIG, view.show)
