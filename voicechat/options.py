@@ -87,6 +87,10 @@ InputDeviceOption = Annotated[
 OutputDeviceOption = Annotated[
     str | None, setting_option("output_device", panel=_SOUND, help="Loudspeaker: index or part of its name.")
 ]
+VadOption = Annotated[
+    str | None,
+    setting_option("vad", panel=_SOUND, help="What tells speech from noise; webrtcvad is lighter and errs more."),
+]
 VadModeOption = Annotated[
     str | None, setting_option("vad_mode", panel=_SOUND, help="0 takes most sounds for speech, 3 fewest.")
 ]

@@ -32,6 +32,7 @@ ONLY_OPTIONS = {
 }
 """What one could take for a setting, but is an option of some commands only; one of them for each."""
 Engine = Literal["blsp", "cascade"]
+Detector = Literal["silero", "webrtcvad"]
 
 
 class Between(NamedTuple):
@@ -86,6 +87,8 @@ class Settings:
     """Microphone: index or part of its name."""
     output_device: str | None = None
     """Loudspeaker: index or part of its name."""
+    vad: Detector = "silero"
+    """What tells speech from noise: Silero's network, or webrtcvad, which is lighter and errs more."""
     vad_mode: Annotated[int, Between(0, 3)] = 3
     """How sceptical the voice activity detector is."""
     system: Annotated[str | None, ANY_TEXT] = None

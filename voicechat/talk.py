@@ -28,13 +28,13 @@ from voicechat.piped_input import first_bytes
 from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
-from voicechat.settings import Settings
+from voicechat.settings import Detector, Settings
 from voicechat.slash_commands import complete_line
 from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
-from voicechat.vad import SpeechDetector
+from voicechat.vad import make_detector
 from voicechat.worker import are_left_behind
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class TalkOptions:
     """Speak the answers aloud."""
     can_barge_in: bool = False
     """Listen while speaking: for headphones."""
+    vad: Detector = Settings.vad
     vad_mode: int = Settings.vad_mode
     session: str | None = None
     """Name to keep the conversation under."""
@@ -183,7 +184,7 @@ def _talk(
             tick=view.tick,
             recording=recording,
             source=microphone,
-            make_vad=partial(SpeechDetector, options.vad_mode),
+            make_vad=partial(make_detector, options.vad, options.vad_mode),
             speech=speech,
             can_barge_in=options.can_barge_in,
             reopen_source=partial(reopen, partial(Microphone, _same(options.input_device, microphone))),

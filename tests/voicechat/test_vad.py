@@ -21,7 +21,7 @@ from blsp.silero_vad import (
     speech_evidence,
 )
 from voicechat.endpointing import segment_stream
-from voicechat.vad import FRAME_SAMPLES, SpeechDetector, level_dbfs
+from voicechat.vad import FRAME_SAMPLES, FrameClassifier, SpeechDetector, WebRtcVad, level_dbfs, make_detector
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CLIPS = sorted(path.name for path in ASSETS.iterdir() if path.suffix in (".flac", ".ogg"))
@@ -29,7 +29,7 @@ DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared
 SECONDS = 8
 
 
-def verdicts(waveform: np.ndarray, vad: SpeechDetector) -> list[bool]:
+def verdicts(waveform: np.ndarray, vad: FrameClassifier) -> list[bool]:
     samples = to_pcm16(waveform)
     starts = range(0, len(samples) - FRAME_SAMPLES + 1, FRAME_SAMPLES)
     return [vad.is_speech(samples[start : start + FRAME_SAMPLES]) for start in starts]
@@ -191,3 +191,18 @@ def test_rates_on_labelled_speech() -> None:
     frames = measure_noise(list(clips(DATA / "noise_esc10"))[1:80:2], vad)["frames_percent"]
     assert isinstance(frames, float)
     assert frames < 5
+
+
+def test_either_detector_can_be_chosen() -> None:
+    assert isinstance(make_detector(), SpeechDetector)
+    vad = make_detector("webrtcvad", 2)
+    assert isinstance(vad, WebRtcVad)
+    heard = verdicts(load_audio(ASSETS / CLIPS[0]), vad)
+    assert sum(heard) > len(heard) / 4
+    silence = np.zeros(SAMPLING_RATE, np.float32)
+    vad.reset()
+    assert not any(verdicts(silence, vad))
+    with pytest.raises(ValueError, match="`mode` must be 0, 1, 2 or 3, but is 4 instead"):
+        make_detector("webrtcvad", 4)
+    with pytest.raises(ValueError, match=r"`frame` must be int16 \(480,\), but is"):
+        vad.is_speech(np.zeros(100, np.int16))

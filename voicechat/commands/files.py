@@ -25,6 +25,7 @@ from voicechat.options import (
     ModelOptions,
     QuantizeOption,
     VadModeOption,
+    VadOption,
     generation_config,
 )
 from voicechat.settings import Settings, load_settings
@@ -124,6 +125,7 @@ def transcribe(
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    vad: VadOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -159,6 +161,7 @@ def translate(
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    vad: VadOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -194,6 +197,7 @@ def ask(
     engine: EngineOption = None,
     raw_rate: RawRateOption = None,
     track: TrackOption = None,
+    vad: VadOption = None,
     vad_mode: VadModeOption = None,
     model: ModelOption = None,
     encoder: EncoderOption = None,
@@ -292,7 +296,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
     from voicechat.batch import LoadedWriter, run_batch
     from voicechat.results import Task
     from voicechat.transcription import RecordingOptions
-    from voicechat.vad import SpeechDetector
+    from voicechat.vad import make_detector
 
     if source.raw_rate is not None and source.track is not None:
         raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
@@ -310,7 +314,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         times = {"word_times": engine.word_times} if task.has_words else {}
         return LoadedWriter(write, language=lambda: engine.language, **times)
 
-    detector = SpeechDetector(settings.vad_mode)
+    detector = make_detector(settings.vad, settings.vad_mode)
     recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track)
     about = Task(options.model, task.language, f"{__version__} {task.name} {task.language} {source} {settings}")
     if run_batch(files, load, recording, output, about):

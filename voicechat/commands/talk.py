@@ -27,6 +27,7 @@ from voicechat.options import (
     TemperatureOption,
     TopPOption,
     VadModeOption,
+    VadOption,
     generation_config,
 )
 from voicechat.settings import Settings, load_settings
@@ -92,6 +93,7 @@ def talk(
     input_files: InputOption = None,
     input_device: InputDeviceOption = None,
     output_device: OutputDeviceOption = None,
+    vad: VadOption = None,
     vad_mode: VadModeOption = None,
     speak: SpeakOption = False,
     barge_in: BargeInOption = False,
@@ -132,6 +134,7 @@ def talk(
         output_device=settings.output_device,
         is_spoken=speak,
         can_barge_in=barge_in,
+        vad=settings.vad,
         vad_mode=settings.vad_mode,
         session=session,
         is_continued=is_continued,
