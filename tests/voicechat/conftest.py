@@ -107,12 +107,6 @@ class Terminal:
             time.sleep(0.05)
         return match
 
-    def processes(self, part: str) -> list[int]:
-        """Processes in the window whose command line has this part, the program's own and not its shell's."""
-        (shell,) = self._tmux("list-panes", "-t", "t", "-F", "#{pane_pid}").split()
-        children = subprocess.run(["pgrep", "-P", shell], capture_output=True, text=True, check=False).stdout.split()
-        return [int(pid) for pid in children if part in Path(f"/proc/{pid}/cmdline").read_text()]
-
     def close(self) -> None:
         subprocess.run(["tmux", "-L", self._server, "kill-server"], capture_output=True, check=False)
 

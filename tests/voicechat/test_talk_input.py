@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from session_files import kept_turns
 
 # each starts the whole program in a terminal
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("terminal")]
 
 ASSETS = Path(__file__).parents[1] / "assets"
 StartTalk = Callable[..., Any]
-
-
-def kept_turns(folder: Path) -> list[dict[str, Any]]:
-    (path,) = (folder / "state/voicechat/sessions").glob("*/turns.jsonl")
-    return [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == "turn"]
 
 
 def test_pasted_lines_are_one_turn(start_talk: StartTalk, tmp_path: Path) -> None:
@@ -35,7 +30,7 @@ def test_pasted_lines_are_one_turn(start_talk: StartTalk, tmp_path: Path) -> Non
     assert "Assistant" not in terminal.screen  # Enter is still to come
     terminal.press("Enter")
     terminal.wait_for(r"One\.  \d+ ms")
-    assert kept_turns(tmp_path)[0]["text"] == "Read this: def f(x):\n    return x\n\nprint(f(1))"
+    assert kept_turns(tmp_path, 2)[0]["text"] == "Read this: def f(x):\n    return x\n\nprint(f(1))"
     assert (
         "You        Read this: def f(x):\n               return x\n\n           print(f(1))\nAssistant  One."
         in terminal.screen
@@ -64,7 +59,7 @@ def test_wide_characters_show_their_end_and_the_cursor(start_talk: StartTalk, tm
     terminal.type("!")
     terminal.press("Enter")
     terminal.wait_for(r"Yes\.  \d+ ms")
-    assert kept_turns(tmp_path)[0]["text"].startswith("!" + text[0])
+    assert kept_turns(tmp_path, 2)[0]["text"].startswith("!" + text[0])
 
 
 def test_a_narrower_window_leaves_no_stale_rows(start_talk: StartTalk) -> None:
@@ -109,7 +104,7 @@ def test_suspended_and_back_everything_is_as_before(start_talk: StartTalk, tmp_p
     terminal.wait_for(r"word  \d+ ms")
     terminal.press("C-d", "C-u", "C-d")
     terminal.wait_for("exit status 0")
-    assert [turn["text"] for turn in kept_turns(tmp_path)] == ["go", "word " * 40]
+    assert [turn["text"] for turn in kept_turns(tmp_path, 2)] == ["go", "word " * 40]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +155,7 @@ def test_signals_leave_the_terminal_as_it_was(start_talk: StartTalk, tmp_path: P
     os.kill(terminal.pid, number)
     terminal.wait_for(f"exit status {status}")
     assert_is_restored(terminal)
-    assert kept_turns(tmp_path)[1]["text"].startswith("word word")
+    assert kept_turns(tmp_path, 2)[1]["text"].startswith("word word")
 
 
 def test_the_quit_key_ends_at_once(start_talk: StartTalk) -> None:
@@ -183,7 +178,7 @@ def test_a_closed_window_ends_the_session_and_keeps_it(start_talk: StartTalk, tm
     while program.exists():
         assert time.monotonic() < deadline, "it runs on without a terminal"
         time.sleep(0.1)
-    _, answer = kept_turns(tmp_path)
+    _, answer = kept_turns(tmp_path, 2)
     assert answer["interrupted"]
     assert answer["text"].startswith("word word")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from session_files import kept_turns
 
 from blsp.audio import SAMPLING_RATE
 from voicechat.history import list_sessions, load_session
@@ -37,11 +37,6 @@ def has_ended(heard: np.ndarray, silent_seconds: float) -> bool:
     """Whether something was played, and nothing more since."""
     loud = np.flatnonzero(np.abs(heard) > 0.05)
     return len(loud) > 0 and len(heard) - loud[-1] > silent_seconds * SAMPLING_RATE
-
-
-def kept_turns(folder: Path) -> list[dict[str, Any]]:
-    (path,) = (folder / "state/voicechat/sessions").glob("*/turns.jsonl")
-    return [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == "turn"]
 
 
 def test_the_whole_screen_of_a_typed_conversation(start_talk: StartTalk) -> None:
@@ -95,7 +90,7 @@ def test_every_way_out_restores_the_terminal_and_keeps_the_session(
     assert re.search(r"[^-]icanon", settings)
     assert re.search(r"[^-]echo", settings)
     assert "Traceback" not in terminal.screen
-    assert [turn["text"] for turn in kept_turns(tmp_path)] == ["hello", "Fine."]
+    assert [turn["text"] for turn in kept_turns(tmp_path, 2)] == ["hello", "Fine."]
 
 
 def test_ctrl_c_while_answering_keeps_what_was_said(start_talk: StartTalk, tmp_path: Path) -> None:
@@ -106,7 +101,7 @@ def test_ctrl_c_while_answering_keeps_what_was_said(start_talk: StartTalk, tmp_p
     terminal.wait_for("word word word")
     terminal.press("C-c")
     terminal.wait_for("exit status 130")
-    user, answer = kept_turns(tmp_path)
+    user, answer = kept_turns(tmp_path, 2)
     assert user["text"] == "go"
     assert answer["interrupted"]
     assert answer["text"].startswith("word word word")
@@ -132,8 +127,8 @@ def test_typing_while_it_answers_disturbs_nothing(start_talk: StartTalk) -> None
     terminal.wait_for("word5")
     for character in "my next question":
         terminal.type(character)
-    terminal.wait_for(r"word59  \d+ ms")
-    lines = terminal.screen.split("\n")
+    drawn = terminal.wait_for(r"word59  \d+ ms\n\n[^\n]*\n> my next question$")  # to its end, and not in the middle
+    lines = drawn.string.split("\n")
     start = lines.index("You        go")
     assert " ".join(" ".join(lines[start + 1 : -3]).split()) == re.sub(
         r"\s+", " ", f"Assistant {answer} {lines[-4].split('  ')[-1]}"
@@ -207,7 +202,7 @@ def test_speech_played_into_the_microphone_is_answered(start_talk: StartTalk, so
         "Assistant  Paris.  N ms",
         "",
     ]
-    user, _ = kept_turns(tmp_path)
+    user, _ = kept_turns(tmp_path, 2)
     assert 1.0 < user["seconds"] < 3.0
     assert user["source"] == "microphone"
 
@@ -275,10 +270,9 @@ def test_a_suspended_program_goes_on_listening(start_talk: StartTalk, sound_card
     """Stopped for longer than a device may be silent, as a laptop that sleeps, or Ctrl-Z and fg."""
     terminal = start_talk(answers=["Paris."], has_microphone=True, env=sound_card.env)
     terminal.wait_for("● listening")
-    (pid,) = terminal.processes("scripted_talk.py")
-    os.kill(pid, signal.SIGSTOP)
+    os.kill(terminal.pid, signal.SIGSTOP)
     time.sleep(5)
-    os.kill(pid, signal.SIGCONT)
+    os.kill(terminal.pid, signal.SIGCONT)
     time.sleep(1)
     sound_card.speak(ASSETS / "capital_of_france.flac")
     terminal.wait_for(r"Assistant  Paris\.  \d+ ms")
@@ -301,7 +295,7 @@ def test_answers_are_spoken_and_not_taken_for_the_user(start_talk: StartTalk, so
     spoken = speech_of(recording.waveform(), SpeechDetector())
     assert spoken is not None
     assert 1.0 < len(spoken) / SAMPLING_RATE < 8.0
-    assert len(kept_turns(tmp_path)) == 2
+    assert len(kept_turns(tmp_path, 2)) == 2
 
 
 @pytest.mark.device
@@ -320,4 +314,4 @@ def test_the_embedded_model_hears_and_answers(start_talk: StartTalk, sound_card:
     terminal.type("And what is the capital of Italy?")
     terminal.press("Enter")
     terminal.wait_for(r"(?s)Assistant  [^\n]*Rome.*\d+ ms", seconds=60)
-    assert [turn["role"] for turn in kept_turns(tmp_path)] == ["user", "assistant"] * 2
+    assert [turn["role"] for turn in kept_turns(tmp_path, 4)] == ["user", "assistant"] * 2
