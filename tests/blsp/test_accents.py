@@ -45,6 +45,7 @@ def test_speakers_differ_and_keep_their_habits() -> None:
         assert all(0 <= share <= 1 for share in shares.values())
 
 
+@pytest.mark.slow
 def test_a_whole_language_of_slips_can_be_spoken() -> None:
     """What an accent makes of phonemes must be phonemes that the network knows."""
     hibari = pytest.importorskip("hibari").Hibari()

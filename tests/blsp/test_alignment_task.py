@@ -284,6 +284,7 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "learning_rate" in line]
 
 
+@pytest.mark.slow
 def test_the_stage_aligns_an_adapter(model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> None:
     values = stage_values(tmp_path, make_speech, model)
     values["speech"] = {"cache_folder": str(tmp_path / "cache"), "augmentation": {"time_masks": 1, "dropout": 0.05}}
@@ -308,6 +309,7 @@ def test_the_stage_aligns_an_adapter(model: BlspModel, tmp_path: Path, make_spee
     assert len(answer) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["alignment", "translation"])
 def test_frozen_parts_may_be_bfloat16(
     reading_model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray], stage: str
@@ -337,6 +339,7 @@ def test_frozen_parts_may_be_bfloat16(
     assert 0 < changes.median() < 0.02  # finer than bfloat16 could tell
 
 
+@pytest.mark.slow
 def test_fine_tuning_for_translation_changes_every_part(
     model: BlspModel, tmp_path: Path, make_speech: Callable[..., np.ndarray]
 ) -> None:

@@ -149,6 +149,7 @@ def test_raw_pcm_is_read_as_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [len(piece) for piece in pieces] == [800]
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_however_long_the_recording(tmp_path: Path) -> None:
     path = tmp_path / "long.flac"
     with soundfile.SoundFile(path, "w", SAMPLING_RATE, 1) as file:
@@ -335,6 +336,7 @@ def test_length_is_capped_while_decoding(tmp_path: Path) -> None:
     assert caught.value.hint == "Cut it into shorter files first."
 
 
+@pytest.mark.slow
 def test_load_audio_holds_an_hour_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blsp.audio_blocks, "MAX_FILE_RATE_HZ", 10**9)
     path = tmp_path / "slow.flac"

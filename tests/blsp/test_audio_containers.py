@@ -122,6 +122,7 @@ def test_mp3_may_begin_in_the_middle_of_a_stream() -> None:
 # Files joined end to end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("container", "codec"), [*KINDS, ("mp4", "fragments")])
 def test_a_file_is_read_to_its_last_byte(container: str, codec: str) -> None:
     if codec == "fragments":
@@ -168,6 +169,7 @@ def test_a_gap_in_the_clock_is_silence(container: str, codec: str) -> None:
 # What is cut off or damaged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("container", "codec"), [kind for kind in KINDS if kind[0] not in ("mp4", "mpegts")])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
 def test_a_file_that_is_cut_off_is_used_as_far_as_it_goes(container: str, codec: str, share: float) -> None:

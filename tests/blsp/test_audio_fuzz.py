@@ -12,6 +12,7 @@ from tests.blsp.audio_mutations import DecodingChild, faults, seed_files
 HALF_A_SECOND = load_audio(Path(__file__).parents[1] / "assets" / "capital_of_france.flac")[12_000:20_000]
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_or_refused() -> None:
     assert list(faults(HALF_A_SECOND, n_files=150)) == []
 
@@ -21,6 +22,7 @@ def test_ten_thousand_damaged_files_are_read_or_refused() -> None:
     assert list(faults(HALF_A_SECOND, n_files=10_000, seed=1)) == []
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_would_be_seen() -> None:
     """Else the tests above would say nothing."""
     with DecodingChild() as child:

@@ -55,6 +55,7 @@ def test_one_voice_is_heard_whatever_the_channels_do_with_it(channels: np.ndarra
     assert abs(mono.mean()) < 2e-3
 
 
+@pytest.mark.slow
 @given(gains=st.lists(st.floats(-1, 1), min_size=2, max_size=6), offset=st.floats(-0.3, 0.3))
 @settings(max_examples=15, derandomize=True, deadline=None)
 def test_no_gains_and_no_offset_make_a_voice_disappear(gains: list[float], offset: float) -> None:

@@ -122,6 +122,7 @@ def test_files_joined_end_to_end_are_all_read() -> None:
     assert warnings == ["The audio is cut off or damaged; using the first 2.5 s."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -140,6 +141,7 @@ def test_millions_of_empty_pieces_take_no_time(data: bytes) -> None:
     assert time.process_time() - begun < 5.0
 
 
+@pytest.mark.slow
 @given(
     fields=st.lists(st.tuples(st.integers(4, 43), st.integers(0, 255)), max_size=6),
     cut=st.integers(0, 2_000),

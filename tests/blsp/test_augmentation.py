@@ -34,6 +34,7 @@ def test_by_default_nothing_changes(make_speech: MakeSpeech) -> None:
     assert np.array_equal(augment_utterance(make_speech(1.0), config, rng()), make_speech(1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [ALL, CHANNEL, {**ALL, **CHANNEL}])
 def test_the_same_numbers_give_the_same_version(make_speech: MakeSpeech, shares: dict[str, Any]) -> None:
     config = AugmentationConfig(**shares)

@@ -45,6 +45,7 @@ def stopping_model(tiny_model: BlspModel) -> BlspModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
 def test_batched_text_is_that_of_each_prompt_alone(
     tiny_model: BlspModel, prompts: list[list[Turn]], batch_size: int
@@ -62,6 +63,7 @@ def conversation_of(model: BlspModel, turns: list[Turn]) -> Conversation:
     return conversation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compact_below", [0.0, 0.75, 1.0])
 def test_rows_that_end_early_leave_the_others_alone(
     stopping_model: BlspModel, prompts: list[list[Turn]], compact_below: float, monkeypatch: pytest.MonkeyPatch
@@ -85,6 +87,7 @@ def test_finished_rows_cost_nothing(stopping_model: BlspModel, prompts: list[lis
     assert rows == sorted(rows, reverse=True)
 
 
+@pytest.mark.slow
 def test_penalty_and_sampling_work_row_by_row(tiny_model: BlspModel, prompts: list[list[Turn]]) -> None:
     penalized = GenerationConfig(max_new_tokens=20, repetition_penalty=1.3)
     alone = [generate_texts(tiny_model, [turns], penalized)[0] for turns in prompts]

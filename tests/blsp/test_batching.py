@@ -101,6 +101,7 @@ def test_a_config_without_room_is_refused(name: str) -> None:
         BatchingConfig(**{name: 0})
 
 
+@pytest.mark.slow
 def test_a_million_samples_are_planned_at_once() -> None:
     """In less time than it takes to shuffle as many numbers one by one."""
     samples, numbers = make_samples(1_000_000), list(range(1_000_000))

@@ -76,6 +76,7 @@ def test_instructions_of_the_paper() -> None:
         assert all(text == text.strip() and text[-1] in ".?" for text in wordings[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_answers_are_those_of_each_transcript_alone(stopping_model: BlspModel, tmp_path: Path, batch_size: int) -> None:
     texts = transcripts(20)

@@ -80,6 +80,7 @@ def test_every_system_answers_every_task_it_is_asked(write: Callable[..., Path],
     assert few.jobs[0].config.max_utterances == 2
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_left_out_with_the_command_that_makes_it(write: Callable[..., Path]) -> None:
     recipe, notices = without_missing(load_recipe(write()))
     assert notices == [

@@ -67,6 +67,7 @@ def base() -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=300)
 @given(at=st.sampled_from(NAMES), text=st.sampled_from(ODD) | st.text(max_size=20))
 @example(at=("alignment", "seed"), text="_")
@@ -80,6 +81,7 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line(
         assert len(str(error).splitlines()) == 1  # noqa: PT017
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=60)
 @given(
     config=st.sampled_from(["smoke/pipeline", "smoke/evaluate"]),

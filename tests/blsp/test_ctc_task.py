@@ -47,6 +47,7 @@ def run(values: dict[str, Any]) -> dict[str, Any]:
     return CtcStage().run(config, Silent())
 
 
+@pytest.mark.slow
 def test_the_recogniser_of_the_baseline(tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech) -> None:
     values = stage_values(tmp_path, make_speech, tiny_model)
     result = run({**values, "speech": {}})  # a cache rounds to float16
@@ -71,6 +72,7 @@ def test_the_recogniser_of_the_baseline(tiny_model: BlspModel, tmp_path: Path, m
     assert any(texts)
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_taken_up_by_alignment(tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech) -> None:
     values = stage_values(tmp_path, make_speech, tiny_model)
     values["model"]["readout"] = "ctc_expected"
@@ -107,6 +109,7 @@ def test_an_adapter_that_does_not_read_is_refused(
         run({**values, "head": "token_embeddings"})
 
 
+@pytest.mark.slow
 def test_tokens_that_were_never_trained_are_left_out_of_validation(
     tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_sample_stands_for_the_whole_vocabulary() -> None:
     assert none is None
 
 
+@pytest.mark.slow
 def test_letters_are_taught_beside_tokens(tiny_model: BlspModel, tmp_path: Path, make_speech: MakeSpeech) -> None:
     values = stage_values(tmp_path, make_speech, tiny_model)
     values["model"] |= {"readout": "ctc_expected", "kernel_sizes": [3, 3], "blocks": [0, 1], "letters": True}

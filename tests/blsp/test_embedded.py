@@ -153,6 +153,7 @@ def test_a_read_only_cache(shop: Shop, tmp_path: Path) -> None:
         ensure_part(_part())
 
 
+@pytest.mark.slow
 def test_two_at_once_make_it_once(shop: Shop) -> None:
     inside = threading.Event()
     go_on = threading.Event()

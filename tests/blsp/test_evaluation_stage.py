@@ -103,6 +103,7 @@ def lines_of(config: EvaluationConfig) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (config.out / "hypotheses.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_hypotheses_are_those_of_each_utterance_alone(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, make_speech: MakeSpeech
 ) -> None:
@@ -132,6 +133,7 @@ def test_hypotheses_are_those_of_each_utterance_alone(
     assert result["unreadable"] == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_result(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert len(asked) == 5 + (3 * 4 - 3)  # four batches a task, of which three were there whole
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_full_cache_keeps_what_this_run_uses(tmp_path: Path, no_waiting: None)
     assert n_hits(cache, 500) == len(cache)
 
 
+@pytest.mark.slow
 def test_what_no_run_uses_makes_room(tmp_path: Path, no_waiting: None) -> None:
     old = open_cache(tmp_path, max_bytes=64_000, encoder="old")
     for i in range(500):
@@ -182,6 +183,7 @@ def test_a_full_disk_stops_the_cache_and_nothing_else(tmp_path: Path, monkeypatc
     assert n_hits(cache, 3) == 1
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_cache(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
 

@@ -49,6 +49,7 @@ def scatter(maps: dict[str, PointMap]) -> Figure:
     return representation_maps(maps, NAMES, LABELS, highlighted=[0])
 
 
+@pytest.mark.slow
 def test_a_figure_is_one_element_that_needs_nothing_from_elsewhere(scatter: Figure) -> None:
     root = ET.fromstring(scatter.svg)
     assert root.tag == f"{SVG}svg"
@@ -74,6 +75,7 @@ def test_figures_of_one_page_share_no_ids(scatter: Figure, maps: dict[str, Point
     assert not set(ids(scatter)) & set(ids(other))
 
 
+@pytest.mark.slow
 def test_the_same_data_draw_the_same_figure(scatter: Figure, maps: dict[str, PointMap]) -> None:
     assert representation_maps(maps, NAMES, LABELS, highlighted=[0]) == scatter
 

@@ -583,6 +583,7 @@ def test_speech_longer_than_the_context_is_not_encoded_to_its_end(
     assert conversation.turns == []
 
 
+@pytest.mark.slow
 def test_an_old_turn_longer_than_the_context_is_dropped(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
     conversation = Conversation(tiny_model, max_context_tokens=300)
     conversation.set_turns([Turn("user", speech=make_speech(100.0)), Turn("assistant", "")])

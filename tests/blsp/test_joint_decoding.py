@@ -66,6 +66,7 @@ def joint_score(model: BlspModel, heard: Heard, numbers: tuple[int, ...], config
     return total + config.prior_weight * llm_score(model, heard, numbers, write_instruction().text_turns(""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("llm_weight", "prior_weight", "letter_weight"),
     [(0.0, 0.0, 0.0), (0.5, 0.0, 0.0), (3.0, 0.0, 0.0), (0.3, 0.7, 0.0), (0.0, 0.0, 0.3), (0.3, 0.4, 1.0)],
@@ -224,6 +225,7 @@ def test_an_adapter_without_head_cannot_be_asked(tiny_model: BlspModel) -> None:
         hear(tiny_model, torch.zeros(1, 8, 16), torch.tensor([8]))
 
 
+@pytest.mark.slow
 def test_transcripts_of_a_batch_are_those_of_each_utterance(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
     waveforms = [make_speech(1.5, seed=1), make_speech(31.0, seed=2), make_speech(0.6, seed=3)]
     together = transcribe_batch(reading_model, waveforms)

@@ -79,6 +79,7 @@ def test_the_number_of_processes_may_change_between_runs(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
+@pytest.mark.slow
 def test_processes_wait_for_each_other(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     first, second = (LineStore(path, N_LINES, Shard(rank, 2)) for rank in range(2))

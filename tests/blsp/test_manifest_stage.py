@@ -145,6 +145,7 @@ def test_errors_are_listed_and_counted(tmp_path: Path) -> None:
         ManifestStage().run(config(corpus="generic", root=str(root), out=str(out), max_error_share=0.0), Silent())
 
 
+@pytest.mark.slow
 def test_hundreds_of_bad_utterances_do_not_end_a_large_corpus(tmp_path: Path) -> None:
     """One recording of GigaSpeech that is not there is hundreds of segments; others are damaged one by one."""
     (tmp_path / "good.wav").write_bytes(b"not read")

@@ -192,6 +192,7 @@ def test_batch_without_answers_is_refused(tiny_model: BlspModel) -> None:
         tiny_model(PromptBatch((PromptRow((TokenSegment((3, 4)),)),)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", ["frames", "ctc_frames", "ctc_expected", "ctc_words"])
 def test_only_the_adapter_learns(tiny_model: BlspModel, make_speech: MakeSpeech, readout: str) -> None:
     torch.manual_seed(0)
@@ -243,6 +244,7 @@ def test_speech_longer_than_the_encoder_takes_is_read_in_windows(
     assert not embeds[1, len(parts[2]) :].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "sizes"), [([61.0], [1, 1, 1]), ([31.0, 2.0], [2, 1]), ([1.0, 2.0, 3.0], [3])])
 @torch.inference_mode()
 def test_no_more_windows_are_held_at_once_than_there_are_waveforms(

@@ -10,6 +10,7 @@ from blsp.analysis.projection import tsne
 from blsp.errors import UnsupportedError
 
 
+@pytest.mark.slow
 def test_clusters_stay_clusters_and_shapes_stay_shapes() -> None:
     pytest.importorskip("sklearn")
     generator = torch.Generator().manual_seed(0)
@@ -26,6 +27,7 @@ def test_clusters_stay_clusters_and_shapes_stay_shapes() -> None:
     np.testing.assert_array_equal(again[1], points[1])
 
 
+@pytest.mark.slow
 def test_too_few_points_are_refused() -> None:
     pytest.importorskip("sklearn")
     with pytest.raises(ValueError, match="at least 4 points, but hold 3"):

@@ -30,6 +30,7 @@ def encoded(waveform: np.ndarray, rate: int = SAMPLING_RATE, kind: str = "FLAC")
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "tolerance"),
     [

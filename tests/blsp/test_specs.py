@@ -132,6 +132,7 @@ PARTS = [
 PARTS += ["x" * 300, "a/" * 3000, "https://", "huggingface.co", "embedded", "%", "{}", "'", "\x1b[2J"]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=[*HealthCheck])
 @given(st.lists(st.sampled_from(PARTS), max_size=5).map("".join) | st.text(max_size=12))
 def test_any_name_is_a_folder_a_hub_id_or_one_line(name: str) -> None:

@@ -97,6 +97,7 @@ def test_the_interval_of_two_utterances_spans_what_resamples_can_give() -> None:
     assert bootstrap_interval(accuracy_statistics([True])) is None
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_share_is_as_wide_as_theory_says() -> None:
     low, high = bootstrap_interval(accuracy_statistics([True, False] * 200), ResamplingConfig(n_resamples=20_000)) or (
         0,
@@ -147,6 +148,7 @@ def test_tiny_test_sets_are_tested_exactly(a: list[int], b: list[int], differenc
     assert (test.low is None) == (len(a) == 1)
 
 
+@pytest.mark.slow
 def test_p_values_agree_with_sacrebleus(texts: list[str]) -> None:
     systems = [("a", noisy(texts, 0.30, 1)), ("b", noisy(texts, 0.33, 2)), ("c", noisy(texts, 0.36, 3))]
     _, theirs = SacrebleuTest(systems, {"BLEU": BLEU()}, references=[texts], test_type="ar", n_samples=4000, n_jobs=1)()
@@ -203,6 +205,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 def test_the_mean_of_test_sets_weighs_them_alike() -> None:
     many, few = accuracy_statistics([True, False] * 200), accuracy_statistics([True, True, True, False])
     score = make_mean_score("s", "slu", [many, few], ResamplingConfig(n_resamples=20_000), data="all")

@@ -47,6 +47,7 @@ def plain_training(task: ToyTask) -> tuple[list[float], dict[str, torch.Tensor]]
     return found, adapter.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 3, 6])
 def test_any_micro_batches_train_like_the_plain_loop(tmp_path: Path, micro_batches: int) -> None:
     expected, weights = plain_training(ToyTask(dropout=0.0))
@@ -58,6 +59,7 @@ def test_any_micro_batches_train_like_the_plain_loop(tmp_path: Path, micro_batch
     assert (result["steps"], result["samples"], result["tokens"]) == (24, 144, 288)
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay_and_are_not_saved(tmp_path: Path) -> None:
     task = ToyTask()
     before = task.module.frozen.weight.clone()
@@ -67,6 +69,7 @@ def test_frozen_weights_stay_and_are_not_saved(tmp_path: Path) -> None:
     assert sorted(saved) == sorted(f"adapter.{name}" for name in task.module.adapter.state_dict())
 
 
+@pytest.mark.slow
 def test_the_module_comes_back_usable_and_can_be_trained_again(tmp_path: Path) -> None:
     task = ToyTask()
     run(tmp_path / "first", task=task, max_steps=2)
@@ -77,6 +80,7 @@ def test_the_module_comes_back_usable_and_can_be_trained_again(tmp_path: Path) -
     assert "forward" not in vars(task.module) or task.module.forward(ToyBatch(torch.ones(1, 8))).total.isfinite()
 
 
+@pytest.mark.slow
 def test_trained_weights_are_kept_in_float32(tmp_path: Path) -> None:
     task = ToyTask()
     task.module.adapter.bfloat16()
@@ -98,6 +102,7 @@ class TestLearningRate:
     def test_constant_without_warmup(self) -> None:
         assert self.rates(schedule="constant", warmup_steps=0) == [8] * 6
 
+    @pytest.mark.slow
     def test_training_uses_it(self, tmp_path: Path) -> None:
         run(tmp_path, max_steps=5)
         noted = [entry["learning_rate"] for entry in metrics(tmp_path)]
@@ -105,6 +110,7 @@ class TestLearningRate:
 
 
 class TestBadSteps:
+    @pytest.mark.slow
     def test_nan_is_skipped_and_counted(self, tmp_path: Path) -> None:
         watcher = Watcher()
         result = run(tmp_path, task=ToyTask(poison={4: math.nan}), save_every=1, keep_checkpoints=9, watcher=watcher)
@@ -114,12 +120,14 @@ class TestBadSteps:
         assert losses(tmp_path)[4] is None
         assert all(math.isfinite(loss) for i, loss in enumerate(losses(tmp_path)) if i != 4)
 
+    @pytest.mark.slow
     def test_a_skipped_step_changes_no_weight(self, tmp_path: Path) -> None:
         for name, steps in (("before", 4), ("after", 5)):
             run(tmp_path / name, task=ToyTask(poison={4: math.inf}), max_steps=steps, schedule="constant")
         before, after = (load_file(tmp_path / name / "model" / "adapter.safetensors") for name in ("before", "after"))
         assert all(torch.equal(before[name], after[name]) for name in before)
 
+    @pytest.mark.slow
     def test_an_explosion_is_skipped(self, tmp_path: Path) -> None:
         watcher = Watcher()
         result = run(tmp_path, task=ToyTask(poison={15: 1e4}), watcher=watcher)
@@ -127,6 +135,7 @@ class TestBadSteps:
         assert any(m.startswith("Skipped step 16: its loss is ") and "on average" in m for m in watcher.messages)
         assert run(tmp_path / "off", task=ToyTask(poison={15: 1e4}), explosion_factor=None)["skipped_steps"] == 0
 
+    @pytest.mark.slow
     def test_too_many_in_a_row_end_the_training(self, tmp_path: Path) -> None:
         task = ToyTask(poison=dict.fromkeys(range(5, 24), math.nan))
         with pytest.raises(TrainingDivergedError) as caught:
@@ -152,6 +161,7 @@ class Watcher:
 
 
 class TestLog:
+    @pytest.mark.slow
     def test_metrics_and_progress(self, tmp_path: Path) -> None:
         watcher = Watcher()
         run(tmp_path, watcher=watcher, max_steps=8, log_every=2)
@@ -165,6 +175,7 @@ class TestLog:
         assert [line["step"] for line in metrics(tmp_path, "validation")] == [4, 8]
         assert watcher.progress == [(step, 8, "step") for step in range(1, 9)]
 
+    @pytest.mark.slow
     def test_a_line_is_the_mean_of_its_steps(self, tmp_path: Path) -> None:
         run(tmp_path / "one", max_steps=4)
         run(tmp_path / "two", max_steps=4, log_every=2)
@@ -173,6 +184,7 @@ class TestLog:
         expected = [(a + b) / sum(units[:2]), (c + d) / sum(units[2:4])]
         assert losses(tmp_path / "two") == pytest.approx(expected, rel=1e-6)
 
+    @pytest.mark.slow
     def test_samples_stand_in_the_log(self, tmp_path: Path) -> None:
         run(tmp_path, max_steps=4, show_samples=2)
         assert "Step 4: reference: sample 1 | hypothesis: …" in (tmp_path / "log.txt").read_text(encoding="utf-8")
@@ -184,6 +196,7 @@ class TestLog:
 
 
 class TestAverage:
+    @pytest.mark.slow
     def test_it_is_what_is_validated_and_published(self, tmp_path: Path) -> None:
         task = ToyTask()
         run(tmp_path, task=task, max_steps=6, ema_decay=0.3, save_every=1, keep_checkpoints=9)
@@ -199,6 +212,7 @@ class TestAverage:
             assert torch.equal(published[name.removeprefix("adapter.")], value)
             assert torch.equal(task.module.get_parameter(name), weights[-1][name])
 
+    @pytest.mark.slow
     def test_best_is_that_of_the_lowest_validation_loss(self, tmp_path: Path) -> None:
         class Worsening(ToyTask):
             def validate(self) -> dict[str, float]:
@@ -214,12 +228,14 @@ class TestAverage:
 
 
 class TestEnd:
+    @pytest.mark.slow
     def test_time_is_up(self, tmp_path: Path) -> None:
         result = run(tmp_path, max_minutes=1e-9)
         assert result["steps"] == 1
         assert run(tmp_path, max_minutes=1e-9)["steps"] == 1
         assert (tmp_path / "model" / "adapter.safetensors").is_file()
 
+    @pytest.mark.slow
     def test_steps_end_inside_an_epoch(self, tmp_path: Path) -> None:
         assert run(tmp_path, max_steps=11)["steps"] == 11
 
@@ -244,6 +260,7 @@ class TestEnd:
         assert stopped.read_bytes() == whole.read_bytes()
         assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
+    @pytest.mark.slow
     def test_a_full_disk_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -315,6 +332,7 @@ class TestLoading:
         loader._threads.shutdown(wait=True)  # type: ignore[union-attr]
         assert len(task.loaded) == 9  # one step is running, and two are ready
 
+    @pytest.mark.slow
     def test_an_error_comes_through(self, tmp_path: Path) -> None:
         class Broken(ToyTask):
             def load(self, microbatch: Any, epoch: int) -> ToyBatch:
@@ -323,6 +341,7 @@ class TestLoading:
         with pytest.raises(DataError, match=r"a\.flac is damaged"):
             run(tmp_path, task=Broken())
 
+    @pytest.mark.slow
     def test_threads_keep_the_model_busy(self, tmp_path: Path) -> None:
         seconds = (0.06, 0.03)  # long beside what the network takes, on a busy machine too
         waits = run(tmp_path / "alone", task=ToyTask(seconds=seconds), max_steps=5, workers=0)

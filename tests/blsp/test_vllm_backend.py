@@ -95,6 +95,7 @@ def answers_of(answerer: VllmAnswerer | TransformersAnswerer, needed: set[int]) 
     return {i: answer for part in answerer.answer(prompts, needed) for i, answer in part.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["chat", "paper"])
 def test_answers_are_those_of_transformers(
     vllm: type[StandInLlm], llm_folder: Path, tiny_model: BlspModel, template: str

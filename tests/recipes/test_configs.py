@@ -35,6 +35,7 @@ def planned(name: str) -> list[tuple[Job, Plan]]:
     return plan_jobs(load_recipe(CONFIGS[name]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str, tmp_path: Path) -> None:
     plans = planned(name)
@@ -49,6 +50,7 @@ def test_every_config_can_be_planned_and_reads_what_its_own_steps_make(name: str
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_runs_lie_where_they_are_wanted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOICECHAT_RUNS", "/elsewhere")

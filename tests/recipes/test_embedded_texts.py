@@ -45,6 +45,7 @@ def test_a_spelled_a_is_no_article() -> None:
     assert re.search("eh,? N,? N,? eh", anna["spoken"])
 
 
+@pytest.mark.slow
 def test_questions_of_tests_are_200_and_not_trained_on() -> None:
     normalize = normalizer(ENGLISH)
     trained = {normalize(text) for text in (*(line["text"] for line in lines()), *requests())}

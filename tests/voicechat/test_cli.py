@@ -66,6 +66,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert "transcribe" in result.stdout
 
 
+@pytest.mark.slow
 def test_help_costs_little_more_than_what_draws_it(tmp_path: Path) -> None:
     """A third of a second is what it may take; most of it is Typer and Rich, however slow or busy the machine is."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}  # bytecode is kept, as it is for a user
@@ -110,6 +111,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"voicechat {__version__}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shell_completion(shell: str) -> None:
     code = "import sys; sys.argv[0] = 'voicechat'; from voicechat.__main__ import main; main()"
@@ -195,6 +197,7 @@ def test_groups_show_their_help() -> None:
         assert "Error" not in result.output
 
 
+@pytest.mark.slow
 def test_a_command_collects_garbage() -> None:
     code = "import gc, voicechat.__main__ as m; gc.callbacks.append(lambda *_: print('collected')); m.main()"
     found = [_run(*arguments, code=code).stdout for arguments in (["--help"], ["models", "path", "embedded"])]
@@ -254,6 +257,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert "nonsense" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback() -> None:
     process = subprocess.run(
         f"'{sys.executable}' -m voicechat models list | true",

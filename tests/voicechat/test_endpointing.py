@@ -150,6 +150,7 @@ def test_long_speech_that_ends_is_not_split_in_its_last_pause() -> None:
     assert span(only) == (0, 43)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_nothing_spoken_is_lost_whatever_comes(seed: int) -> None:
     rng = random.Random(seed)

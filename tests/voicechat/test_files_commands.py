@@ -188,6 +188,7 @@ def test_text_appears_while_the_recording_is_still_read(engine: EchoEngine, monk
     assert seen == ["", "Utterance 1.\n", "Utterance 1.\nUtterance 2.\n"]
 
 
+@pytest.mark.slow
 def test_long_speech_is_cut_below_20_seconds(engine: EchoEngine, tmp_path: Path) -> None:
     speech = load_audio(SENTENCE)[6_000:-8_000]
     soundfile.write(tmp_path / "long.flac", np.tile(speech, 24), SAMPLING_RATE)
@@ -232,6 +233,7 @@ def test_ask_gives_one_answer_for_all_the_speech_of_a_file(engine: EchoEngine, t
     assert engine.max_new_tokens == 17
 
 
+@pytest.mark.slow
 def test_ask_answers_long_speech_in_stretches_of_30_seconds(engine: EchoEngine, tmp_path: Path) -> None:
     clip = np.concatenate([load_audio(SENTENCE), np.zeros(SAMPLING_RATE, np.float32)])
     soundfile.write(tmp_path / "long.flac", np.tile(clip, 12), SAMPLING_RATE)
@@ -335,6 +337,7 @@ def test_hints_can_be_typed_as_they_are(engine: EchoEngine, tmp_path: Path, monk
     assert run("transcribe", "--", "-my songs").stderr.endswith("Hint: Give the files in it: './-my songs'/*\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["-dash.flac", "-f.flac", "-o.flac", "--language.flac"])
 def test_a_file_that_looks_like_an_option(
     engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -380,6 +383,7 @@ def make_silent(kind: str, engine: EchoEngine, folder: Path) -> tuple[Path, str]
 SILENT_KINDS = ["silence", "noise", "unheard"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SILENT_KINDS)
 @pytest.mark.parametrize("command", [("transcribe",), ("translate", "--to", "en"), ("ask",)])
 def test_a_recording_without_speech_is_done(

@@ -37,6 +37,7 @@ class Translator(ScriptedEngine):
     model_name = "embedded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "flag", "why"),
     [

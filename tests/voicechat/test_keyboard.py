@@ -67,6 +67,7 @@ def typed(*parts: str, history: Path | None = None) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "line"),
     [

@@ -29,6 +29,7 @@ def run(body: str, redirections: str = "", encoding: str = "utf-8", **environmen
     return program.returncode, program.stdout.decode(encoding), program.stderr.decode(encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     ("redirections", "expected"),
@@ -119,6 +120,7 @@ def test_a_forked_worker_dies_of_a_signal() -> None:
     assert run(body) == (0, f"{-signal.SIGTERM}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["--help", "models list"])
 def test_the_commands_are_guarded(arguments: str) -> None:
     program = subprocess.run(

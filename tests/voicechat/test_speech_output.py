@@ -213,6 +213,7 @@ def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["*** One. Two.", "```\npip\n``` One. Two.", "👍 One. Two.", "Hm... One. Two."])
 @pytest.mark.parametrize("n_heard", [0, 1])
 def test_an_interruption_leaves_what_was_heard_whatever_the_answer_begins_with(

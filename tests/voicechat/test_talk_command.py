@@ -183,6 +183,7 @@ def test_a_missing_voice_is_found_before_the_model_is_loaded(no_model: None, mon
     assert result.stderr.startswith("Error: Speaking needs hibari-tts, which is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
 @pytest.mark.parametrize("is_late", [False, True])
 def test_audio_on_standard_input_is_no_text(

@@ -110,6 +110,7 @@ def test_the_list_names_every_stage_and_config() -> None:
     assert len(lines) == len(listed["stages"]) + len(listed["configs"])
 
 
+@pytest.mark.slow
 def test_listing_loads_no_torch() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from voicechat.cli import app;"

@@ -57,6 +57,7 @@ def noise(kind: str) -> np.ndarray:
 NOISES = ["digital silence", "faint hiss", "hiss", "loud hiss", "roar", "rumble", "mains hum", "clicks"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOISES)
 @pytest.mark.parametrize("mode", [2, 3])
 def test_noise_holds_no_utterance(kind: str, mode: int) -> None:
@@ -69,6 +70,7 @@ def test_a_tone_passes_for_a_voice_only_as_it_sets_in(mode: int) -> None:
     assert sum(len(u.waveform) for u in segment_stream([noise("tone")], SpeechDetector(mode))) <= 0.5 * SAMPLING_RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dbfs", [-90, -70, -60, -50, -30, -12])
 @pytest.mark.parametrize("colour", [0.0, 0.5, 1.0])
 def test_hiss_is_no_speech_at_any_level(dbfs: int, colour: float) -> None:
@@ -88,6 +90,7 @@ def test_every_word_of_a_clip_is_in_an_utterance(name: str, mode: int) -> None:
     assert utterance.end_seconds > loud[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.1, 0.3, 1.4])
 @pytest.mark.parametrize("name", CLIPS)
 def test_speech_is_heard_at_any_level_and_in_some_noise(name: str, gain: float) -> None:
@@ -98,6 +101,7 @@ def test_speech_is_heard_at_any_level_and_in_some_noise(name: str, gain: float) 
     assert len(utterance.waveform) > 0.8 * SAMPLING_RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dbfs", [-40, -48, -50, -55, -60])
 @pytest.mark.parametrize("name", CLIPS)
 def test_quiet_speech_is_heard_to_its_last_word(name: str, dbfs: int) -> None:
@@ -121,6 +125,7 @@ def test_the_gain_falls_at_once_and_rises_slowly() -> None:
     assert after_a_minute[0] / quiet[0] == pytest.approx(10 ** (MAX_GAIN_DB / 20), rel=0.01)
 
 
+@pytest.mark.slow
 def test_evidence_tells_speech_from_noise() -> None:
     assert speech_evidence(np.zeros(0, np.float32)) == 0
     assert speech_evidence(load_audio(ASSETS / CLIPS[0])) > 2 * SURE_EVIDENCE

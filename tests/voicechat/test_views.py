@@ -300,6 +300,7 @@ def assert_harmless(written: str) -> None:
     written.encode("utf-8")
 
 
+@pytest.mark.slow
 @FEW
 @given(ANY_TEXT, st.integers(1, 100), st.integers(1, 30))
 def test_no_text_commands_the_terminal(text: str, columns: int, rows: int) -> None:
