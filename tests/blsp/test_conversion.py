@@ -168,12 +168,12 @@ def test_other_files_are_refused(tmp_path: Path, whisper_tokenizer_json: bytes) 
     assert str(caught.value) == "CTranslate2's Whisper model lacks the tensor 'encoder/conv1/weight'."
 
 
-def _write_gguf(path: Path, llm: LlamaForCausalLM, tokenizer: Any) -> None:
-    """A Llama and its byte-level tokenizer as llama.cpp's converter writes them."""
+def _write_gguf(path: Path, llm: Any, tokenizer: Any, architecture: str = "llama") -> None:
+    """An LLM and its byte-level tokenizer as llama.cpp's converter writes them."""
     import gguf
 
     config = llm.config
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -182,7 +182,7 @@ def _write_gguf(path: Path, llm: LlamaForCausalLM, tokenizer: Any) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     writer.add_tokenizer_model("gpt2")
@@ -204,10 +204,14 @@ def _write_gguf(path: Path, llm: LlamaForCausalLM, tokenizer: Any) -> None:
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in llm.state_dict().items():
         array = tensor.numpy()
-        stem = name.removesuffix(".weight")
-        if (part := stem.rpartition(".")[2]) in heads:  # llama.cpp interleaves the halves of rotary pairs
+        stem, _, suffix = name.rpartition(".")
+        if architecture == "qwen2" and stem == "lm_head":
+            array = array.astype(np.float16)
+        if (
+            architecture == "llama" and (part := stem.rpartition(".")[2]) in heads
+        ):  # llama.cpp interleaves the halves of rotary pairs
             array = array.reshape(heads[part], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(f"{names[stem]}.weight", np.ascontiguousarray(array))
+        writer.add_tensor(f"{names[stem]}.{suffix}", np.ascontiguousarray(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -233,3 +237,62 @@ def test_gguf_becomes_an_ordinary_folder(
     assert tokenizer(text).input_ids == tiny_tokenizer(text).input_ids
     assert tokenizer.chat_template == tiny_tokenizer.chat_template
     assert (tokenizer.eos_token, tokenizer.model_max_length) == ("<|im_end|>", 1024)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_qwen2_has_biases_and_one_of_two_copies_of_its_embeddings(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    import gguf
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Qwen2Config(vocab_size=len(tiny_tokenizer), **shape, num_key_value_heads=2, tie_word_embeddings=True)
+    llm = Qwen2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in llm.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    _write_gguf(tmp_path / "model.gguf", llm, tiny_tokenizer, "qwen2")
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    assert {"token_embd.weight", "output.weight"} <= {tensor.name for tensor in reader.tensors}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    convert_gguf(tmp_path / "model.gguf", folder)
+    model = Qwen2ForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    ids = torch.tensor([[5, 9, 200, 17]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, llm(ids).logits, rtol=0, atol=0.02)  # a copy is in half precision
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_large_models_are_written_in_several_files(
+    tmp_path: Path, tiny_llm: LlamaForCausalLM, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blsp.conversion.gguf._SHARD_BYTES", 4_000)
+    _write_gguf(tmp_path / "model.gguf", tiny_llm, tiny_tokenizer)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    convert_gguf(tmp_path / "model.gguf", folder, dtype="bfloat16")
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 2
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="auto")
+    assert model.dtype == torch.bfloat16
+    for name, tensor in tiny_llm.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name].float(), tensor, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_other_architectures_and_other_files_are_refused(tmp_path: Path) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(CheckpointError, match="must hold a model of type llama or qwen2, but holds 'mamba'"):
+        convert_gguf(tmp_path / "other.gguf", tmp_path)
+    (tmp_path / "text.gguf").write_bytes(b"nothing of the kind" * 100)
+    with pytest.raises(CheckpointError, match="is not a GGUF file that can be read"):
+        convert_gguf(tmp_path / "text.gguf", tmp_path)
