@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from blsp.modeling.fast_decoder import FastDecoder, reason_against
 from blsp.modeling.model import BlspModel, cut_into_windows
 
 _speech_keys = itertools.count(start=-1, step=-1)
@@ -57,6 +59,7 @@ class CachedContext:
         self._model = model
         self._blocks = transformer_layers(model)
         self._cache = DynamicCache()
+        self._decoder = FastDecoder(model.llm) if reason_against(model.llm) is None else None
         self._mark = model.llm_mark()
         self._keys: list[int] = []
         self._logits: Tensor | None = None
@@ -138,20 +141,29 @@ class CachedContext:
         ]
         start = len(self._keys)
         self._crop(start)  # a run that failed half-way has left its marks in some layers
+        if self._decoder is not None:
+            logits = self._decoder.read(torch.cat(parts), None if cancel is None else partial(_check, cancel))
+        else:
+            logits = self._run_transformers(torch.cat(parts), start, cancel)
+        self._keys += keys
+        self._logits = logits
+        return logits
+
+    def _run_transformers(self, embeds: Tensor, start: int, cancel: threading.Event | None) -> Tensor:
         with cancelled_by(cancel, self._blocks):
-            output = model.run_llm(
-                torch.cat(parts)[None],
+            output = self._model.run_llm(
+                embeds[None],
                 self._cache,
-                position_ids=torch.arange(start, start + len(keys), device=model.device)[None],
+                position_ids=torch.arange(start, start + len(embeds), device=self._model.device)[None],
                 logits_to_keep=1,
             )
-        self._keys += keys
         logits: Tensor = output.logits[0, -1]
-        self._logits = logits
         return logits
 
     def _crop(self, length: int) -> None:
         """Forget all but the first `length` positions, in every layer."""
+        if self._decoder is not None:
+            self._decoder.crop(length)
         if length == 0:
             self._cache = DynamicCache()
         for layer in self._cache.layers:
@@ -177,10 +189,7 @@ def cancelled_by(cancel: threading.Event | None, blocks: Sequence[nn.Module]) ->
         yield
         return
 
-    def check(*_: object) -> None:
-        if cancel.is_set():
-            raise CancelledError
-
+    check = partial(_check, cancel)
     check()
     handles = [block.register_forward_pre_hook(check) for block in blocks]
     try:
@@ -193,6 +202,11 @@ def cancelled_by(cancel: threading.Event | None, blocks: Sequence[nn.Module]) ->
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
     """Layers of a transformers model, or of all models in it, that take most of its time."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _check(cancel: threading.Event, *_: object) -> None:
+    if cancel.is_set():
+        raise CancelledError
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=40, help="length of each answer")
     args = parser.parse_args()
-    model = load_model(resolve(args.model))
+    model = load_model(resolve(args.model), packed=True)
     measure(model, args.speech, 1, 2)  # the first run pays for set-up
     runs = [measure(model, args.speech, args.turns, args.max_new_tokens) for _ in range(args.repeats)]
     medians = [statistics.median(turn) for turn in zip(*runs)]

@@ -382,7 +382,7 @@ def load_engine(
 
     spec = options.spec()
     where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}
-    model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp")
+    model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp", packed=True)
     if kind == "blsp":
         return BlspEngine(model, model_name=spec.name, system=system)
     whisper, tokenizer = load_whisper(spec, **where)

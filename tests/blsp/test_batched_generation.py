@@ -134,3 +134,17 @@ def test_prompt_longer_than_the_context_is_refused(tiny_model: BlspModel) -> Non
 
 def test_no_prompts_give_no_texts(tiny_model: BlspModel) -> None:
     assert generate_texts(tiny_model, []) == []
+
+
+def test_the_output_layer_reads_contiguous_rows(tiny_model: BlspModel) -> None:
+    """A slice of them would make a CPU copy its weight for each row."""
+    seen: list[bool] = []
+    handle = tiny_model.llm.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    try:
+        generate_texts(
+            tiny_model, [[Turn("user", "a")], [Turn("user", "hello there")]], GenerationConfig(max_new_tokens=3)
+        )
+    finally:
+        handle.remove()
+    assert seen
+    assert all(seen)

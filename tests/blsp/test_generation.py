@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,17 +39,23 @@ class Runs:
 
 @contextmanager
 def recorded(model: BlspModel) -> Iterator[Runs]:
-    runs = Runs()
+    """What passes the first layer and the output layer, whoever runs them."""
+    runs, entered = Runs(), [0]
 
-    def record(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        runs.positions.append(kwargs["inputs_embeds"].size(1))
-        runs.logits.append(output.logits[0, -1])
+    def enter(_module: torch.nn.Module, args: Any) -> None:
+        entered[0] = args[0].size(-2)
 
-    handle = model.llm.register_forward_hook(record, with_kwargs=True)
+    def record(_module: torch.nn.Module, _args: Any, output: Tensor) -> None:
+        runs.positions.append(entered[0])
+        runs.logits.append(output.flatten(0, -2)[-1])
+
+    handles = [model.llm.model.layers[0].mlp.register_forward_pre_hook(enter)]
+    handles += [model.llm.lm_head.register_forward_hook(record)]
     try:
         yield runs
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def prompt(conversation: Conversation, turn: Turn = QUESTION) -> list[Piece]:
@@ -150,7 +156,7 @@ def test_after_a_pass_that_failed_half_way(tiny_model: BlspModel) -> None:
     model = private_copy(tiny_model)
     conversation = Conversation(model)
     ask(conversation)
-    handle = model.llm.model.layers[1].register_forward_pre_hook(raise_memory_error)
+    handle = model.llm.model.layers[1].mlp.register_forward_pre_hook(raise_memory_error)
     with pytest.raises(MemoryError):
         ask(conversation, "again")
     handle.remove()
@@ -217,10 +223,10 @@ def scripted(model: BlspModel, token_ids: list[int], template: Any = None) -> Bl
     result = private_copy(model, template)
     script = iter([*token_ids, *[result.tokenizer.eos_token_id] * 100])
 
-    def force(_module: torch.nn.Module, _args: Any, output: Any) -> None:
-        output.logits[..., next(script)] = 1e6
+    def force(_module: torch.nn.Module, _args: Any, output: Tensor) -> None:
+        output[..., next(script)] = 1e6
 
-    result.llm.register_forward_hook(force)
+    result.llm.lm_head.register_forward_hook(force)
     return result
 
 
@@ -276,7 +282,7 @@ def test_half_a_character_is_not_kept_when_cancelled(tiny_model: BlspModel) -> N
 class Layers:
     """Sets an event when the first layer begins its n-th pass, and counts the passes of the last layer."""
 
-    def __init__(self, layers: torch.nn.ModuleList, cancel: threading.Event, at: int = 1) -> None:
+    def __init__(self, layers: Sequence[torch.nn.Module], cancel: threading.Event, at: int = 1) -> None:
         self.first = self.last = 0
         self._cancel, self._at = cancel, at
         layers[0].register_forward_hook(self._count_first)
@@ -294,7 +300,7 @@ class Layers:
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_cancel_stops_between_two_layers(tiny_model: BlspModel, at: int) -> None:
     model, cancel = private_copy(tiny_model), threading.Event()
-    layers = Layers(model.llm.model.layers, cancel, at)
+    layers = Layers([layer.mlp for layer in model.llm.model.layers], cancel, at)
     conversation = Conversation(model)
     deltas = list(conversation.reply(Turn("user", "hello"), GenerationConfig(max_new_tokens=50), cancel))
     assert (layers.first, layers.last) == (at, at - 1)
@@ -307,7 +313,7 @@ def test_cancel_stops_between_two_layers(tiny_model: BlspModel, at: int) -> None
 def test_cancel_stops_the_encoder_too(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
     model, cancel = private_copy(tiny_model), threading.Event()
     assert model.encoder is not None
-    layers = Layers(model.encoder.whisper.layers, cancel)
+    layers = Layers(list(model.encoder.whisper.layers), cancel)
     conversation = Conversation(model)
     spoken = Turn("user", "", make_speech(1.0))
     assert list(conversation.reply(spoken, SHORT, cancel)) == []
@@ -336,7 +342,7 @@ def test_cancel_from_another_thread_stops_within_a_token(tiny_model: BlspModel) 
         time.sleep(0.02)
 
     for layer in model.llm.model.layers:
-        layer.register_forward_pre_hook(count)
+        layer.mlp.register_forward_pre_hook(count)
     timer = threading.Timer(0.3, cancel.set)
     timer.start()
     deltas = list(Conversation(model).reply(Turn("user", "hello"), GenerationConfig(max_new_tokens=500), cancel))
@@ -417,7 +423,7 @@ def test_a_turn_whose_answer_failed_can_stay(tiny_model: BlspModel, make_speech:
     model = private_copy(tiny_model)
     conversation = Conversation(model)
     spoken = Turn("user", speech=make_speech(1.0))
-    handle = model.llm.model.layers[1].register_forward_pre_hook(raise_memory_error)
+    handle = model.llm.model.layers[1].mlp.register_forward_pre_hook(raise_memory_error)
     with pytest.raises(MemoryError):
         list(conversation.reply(spoken, SHORT))
     handle.remove()
@@ -696,7 +702,7 @@ def test_step_after_a_step_that_failed_half_way(tiny_model: BlspModel) -> None:
     expected = CachedContext(model).read([Piece((5, 6, 7, 8))])
     context = CachedContext(model)
     context.read([Piece((5, 6, 7))])
-    handle = model.llm.model.layers[1].register_forward_pre_hook(raise_memory_error)
+    handle = model.llm.model.layers[1].mlp.register_forward_pre_hook(raise_memory_error)
     with pytest.raises(MemoryError):
         context.step(9)
     handle.remove()
