@@ -22,7 +22,7 @@ from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest, Utterance
 
-Case = Literal["keep", "lower", "auto", "true"]
+Case = Literal["keep", "lower", "auto", "true", "written"]
 FROM_MANIFEST = ("repetition", "asr", "translation")
 """Behaviours whose answers the manifest itself holds."""
 
@@ -55,7 +55,8 @@ class SourceConfig:
     """Language of the translations, as the instruction names it."""
     case: Case = "keep"
     """Spelling of transcripts that are answers: as in the manifest, lower case, lower case where they are all in
-    capitals (auto), or true case without punctuation by `spelling`."""
+    capitals (auto), true case without punctuation by `spelling`, or as in the manifest with no marks but `, . ? !`
+    (written)."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
 
@@ -175,8 +176,10 @@ def speller(case: Case, spelling: Sequence[Path] = ()) -> Callable[[str], str]:
         return lambda text: text.strip().lower()
     if case == "auto":
         return lambda text: text.strip().lower() if text.isupper() else text.strip()
-    from blsp.data.transcripts import Truecaser
+    from blsp.data.transcripts import Truecaser, as_written
 
+    if case == "written":
+        return as_written
     spell = Truecaser(line for path in spelling for line in _text_lines(path))
     return lambda text: spell(text).strip()
 

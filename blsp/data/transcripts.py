@@ -1,4 +1,4 @@
-"""Transcripts as the adapter learns to read them: true case, no punctuation, one leading space.
+"""Transcripts as the adapter learns to read them: bare words in true case, or sentences as people write them.
 
 Corpora disagree about case and punctuation; with one spelling for each word, wherever it stands, few examples
 go a long way, and names keep the tokens that the LLM knows them by.
@@ -33,3 +33,19 @@ class Truecaser:
         """Transcript in the adapter's spelling, e.g. `" what is the capital of France"`; empty without words."""
         words = (match.group().lower() for match in _WORD.finditer(text.replace("’", "'")))
         return "".join(" " + self._spelling.get(word, word) for word in words)
+
+
+_LEFT_OUT = re.compile(r"[\"“”()\[\]{}*_]|(?<![A-Za-z])'|'(?![A-Za-z])")
+_PAUSE = re.compile(r"\s*(?:[;:]|-{2,}|[–—]|\s-\s|,)[\s,;:–—-]*")
+_ENDS = re.compile(r"\s*([.?!])[\s.?!,]*(?=\s|$)")
+
+
+def as_written(text: str) -> str:
+    """A sentence with its capitals, words, digits and the four marks that can be heard: `, . ? !`.
+
+    Quotes and brackets go; semicolons, colons and dashes become commas. E.g. `"Well," he said -- "go!"` becomes
+    `Well, he said, go!`.
+    """
+    plain = _LEFT_OUT.sub("", text.replace("’", "'"))
+    plain = _ENDS.sub(r"\1 ", _PAUSE.sub(", ", plain))
+    return " ".join(plain.split()).lstrip(",.?! ").removesuffix(",")

@@ -41,6 +41,9 @@ class AdapterConfig:
     letters_per_position: int = 1
     """Letters read at each position after the first convolution (25 Hz): 2 leave room for the blank that CTC needs
     between equal letters, and for fast speech (decision 0013)."""
+    width: int | None = None
+    """Width of the last convolution and what follows, where a linear layer brings it to that of the LLM; null: the
+    LLM's own. An adapter for a wide LLM stays small, and keeps its layers when it is taken to another LLM."""
     min_confidence: float = 0.0
     """Mean probability that the CTC head has to give the tokens it reads in an utterance, and twice as much where it
     reads hardly any: below it the utterance is taken for noise, in which nothing was said. Not while training."""
@@ -65,26 +68,29 @@ class LetterScores:
 
 
 class Adapter(nn.Module):
-    """Convolutional subsampler, bottleneck with residual, LayerNorm; on request with attention and letters inside.
+    """Convolutional subsampler, bottleneck with residual, LayerNorm; on request with attention and letters inside, and
+    with a projection to the LLM's width behind.
 
     Shapes:
         B batch, L encoder frames (50 Hz), S speech embeddings (6.25 Hz with the paper's three convolutions),
-        D encoder width, E LLM width.
+        D encoder width, W own width, E LLM width.
     Source: paper sections 3 and 4.1.
     """
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
         self.config = config
+        width = config.width or config.llm_dim
         self.subsampler = ConvSubsampler(
             config.encoder_dim,
-            config.llm_dim,
+            width,
             config.kernel_sizes,
             config.blocks,
             letters_per_position=config.letters_per_position if config.letters else 0,
         )
-        self.bottleneck = Bottleneck(config.llm_dim, config.bottleneck_dim)
-        self.norm = nn.LayerNorm(config.llm_dim)
+        self.bottleneck = Bottleneck(width, config.bottleneck_dim)
+        self.norm = nn.LayerNorm(width)
+        self.projection = None if config.width is None else nn.Linear(width, config.llm_dim)
         self.ctc = CtcHead(config.llm_dim) if config.readout != "frames" else None
 
     def set_readout(self, readout: Readout) -> None:
@@ -140,6 +146,8 @@ class Adapter(nn.Module):
         """The same as forward(), and the letters that were read on the way; None for an adapter without."""
         x, lengths, letters = self.subsampler(hidden_states.to(self.norm.weight.dtype), lengths)
         x = self.norm(self.bottleneck(x))
+        if self.projection is not None:
+            x = self.projection(x)  # (B, S, W) -> (B, S, E)
         return x * valid_positions(lengths, x.size(1))[:, :, None], lengths, letters
 
     def read_out(

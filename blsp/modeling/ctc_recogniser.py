@@ -120,12 +120,14 @@ class CtcRecogniser(nn.Module):
         return self.adapter.ctc.logits(embeds, known), lengths, letters
 
     @torch.no_grad()
-    def read(self, hidden_states: Tensor, lengths: Tensor) -> list[list[int]]:
-        """Token ids that are read in encoder states, as `logits` takes them."""
-        found = ctc_greedy_tokens(*self.logits(hidden_states, lengths))
-        if self.projector is None:
+    def read(self, hidden_states: Tensor, lengths: Tensor, vocabulary: Tensor | None = None) -> list[list[int]]:
+        """Token ids that are read in encoder states; arguments as of `logits`."""
+        found = ctc_greedy_tokens(*self.logits(hidden_states, lengths, vocabulary))
+        if self.projector is not None:
+            vocabulary = self.projector.token_ids
+        if vocabulary is None:
             return found
-        ids = self.projector.token_ids.tolist()
+        ids = vocabulary.tolist()
         return [[ids[i] for i in row] for row in found]
 
     @torch.no_grad()

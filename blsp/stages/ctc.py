@@ -36,12 +36,14 @@ class CtcConfig(SpeechTrainingConfig):
     the LLM's own token embeddings (a warm start for alignment; needs `model.readout` ctc_frames or ctc_expected)."""
     negatives: int = 1000
     """Tokens that are in no transcript, but compete in `token_embeddings`."""
+    readable: bool = False
+    """Whether all tokens that written English is made of compete in `token_embeddings`, instead of `negatives`."""
     sampled: int | None = None
     """Score in each step only so many tokens besides those of its transcripts, which stand for all others
     (`token_embeddings` only); null: all."""
     case: Case = "keep"
-    """Spelling of transcripts: as in the manifest, lower case, lower case where they are all in capitals (auto), or
-    true case without punctuation by `spelling`."""
+    """Spelling of transcripts: as in the manifest, lower case, lower case where they are all in capitals (auto), true
+    case without punctuation by `spelling`, or as in the manifest with no marks but `, . ? !` (written)."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
     letter_weight: float = 0.0
@@ -116,7 +118,7 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     from blsp.data.samples import speller
     from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
     from blsp.training.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
-    from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
+    from blsp.training.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens
 
     adapter, encoder = model.adapter, model.encoder
     assert adapter is not None
@@ -143,6 +145,8 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     else:
         spoken |= set() if speech.held_out is None else transcript_tokens(speech.held_out, transcripts)
         vocabulary = competing_tokens(spoken, negatives=config.negatives, size=len(embeds), seed=config.seed)
+        if config.readable:
+            vocabulary = readable_tokens(model.tokenizer)
     recogniser = CtcRecogniser(encoder, adapter, projector, None if projector is not None else embeds)
     training = ReadingSamples.of(speech.training, speech.loader, transcripts, vocabulary)
     held_out = None

@@ -38,6 +38,8 @@ class ModelConfig:
     """Convolutions of a new adapter, each with stride 2."""
     bottleneck_dim: int = 512
     """Inner width of a new adapter's bottleneck."""
+    width: int | None = None
+    """Own width of a new adapter; by default that of the LLM."""
     readout: Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"] | None = None
     """What the LLM reads: every frame (the paper), or what the adapter's CTC head reads; by default as the adapter was
     trained, and every frame of a new one."""
@@ -136,6 +138,7 @@ class ModelConfig:
             llm_dim,
             kernel_sizes=tuple(self.kernel_sizes),
             bottleneck_dim=self.bottleneck_dim,
+            width=self.width,
             readout=self.readout or "frames",
             blocks=tuple(self.blocks),
             letters=self.letters,

@@ -103,7 +103,7 @@ class CtcModule(nn.Module):
     def read(self, batch: ReadingBatch) -> list[list[int]]:
         """Token ids that are read in each utterance."""
         states = encode(batch.speech, self.recogniser.encoder, self._cache)
-        return self.recogniser.read(states.values, states.lengths)
+        return self.recogniser.read(states.values, states.lengths, self.vocabulary)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
@@ -39,6 +40,19 @@ class Transcripts:
     def _tokenize(self, text: str) -> tuple[int, ...]:
         with self._lock:
             return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+_READABLE = re.compile(r" ?[a-z']+| ?[A-Z][a-z']*| [A-Z]{2,4}|-[A-Za-z]*| ?[0-9]|[.,?!]")
+
+
+def readable_tokens(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Sorted ids of the tokens that English as people write it is made of, int64 (W,).
+
+    Words and parts of words without capitals inside, digits, hyphens and the four marks of `as_written`. The rest of a
+    large vocabulary is code and other languages: it would only cost time, and confuse.
+    """
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], clean_up_tokenization_spaces=False)
+    return torch.tensor([i for i, text in enumerate(texts) if _READABLE.fullmatch(text)], dtype=torch.int64)
 
 
 def transcript_tokens(manifest: Iterable[Utterance], transcripts: Transcripts) -> set[int]:

@@ -272,3 +272,19 @@ def test_a_config_lets_a_loaded_adapter_read_more_letters(monkeypatch: pytest.Mo
         ModelConfig(letters_per_position=2).load()
     new = ModelConfig(adapter="new", letters=True, letters_per_position=2).new_adapter(8, 6, seed=0)
     assert new.config.letters_per_position == 2
+
+
+def test_an_adapter_of_its_own_width_is_projected_to_the_llm() -> None:
+    torch.manual_seed(0)
+    narrow = Adapter(AdapterConfig(8, 6, bottleneck_dim=4, readout="ctc_expected")).eval()
+    wide = Adapter(AdapterConfig(8, 10, bottleneck_dim=4, readout="ctc_expected", width=6)).eval()
+    assert wide.projection is not None
+    shared = {name: tensor for name, tensor in narrow.state_dict().items() if not name.startswith("ctc.")}
+    assert wide.load_state_dict(shared, strict=False).unexpected_keys == []
+    states, lengths = torch.randn(2, 40, 8), torch.tensor([40, 17])
+    frames, n_frames = narrow(states, lengths)
+    projected, n_projected = wide(states, lengths)
+    assert n_projected.tolist() == n_frames.tolist()
+    assert projected.shape == (*frames.shape[:2], 10)
+    torch.testing.assert_close(projected[0], wide.projection(frames[0]))
+    assert not projected[1, int(n_frames[1]) :].any()  # padding stays zero, whatever the projection adds
