@@ -148,3 +148,10 @@ def test_the_output_layer_reads_contiguous_rows(tiny_model: BlspModel) -> None:
         handle.remove()
     assert seen
     assert all(seen)
+
+
+def test_no_number_of_positions_keeps_all(tiny_model: BlspModel) -> None:
+    embeds = tiny_model.embed_tokens([5, 6, 7])[None]
+    assert tiny_model.run_llm(embeds, logits_to_keep=0).logits.shape[1] == 3
+    last = tiny_model.run_llm(embeds, logits_to_keep=2).logits
+    torch.testing.assert_close(last, tiny_model.run_llm(embeds).logits[:, -2:])

@@ -183,6 +183,7 @@ def test_speech_from_a_file_is_said(start_talk: StartTalk, tmp_path: Path) -> No
     terminal.type(f"/say {ASSETS / 'capital_of_france.flac'}")
     terminal.press("Enter")
     terminal.wait_for(r"You        capital_of_france.flac, speech, [12]\.\d s\n(.*\n)*Assistant  Paris\.")
+    kept_turns(tmp_path, 2)
     (path,) = (tmp_path / "state/voicechat/sessions").glob("*/0001.flac")
     assert path.stat().st_size > 1000
 
