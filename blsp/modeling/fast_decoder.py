@@ -21,6 +21,8 @@ from blsp.modeling.packed_linear import PackedLinear
 
 KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """What transformers calls the architectures that are computed here."""
+_FIXED_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
+"""Of the others, the angles depend on how long the text is by now."""
 _ROOM = 256
 """Positions by which the buffers grow, at least."""
 
@@ -122,8 +124,14 @@ def reason_against(llm: PreTrainedModel) -> str | None:
     config: Any = llm.config
     if config.model_type not in KNOWN_TYPES:
         return f"`llm` must be of a type of {sorted(KNOWN_TYPES)}, but is {config.model_type} instead."
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if layer_types != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
         return "`llm` must attend to all positions in every layer, but has layers that do not."
+    rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope_type not in _FIXED_ROPE_TYPES:
+        return f"`llm` must rotate each position by the same angles always, but its rotation is {rope_type!r} instead."
+    if llm.device.type not in ("cpu", "cuda"):
+        return f"`llm` must be on a CPU or a CUDA device, but is on {llm.device.type} instead."
     linears = [type(part) for layer in llm.model.layers for part in layer.modules() if hasattr(part, "in_features")]
     if other := set(linears) - {nn.Linear, PackedLinear}:
         return f"`llm` must have plain linear layers, but has {sorted(kind.__name__ for kind in other)} instead."

@@ -94,3 +94,11 @@ def test_other_llms_are_refused_with_a_reason() -> None:
         FastDecoder(gpt2)
     sliding = Qwen2ForCausalLM(Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1))
     assert "layers that do not" in str(reason_against(sliding))
+    mistral = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+    assert "layers that do not" in str(reason_against(mistral))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    llama = LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=dynamic))
+    assert "its rotation is 'dynamic' instead" in str(reason_against(llama))
+    with torch.device("meta"):
+        nowhere = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    assert "is on meta instead" in str(reason_against(nowhere))
