@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from blsp.errors import StorageError
+from blsp.storage import atomic_file
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.process import ESCAPED
 
@@ -102,18 +103,17 @@ def output_error(path: Path, error: OSError) -> StorageError | UnusableNameError
 
 
 def _write_and_publish(path: Path, data: bytes, *, overwrite: bool) -> None:
+    if overwrite:
+        with atomic_file(path) as file:
+            file.write(data)
+        return
     temporary = path.with_name(f".voicechat-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:  # not by `tempfile`, whose files only the owner may read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if overwrite:
-            with suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(path.stat().st_mode))
-            temporary.replace(path)
-        else:
-            _publish_new(temporary, path)
+        _publish_new(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

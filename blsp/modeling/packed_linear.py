@@ -1,8 +1,7 @@
 """Linear layers with 4-bit and 8-bit weights for CPUs.
 
 One row (a token being written) is a matter of memory: the fewer bytes a weight has, the faster. Many rows (a prompt
-being read) are a matter of arithmetic: int8 products are the fastest that a CPU has, on AMX, VNNI and plain AVX2 alike,
-and for a small LLM the dense weight is as good, and exact. A layer may therefore hold its weight twice.
+being read) are a matter of arithmetic, and the dense weight is exact: a layer holds both.
 
 Shapes:
     N rows, K inputs, M outputs, G groups of `GROUP` inputs.
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 
 GROUP = 32
 """Inputs that share a scale in 4 bits, as in GGUF's Q4_K and Q4_1."""
-FEW_ROWS = 4
-"""Up to so many rows are multiplied by the kernels for few rows."""
 _LEVELS = 127
 
 
@@ -41,90 +38,49 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PackedLinear(nn.Module):
-    """`y = x W^T + b` on a CPU, with W in 8 bits and perhaps in 4 as well, for one row at least.
+    """`y = x W^T + b` on a CPU: one row by W in 4 or 8 bits, more of them by W as it is.
 
     Args:
-        values: W in 8 bits, int8 (M, K).
-        scales: Of its rows, float32 (M,).
+        weight: W, float (M, K).
         bias: float (M,), or None.
-        packed: W in 4 bits as `pack_groups` lays it out, or None.
-        groups: Scales and offsets of the groups, bfloat16 (G, M, 2), with `packed`.
-        dense: W as it was, float (M, K), for two rows and more; None: 8 bits serve these too.
+        bits: 4, which takes K in whole groups and M in sixteens, or 8.
     """
 
-    values: Tensor
-    scales: Tensor
-    row_scales: Tensor
+    weight: Tensor
     bias: Tensor | None
-    packed: Tensor | None
-    groups: Tensor | None
-    dense: Tensor | None
+    levels: Tensor
+    scales: Tensor
 
-    def __init__(
-        self,
-        values: Tensor,
-        scales: Tensor,
-        bias: Tensor | None = None,
-        packed: Tensor | None = None,
-        groups: Tensor | None = None,
-        dense: Tensor | None = None,
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8) -> None:
         super().__init__()
-        self.out_features, self.in_features = values.shape
-        for name, tensor in {
-            "values": values,
-            "scales": scales.float(),
-            "row_scales": scales.to(torch.bfloat16),
-            "bias": None if bias is None else bias.float(),
-            "packed": packed,
-            "groups": groups,
-            "dense": dense,
-        }.items():
+        self.out_features, self.in_features = weight.shape
+        self.bits = bits
+        if bits == 4:
+            levels, scales = pack_groups(*quantize_groups(weight))
+        else:
+            levels, row_scales = quantize_rows(weight)
+            scales = row_scales.to(torch.bfloat16)
+        for name, tensor in {"weight": weight, "bias": bias, "levels": levels, "scales": scales}.items():
             self.register_buffer(name, tensor, persistent=False)
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8, keep: bool = False) -> PackedLinear:
-        """The layer of a dense weight, float (M, K); with 4 `bits` in 4 and in 8, with `keep` as it is too."""
-        values, scales = quantize_rows(weight)
-        dense = weight if keep else None
-        if bits == 8 or weight.size(1) % GROUP or weight.size(0) % 16:
-            return cls(values, scales, bias, dense=dense)
-        return cls(values, scales, bias, *pack_groups(*quantize_groups(weight)), dense)
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (..., K) -> (..., M), of the same type."""
-        rows = x.reshape(-1, self.in_features)
-        if len(rows) <= (1 if self.dense is not None else FEW_ROWS):
-            y = self._few(rows)
+        if x.numel() > self.in_features:
+            return F.linear(x, self.weight, self.bias)
+        row = x.reshape(1, self.in_features).to(torch.bfloat16)
+        if self.bits == 4:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(row, self.levels, GROUP, self.scales)
         else:
-            y = self._many(rows) if self.dense is None else F.linear(rows, self.dense.to(rows.dtype))
+            y = torch.ops.aten._weight_int8pack_mm(row, self.levels, self.scales)
+        y = y.to(x.dtype)
         if self.bias is not None:
             y = y + self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
-
-    def _few(self, rows: Tensor) -> Tensor:
-        rows = rows.to(torch.bfloat16).contiguous()
-        if self.packed is not None:
-            y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP, self.groups)
-        else:
-            y = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.row_scales)
-        return y
-
-    def _many(self, rows: Tensor) -> Tensor:
-        # Two terms of 8 bits for each row: what the layers of an LLM pass on has outliers, for which one is too coarse.
-        rows = rows.float()
-        scales = (rows.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-        levels = rows / scales
-        first = levels.round()
-        rest = ((levels - first) * (2 * _LEVELS)).round()  # at most half a level is left
-        sums = torch._int_mm(torch.cat([first, rest]).to(torch.int8), self.values.t()).float()
-        high, low = sums.chunk(2)
-        return (high + low / (2 * _LEVELS)) * scales * self.scales
+        found: Tensor = y.view(*x.shape[:-1], self.out_features)
+        return found
 
     def extra_repr(self) -> str:
         """Sizes and bits."""
-        bits = "8" if self.packed is None else "4 and 8"
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={bits}"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
 
 
 def pack_groups(levels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,8 +97,3 @@ def pack_groups(levels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     scales, offsets = groups.unbind(2)
     centred = torch.stack([scales, offsets + 8 * scales], dim=2)  # the kernel counts levels from -8
     return packed, centred.transpose(0, 1).contiguous().to(torch.bfloat16)
-
-
-def dense_weight(linear: PackedLinear) -> Tensor:
-    """The 8-bit weight as float32 (M, K)."""
-    return linear.values.float() * linear.scales[:, None]

@@ -8,7 +8,7 @@ large as they need to be. The groups are found again, so that nothing is lost tw
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ _LOSSLESS = 1e-5
 """Largest relative error of weights in 4 bits that were in 4 bits before."""
 _MIN_VALUES = 2**18
 """Smaller matrices cost too little to be worth a decision."""
-_RUNS = 5
+_RUNS = 3
 
 
 def pack_llm(llm: nn.Module) -> bool:
@@ -29,13 +29,20 @@ def pack_llm(llm: nn.Module) -> bool:
         Whether it was done.
     """
     linears = {name: module for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
-    sample = max((m for m in linears.values() if _is_in_groups(m.weight)), key=lambda m: m.weight.numel(), default=None)
-    if sample is None or not _is_faster(sample):
+    grouped = {name: module for name, module in linears.items() if _is_in_groups(module.weight)}
+    if not grouped:
         return False
+    packed = {}
     for name, module in linears.items():
-        bits = 4 if _is_in_groups(module.weight) else 8
         bias = None if module.bias is None else module.bias.detach()
-        llm.set_submodule(name, PackedLinear.of(module.weight.detach(), bias, bits=bits, keep=True))
+        try:
+            packed[name] = PackedLinear(module.weight.detach(), bias, bits=4 if name in grouped else 8)
+        except (AttributeError, NotImplementedError, RuntimeError):  # a build of torch without these operators
+            return False
+    if not _is_faster([packed[name] for name in grouped], list(grouped.values())):
+        return False
+    for name, layer in packed.items():
+        llm.set_submodule(name, layer)
     return True
 
 
@@ -50,13 +57,20 @@ def _is_in_groups(weight: Tensor) -> bool:
 
 
 @torch.inference_mode()
-def _is_faster(linear: nn.Linear) -> bool:
-    """Whether this CPU multiplies one row faster by the packed weight; without a kernel it takes far longer."""
-    x = torch.ones(1, linear.in_features, dtype=linear.weight.dtype)
+def _is_faster(packed: Sequence[nn.Module], dense: Sequence[nn.Linear]) -> bool:
+    """Whether this CPU multiplies one row faster by the packed weights; without a kernel it takes far longer.
+
+    All of them in turn, as when a token is written: a single matrix would stay in the processor's cache.
+    """
+    rows = [torch.ones(1, linear.in_features, dtype=linear.weight.dtype) for linear in dense]
+
+    def run(layers: Sequence[nn.Module]) -> None:
+        for layer, row in zip(layers, rows):
+            layer(row)
+
     try:
-        packed = PackedLinear.of(linear.weight.detach(), bits=4)
-        return _seconds(lambda: packed(x)) < _seconds(lambda: linear(x))
-    except (AttributeError, NotImplementedError, RuntimeError):  # a build of torch without these operators
+        return _seconds(lambda: run(packed)) < _seconds(lambda: run(dense))
+    except (AttributeError, NotImplementedError, RuntimeError):
         return False
 
 

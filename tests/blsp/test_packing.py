@@ -34,12 +34,12 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_weights_that_came_in_4_bits_are_packed_in_4(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_is_faster", lambda linear: True)
+    monkeypatch.setattr(packing, "_is_faster", lambda packed, dense: True)
     packed = copy.deepcopy(llm)
     assert pack_llm(packed)
     kinds = {name: module for name, module in packed.named_modules() if isinstance(module, PackedLinear)}
     assert len(kinds) == 2 * 7 + 1
-    assert [name for name, module in kinds.items() if module.packed is None] == ["lm_head"]
+    assert [name for name, module in kinds.items() if module.bits == 8] == ["lm_head"]
     ids = torch.randint(0, 320, (1, 40))
     with torch.no_grad():
         expected = llm(ids).logits
@@ -52,7 +52,7 @@ def test_weights_that_came_in_4_bits_are_packed_in_4(llm: Any, monkeypatch: pyte
 
 
 def test_other_weights_stay_as_they_are(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_is_faster", lambda linear: True)
+    monkeypatch.setattr(packing, "_is_faster", lambda packed, dense: True)
     for parameter in llm.parameters():
         parameter.normal_()
     assert not pack_llm(llm)
@@ -66,8 +66,8 @@ def test_nothing_is_packed_where_that_is_slower(llm: Any, monkeypatch: pytest.Mo
 
 
 def test_nothing_is_packed_where_torch_cannot(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def of(*_: Any, **__: Any) -> None:
+    def forward(*_: Any) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(PackedLinear, "of", of)
+    monkeypatch.setattr(PackedLinear, "forward", forward)
     assert not pack_llm(llm)
