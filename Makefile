@@ -19,12 +19,12 @@ endif
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
-talk: $(VENV)/.weights ## Start a conversation; options go into ARGS="...".
+talk: $(VENV)/.installed ## Start a conversation; ARGS="-m tiny" takes the small model.
 	@$(BIN)/voicechat talk $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests.
 	@$(MAKE) --no-print-directory $(VENV)/.weights || \
-	  echo "Notice: without the embedded weights the tests that need them are skipped." >&2
+	  echo "Notice: without the weights of the model tiny the tests that need them are skipped." >&2
 	$(PYTEST) $(ARGS)
 
 check: lint ## Run linters, types and the quick tests: under a minute.
@@ -35,7 +35,8 @@ lint: $(VENV)/.dev ## Run ruff and mypy.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(VENV)/.weights ## Measure the time to the first token over six turns.
+bench: $(VENV)/.installed ## Measure the time to the first token over six turns.
+	@$(BIN)/voicechat models download
 	$(BIN)/python -m recipes.measure_latency $(ARGS)
 
 bench-train: $(VENV)/.dev $(VENV)/.weights ## Measure what each trick brings to a training step.
@@ -62,5 +63,5 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.weights: $(VENV)/.installed
-	@$(BIN)/voicechat models download embedded
+	@$(BIN)/voicechat models download tiny
 	@touch $@

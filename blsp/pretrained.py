@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.embedded import LLM, WHISPER, EmbeddedWeights, cache_folder, ensure_embedded
+from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedWeights, cache_folder, ensure_embedded
 from blsp.errors import CheckpointError, UnsupportedError
-from blsp.placement import check_quantization, select_device, select_dtype
+from blsp.placement import check_quantization, cpu_multiplies_bfloat16, select_device, select_dtype
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
 from blsp.storage import read_json
@@ -57,8 +59,8 @@ def load_model(
         speech: Load encoder and adapter; without them the model takes text only (for the cascade).
         progress: Whoever wants to watch downloads.
         new_adapter: Makes an untrained adapter from the widths of encoder and LLM, in place of a saved one.
-        packed: Let a CPU write tokens by the LLM's weights in the 4 bits that they came in, where they did and with
-            `dtype` auto: twice as fast, but for use only; nothing can be trained through them.
+        packed: Let a CPU run the LLM by weights in the 4 bits that they came in, where they did and with `dtype` auto:
+            several times as fast and small, but for use only; nothing can be trained through them.
 
     Raises:
         ModelNotFoundError: A part is not there, among them the adapter that nobody has published.
@@ -68,7 +70,6 @@ def load_model(
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
     from blsp.modeling.model import BlspModel
-    from blsp.modeling.packing import pack_llm
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -76,15 +77,13 @@ def load_model(
     # The adapter comes first: it is small, and what most likely is missing.
     adapter = _load_adapter(spec) if speech and new_adapter is None else None
     encoder = _load_encoder(spec, progress) if speech else None
-    llm_folder = part_path(spec.llm, LLM, progress)
+    llm_folder = part_path(spec.llm, EMBEDDED_LLMS, progress, model=spec.name)
+    packed = packed and dtype == "auto" and quantize is None and target.type == "cpu"
     with quiet_transformers():
         tokenizer = _load_tokenizer(llm_folder)
-        llm = _load_llm(llm_folder, target, kind, quantize)
-    _apply_lora(spec, llm, quantize)
-    if packed and dtype == "auto" and quantize is None and target.type == "cpu":
-        pack_llm(llm)
+        llm = _load_llm(spec, llm_folder, _Placement(target, kind, quantize, chosen=dtype != "auto"), packed=packed)
     if encoder is not None and new_adapter is not None:
-        adapter = new_adapter(encoder.width, int(llm.get_input_embeddings().weight.shape[1]))
+        adapter = new_adapter(encoder.width, int(llm.get_input_embeddings().embedding_dim))
     if encoder is not None and adapter is not None:
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
@@ -108,7 +107,7 @@ def load_whisper(
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
-    folder = part_path(spec.encoder, WHISPER, progress)
+    folder = part_path(spec.encoder, EMBEDDED_ENCODERS, progress, model=spec.name)
     with quiet_transformers():
         with _readable(folder):
             model, info = WhisperForConditionalGeneration.from_pretrained(
@@ -163,7 +162,7 @@ def _load_encoder(spec: ModelSpec, progress: Progress | None) -> SpeechEncoder:
 
     from blsp.modeling.encoder import SpeechEncoder
 
-    folder = part_path(spec.encoder, WHISPER, progress)
+    folder = part_path(spec.encoder, EMBEDDED_ENCODERS, progress, model=spec.name)
     with _readable(folder):
         config = WhisperConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
@@ -187,23 +186,67 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_llm(folder: Path, device: torch.device, dtype: torch.dtype, quantize: str | None) -> PreTrainedModel:
+@dataclass(frozen=True)
+class _Placement:
+    """Where an LLM computes, and in which numbers."""
+
+    device: torch.device
+    dtype: torch.dtype
+    quantize: str | None
+    chosen: bool
+    """Whether the user said which dtype."""
+
+
+def _load_llm(spec: ModelSpec, folder: Path, where: _Placement, *, packed: bool) -> PreTrainedModel:
+    from blsp.modeling.packed_llm import is_packed, load_packed
+    from blsp.modeling.packing import pack_llm
+
+    if is_packed(folder) and packed and spec.lora is None:
+        with _readable(folder):
+            return load_packed(folder)
+    llm = _load_dense_llm(folder, where) if not is_packed(folder) else _unpack_llm(folder, where)
+    _apply_lora(spec, llm, where.quantize)
+    if packed:
+        pack_llm(llm)
+    return llm
+
+
+def _unpack_llm(folder: Path, where: _Placement) -> PreTrainedModel:
+    """The dense LLM of a folder of packed weights: in bfloat16 where the CPU is good at it, for half the memory."""
+    import torch
+
+    from blsp.modeling.packed_llm import load_dense
+
+    if where.quantize is not None:
+        with tempfile.TemporaryDirectory(prefix="dense-", dir=folder.parent) as temporary:
+            with _readable(folder):
+                load_dense(folder, torch.bfloat16).save_pretrained(temporary)
+            return _load_dense_llm(Path(temporary), where)
+    dtype = where.dtype
+    if where.device.type == "cpu" and not where.chosen and cpu_multiplies_bfloat16():
+        dtype = torch.bfloat16
+    with _readable(folder):
+        llm: Any = load_dense(folder, dtype)
+    return llm.to(where.device)  # type: ignore[no-any-return]
+
+
+def _load_dense_llm(folder: Path, where: _Placement) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     settings: dict[str, Any] = {}
-    if quantize is not None:
-        options: dict[str, Any] = {"load_in_8bit": True} if quantize == "8bit" else {"load_in_4bit": True}
-        if quantize == "4bit":
-            options["bnb_4bit_compute_dtype"] = dtype
-        settings = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": device}}
+    if where.quantize is not None:
+        options: dict[str, Any] = {"load_in_8bit": True} if where.quantize == "8bit" else {"load_in_4bit": True}
+        if where.quantize == "4bit":
+            options["bnb_4bit_compute_dtype"] = where.dtype
+        settings = {"quantization_config": BitsAndBytesConfig(**options), "device_map": {"": where.device}}
     if read_json(folder / "config.json").get("is_encoder_decoder"):
         raise CheckpointError(f"The LLM must be a decoder-only model, but {folder} holds an encoder and a decoder.")
-    settings |= {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    settings |= {"dtype": where.dtype, "use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
     with _readable(folder):
         llm, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **settings)
     _check_complete(folder, info)
-    if quantize is None:
-        llm = llm.to(device)
+    if where.quantize is None:
+        llm = llm.to(where.device)
     frozen: PreTrainedModel = llm.requires_grad_(False).eval()
     return frozen
 
@@ -229,7 +272,7 @@ def _check_complete(folder: Path, loading_info: dict[str, Any]) -> None:
 
 def _check_widths(spec: ModelSpec, encoder: SpeechEncoder, adapter: Adapter, llm: PreTrainedModel) -> None:
     config = adapter.config
-    llm_dim = int(llm.get_input_embeddings().weight.shape[1])
+    llm_dim = int(llm.get_input_embeddings().embedding_dim)
     if (config.encoder_dim, config.llm_dim) != (encoder.width, llm_dim):
         raise CheckpointError(
             f"The adapter {spec.adapter} joins widths {config.encoder_dim} and {config.llm_dim}, but "

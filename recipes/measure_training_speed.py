@@ -1,6 +1,6 @@
-"""Measure what each trick of the training step is worth, on the embedded model.
+"""Measure what each trick of the training step is worth, on the model tiny.
 
-Needs: the embedded model; real speech in VOICECHAT_DATA/speech/librispeech, else sounds are generated.
+Needs: the model tiny; real speech in VOICECHAT_DATA/speech/librispeech, else sounds are generated.
 Run: python -m recipes.measure_training_speed [--utterances 8] [--repeats 3] [--out speed.json]
 Makes: a table of samples a second and peak memory: a plain re-creation of the paper's step, each trick added to those
 before it, and each taken away from all of them. All see the same utterances through an adapter of the paper's shape,

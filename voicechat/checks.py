@@ -103,19 +103,19 @@ def check_accelerator() -> Iterator[Check]:
             "See that the driver answers: nvidia-smi",
         )
     else:
-        yield Check("accelerator", "ok", "none; the CPU is used, which is enough for the embedded model")
+        yield Check("accelerator", "ok", "none; the CPU is used, which is enough for the embedded models")
 
 
 def check_model(options: ModelOptions) -> Iterator[Check]:
     """Weights on this machine, and whether they are what they should be."""
-    from blsp.embedded import LLM, WHISPER
+    from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
     from blsp.specs import local_parts
 
     spec = options.spec()
     paths = local_parts(spec)
     found = [
-        _check_part("encoder", spec.name, spec.encoder, paths.encoder, WHISPER),
-        _check_part("llm", spec.name, spec.llm, paths.llm, LLM),
+        _check_part("encoder", spec.name, spec.encoder, paths.encoder, EMBEDDED_ENCODERS.get(spec.encoder)),
+        _check_part("llm", spec.name, spec.llm, paths.llm, EMBEDDED_LLMS.get(spec.llm)),
         _check_adapter(spec, paths.adapter),
     ]
     yield from found
@@ -125,12 +125,11 @@ def check_model(options: ModelOptions) -> Iterator[Check]:
         yield Check("offline", "failed", f"the model {spec.name} is not complete on this machine", _download(spec.name))
 
 
-def _check_part(part: str, model: str, name: str, path: Path | None, embedded: EmbeddedPart) -> Check:
+def _check_part(part: str, model: str, name: str, path: Path | None, embedded: EmbeddedPart | None) -> Check:
     from blsp.embedded import part_folder, part_state
-    from blsp.specs import EMBEDDED
 
-    folder = part_folder(embedded)
-    if name == EMBEDDED and (path is None or path == folder):
+    if embedded is not None and (path is None or path == part_folder(embedded)):
+        folder = part_folder(embedded)
         state = part_state(embedded, hashes=True)
         if state != "ready":
             return Check(part, "failed", f"{embedded.name} is {state} in {folder}", _download(model))
@@ -142,10 +141,10 @@ def _check_part(part: str, model: str, name: str, path: Path | None, embedded: E
 
 def _check_adapter(spec: ModelSpec, path: Path | None) -> Check:
     from blsp.checkpoint import load_adapter
-    from blsp.specs import EMBEDDED, adapter_folder
+    from blsp.specs import EMBEDDED_ADAPTERS, adapter_folder
 
     try:
-        if path is None and spec.adapter not in {None, EMBEDDED}:
+        if path is None and spec.adapter not in {None, *EMBEDDED_ADAPTERS}:
             return Check("adapter", "failed", f"{spec.adapter} is not on this machine", _download(spec.name))
         load_adapter(path or adapter_folder(spec))
     except BlspError as error:

@@ -35,7 +35,7 @@ class Recogniser:
         from blsp.pretrained import load_whisper, resolve
         from blsp.whisper_recogniser import WhisperRecogniser
 
-        self._recogniser = WhisperRecogniser(*(whisper or load_whisper(resolve("embedded"))))
+        self._recogniser = WhisperRecogniser(*(whisper or load_whisper(resolve("tiny"))))
 
     def read(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """The words of utterances of at most 30 seconds, each float32 (N,) at 16 kHz; longer ones are cut."""

@@ -89,7 +89,8 @@ def load_vllm(spec: ModelSpec, *, dtype: str, max_new_tokens: int) -> VllmAnswer
         UnsupportedError: vLLM is not installed, or cannot run this model.
         ModelNotFoundError: The LLM is not there.
     """
-    from blsp.embedded import LLM
+    from blsp.embedded import EMBEDDED_LLMS
+    from blsp.modeling.packed_llm import is_packed
     from blsp.placement import select_device, select_dtype
     from blsp.specs import part_path
 
@@ -98,7 +99,14 @@ def load_vllm(spec: ModelSpec, *, dtype: str, max_new_tokens: int) -> VllmAnswer
             f"The backend vllm cannot run {spec.name}, whose LLM has low-rank changes: {spec.lora}.",
             hint="Use the other backend: backend=transformers",
         )
-    folder = part_path(spec.llm, LLM)
+    folder = part_path(spec.llm, EMBEDDED_LLMS, model=spec.name)
+    if is_packed(folder):
+        raise UnsupportedError(
+            f"The backend vllm cannot read {folder}, whose weights are packed for CPUs.",
+            hint=f"Name the LLM as it is on the hub: model.llm={EMBEDDED_LLMS[spec.llm].hub_id}"
+            if spec.llm in EMBEDDED_LLMS
+            else None,
+        )
     kind = str(select_dtype(dtype, select_device("auto"))).removeprefix("torch.")
     return VllmAnswerer(folder, read_format(folder, spec, max_new_tokens), kind)
 

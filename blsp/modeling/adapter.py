@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from blsp.audio import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
+from blsp.modeling.packed_linear import PackedEmbedding
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 
 Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"]
@@ -151,7 +152,12 @@ class Adapter(nn.Module):
         return x * valid_positions(lengths, x.size(1))[:, :, None], lengths, letters
 
     def read_out(
-        self, speech_embeds: Tensor, lengths: Tensor, token_embeds: Tensor, *, logits: Tensor | None = None
+        self,
+        speech_embeds: Tensor,
+        lengths: Tensor,
+        token_embeds: Tensor | PackedEmbedding,
+        *,
+        logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Turn forward()'s result into what the LLM reads, by `config.readout` (`ctc_words`: as while training).
 
@@ -280,19 +286,23 @@ class CtcHead(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(3.0))
         self._known: tuple[Tensor, WeightsMark, Tensor] | None = None  # token embeddings, and their directions
 
-    def logits(self, speech_embeds: Tensor, token_embeds: Tensor) -> Tensor:
+    def logits(self, speech_embeds: Tensor, token_embeds: Tensor | PackedEmbedding) -> Tensor:
         """Scores of the blank (index 0) and of each token (its id + 1).
 
         Args:
             speech_embeds: Result of `Adapter.forward`, float (B, S, E).
-            token_embeds: Input embeddings of the LLM, or of the part of its vocabulary that counts, float (V, E).
+            token_embeds: Input embeddings of the LLM, or of the part of its vocabulary that counts, float (V, E), or
+                in 8 bits.
 
         Returns:
             float (B, S, 1 + V).
         """
-        directions = self._directions(token_embeds, speech_embeds.dtype)
+        if isinstance(token_embeds, PackedEmbedding):
+            likeness = token_embeds.likeness(speech_embeds)
+        else:
+            likeness = speech_embeds @ self._directions(token_embeds, speech_embeds.dtype).T
         blank = (speech_embeds @ self.blank)[:, :, None]
-        return self.scale * torch.cat([blank, speech_embeds @ directions.T], dim=2)
+        return self.scale * torch.cat([blank, likeness], dim=2)
 
     def _directions(self, token_embeds: Tensor, dtype: torch.dtype) -> Tensor:
         """Token embeddings (V, E) at unit length; where nothing is learnt, those of an LLM's whole table are kept."""
@@ -307,7 +317,7 @@ class CtcHead(nn.Module):
         self,
         speech_embeds: Tensor,
         lengths: Tensor,
-        token_embeds: Tensor,
+        token_embeds: Tensor | PackedEmbedding,
         logits: Tensor,
         *,
         expected: bool,
@@ -332,7 +342,10 @@ class CtcHead(nn.Module):
         kept = _take(speech_embeds, order)
         if expected:
             probabilities = (self.sharpness * _take(logits[:, :, 1:], order)).softmax(dim=2)
-            kept = probabilities @ token_embeds.to(probabilities.dtype)
+            if isinstance(token_embeds, PackedEmbedding):
+                kept = token_embeds.mean(probabilities)
+            else:
+                kept = probabilities @ token_embeds.to(probabilities.dtype)
         return kept * valid_positions(kept_lengths, kept.size(1))[:, :, None], kept_lengths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -157,7 +158,7 @@ def lay_out(
         ValueError: The number of gaps and the number of embeddings differ.
     """
     ids = [i for row in rows for i in token_ids(row)]
-    device = next(embed_tokens.parameters()).device
+    device = next(itertools.chain(embed_tokens.parameters(), embed_tokens.buffers())).device
     tokens = embed_tokens(torch.tensor(ids, dtype=torch.int64, device=device))
     speech = (
         [] if speech_embeds is None or lengths is None else [x[:n] for x, n in zip(speech_embeds, lengths.tolist())]

@@ -33,6 +33,8 @@ from blsp.modeling.batch import (
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
+from blsp.modeling.packed_linear import PackedEmbedding
+from blsp.modeling.packed_llm import token_table
 from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
@@ -107,17 +109,17 @@ class BlspModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the LLM's input embeddings are."""
-        return self._token_embeds.device
+        return self.token_table.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the LLM's input embeddings."""
-        return self._token_embeds.dtype
+        return self.token_table.dtype
 
     @property
-    def _token_embeds(self) -> Tensor:
-        weight: Tensor = self.llm.get_input_embeddings().weight
-        return weight
+    def token_table(self) -> Tensor | PackedEmbedding:
+        """The LLM's input embeddings: float (V, E), or in 8 bits."""
+        return token_table(self.llm)
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -271,7 +273,7 @@ class BlspModel(nn.Module):
         """
         assert self.adapter is not None
         if not self.adapter.reads_words:
-            embeds, lengths = self.adapter.read_out(frames, lengths, self._token_embeds, logits=logits)
+            embeds, lengths = self.adapter.read_out(frames, lengths, self.token_table, logits=logits)
             return embeds.to(self.dtype), lengths
         sentences = self.sentences(frames, lengths, letters, logits, evidence)
         rows = [self.embed_tokens(sentence.ids) for sentence in sentences]
@@ -307,7 +309,7 @@ class BlspModel(nn.Module):
         assert self.adapter is not None
         assert self.adapter.ctc is not None
         if logits is None:
-            logits = self.adapter.ctc.logits(frames, self._token_embeds)
+            logits = self.adapter.ctc.logits(frames, self.token_table)
         return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """Linear layers with 4-bit and 8-bit weights for CPUs.
 
 One row (a token being written) is a matter of memory: the fewer bytes a weight has, the faster. Many rows (a prompt
-being read) are a matter of arithmetic, and the dense weight is exact: a layer holds both.
+being read) are a matter of arithmetic: a small LLM keeps its dense weights for them, which are exact; a larger one has
+8 bits, whose products are the fastest that a CPU has, on AMX, VNNI and plain AVX2 alike.
 
 Shapes:
     N rows, K inputs, M outputs, G groups of `GROUP` inputs.
@@ -9,13 +10,21 @@ Shapes:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP = 32
-"""Inputs that share a scale in 4 bits, as in GGUF's Q4_K and Q4_1."""
+from blsp.modeling.packed_layout import GROUP, this_cpu_layout, to_kernel
+
+FEW_ROWS = 4
+"""Up to so many rows are multiplied by the kernels for few rows, where there is no dense weight."""
+ManyRows = Literal["int8", "float32", "bfloat16"]
+"""How many rows are multiplied where there is no dense weight: as integers, or by the 8-bit weight made dense."""
 _LEVELS = 127
+_MAX_OUTPUTS = 1 << 14
+"""Outputs computed at once: a vocabulary's scores of many rows take four times the memory while they are computed."""
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,62 +47,187 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PackedLinear(nn.Module):
-    """`y = x W^T + b` on a CPU: one row by W in 4 or 8 bits, more of them by W as it is.
+    """`y = x W^T + b` on a CPU: few rows by W in 4 bits, or in 8; many by the dense W, or by 8 bits.
 
     Args:
-        weight: W, float (M, K).
         bias: float (M,), or None.
-        bits: 4, which takes K in whole groups and M in sixteens, or 8.
+        levels: W in 4 bits, as torch's kernel takes it on this CPU (`to_kernel`), or None.
+        groups: With `levels`: scales and offsets as `to_kernel` gives them, bfloat16 (G, M, 2).
+        values: W in 8 bits, int8 (M, K), or None.
+        scales: With `values`: of its rows, float32 (M,).
+        dense: W as it was, float (M, K), or None.
+
+    Raises:
+        ValueError: There is no W for few rows, or none for many.
     """
 
-    weight: Tensor
     bias: Tensor | None
-    levels: Tensor
-    scales: Tensor
+    levels: Tensor | None
+    groups: Tensor | None
+    values: Tensor | None
+    scales: Tensor | None
+    row_scales: Tensor | None
+    dense: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        bias: Tensor | None = None,
+        levels: Tensor | None = None,
+        groups: Tensor | None = None,
+        values: Tensor | None = None,
+        scales: Tensor | None = None,
+        dense: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.bits = bits
-        if bits == 4:
-            levels, scales = pack_groups(*quantize_groups(weight))
-        else:
-            levels, row_scales = quantize_rows(weight)
-            scales = row_scales.to(torch.bfloat16)
-        for name, tensor in {"weight": weight, "bias": bias, "levels": levels, "scales": scales}.items():
+        shape = dense if dense is not None else values
+        if shape is None or (levels is None and values is None):
+            raise ValueError("`levels` or `values`, and `values` or `dense`, must be given, but are not.")
+        self.out_features, self.in_features = shape.shape
+        self.many_rows: ManyRows = "int8"
+        row_scales = None if scales is None else scales.to(torch.bfloat16)
+        for name, tensor in {
+            "bias": bias,
+            "levels": levels,
+            "groups": groups,
+            "values": values,
+            "scales": scales,
+            "row_scales": row_scales,
+            "dense": dense,
+        }.items():
             self.register_buffer(name, tensor, persistent=False)
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8, keep: bool = True) -> PackedLinear:
+        """The layer of a dense weight, float (M, K).
+
+        Args:
+            weight: W.
+            bias: float (M,), or None.
+            bits: 4, which takes K in whole groups and M in sixteens, or 8.
+            keep: Multiply many rows by `weight` itself, not by 8 bits.
+
+        Raises:
+            RuntimeError: This build of torch has no product for 4 bits.
+        """
+        values = scales = levels = groups = None
+        if bits == 8 or not keep:
+            values, scales = quantize_rows(weight)
+        if bits == 4:
+            layout = this_cpu_layout()
+            if layout is None:
+                raise RuntimeError("torch multiplies by no 4-bit weights on this CPU.")
+            levels, groups = to_kernel(*quantize_groups(weight), layout)
+        dense = weight if keep else None
+        return cls(bias=bias, levels=levels, groups=groups, values=values, scales=scales, dense=dense)
+
+    @property
+    def bits(self) -> int:
+        """Of the weight for few rows."""
+        return 8 if self.levels is None else 4
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (..., K) -> (..., M), of the same type."""
-        if x.numel() > self.in_features:
-            return F.linear(x, self.weight, self.bias)
-        row = x.reshape(1, self.in_features).to(torch.bfloat16)
-        if self.bits == 4:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(row, self.levels, GROUP, self.scales)
+        n_rows = x.numel() // self.in_features
+        if n_rows > (1 if self.dense is not None else FEW_ROWS):
+            y = F.linear(x, self.dense, self.bias) if self.dense is not None else self._many(x)
+            return y.to(x.dtype)
+        rows = x.reshape(n_rows, self.in_features).to(torch.bfloat16)
+        if self.levels is not None:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.levels, GROUP, self.groups)
         else:
-            y = torch.ops.aten._weight_int8pack_mm(row, self.levels, self.scales)
+            y = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.row_scales)
         y = y.to(x.dtype)
         if self.bias is not None:
             y = y + self.bias
         found: Tensor = y.view(*x.shape[:-1], self.out_features)
         return found
 
+    def _many(self, x: Tensor) -> Tensor:
+        assert self.values is not None
+        assert self.scales is not None
+        y = multiply(x.reshape(-1, self.in_features), self.values, self.many_rows) * self.scales
+        if self.bias is not None:
+            y += self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
     def extra_repr(self) -> str:
         """Sizes and bits."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+        many = "8-bit" if self.dense is None else "dense"
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, many_rows={many}"
 
 
-def pack_groups(levels: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """4-bit levels as torch's kernel for few rows takes them.
+def multiply(rows: Tensor, values: Tensor, how: ManyRows = "int8") -> Tensor:
+    """Rows by an 8-bit weight, whose scales are left to the caller: float (N, K), int8 (M, K) -> float32 (N, M)."""
+    if how != "int8":
+        kind = getattr(torch, how)
+        return torch.cat(
+            [rows.to(kind) @ part.to(kind).t() for part in torch.split(values, _MAX_OUTPUTS)], dim=1
+        ).float()
+    # Two terms of 8 bits for each row: what the layers of an LLM pass on has outliers, for which one is too coarse.
+    rows = rows.float()
+    scales = (rows.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    exact = rows / scales
+    first = exact.round()
+    rest = ((exact - first) * (2 * _LEVELS)).round()  # at most half a level is left
+    terms = torch.cat([first, rest]).to(torch.int8)
+    y = torch.empty(len(rows), len(values))
+    for start in range(0, len(values), _MAX_OUTPUTS):
+        part = values[start : start + _MAX_OUTPUTS]
+        high, low = torch._int_mm(terms, part.t()).chunk(2)
+        y[:, start : start + len(part)] = high.float().add_(low, alpha=1 / (2 * _LEVELS))
+    return y.mul_(scales)
+
+
+class PackedEmbedding(nn.Module):
+    """Token embeddings in 8 bits, which may be those of a tied output layer.
+
+    Shapes:
+        V tokens, E width.
 
     Args:
-        levels: 0 to 15, uint8 (M, K).
-        groups: Scale and offset of each group, float (M, G, 2): a value is `level * scale + offset`.
-
-    Returns:
-        Packed weight, uint8, and scales and offsets, bfloat16 (G, M, 2).
+        values: int8 (V, E).
+        scales: Of its rows, float32 (V,).
+        norms: Of the rows of `values`, float32 (V,).
     """
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.to(torch.int32), 1)
-    scales, offsets = groups.unbind(2)
-    centred = torch.stack([scales, offsets + 8 * scales], dim=2)  # the kernel counts levels from -8
-    return packed, centred.transpose(0, 1).contiguous().to(torch.bfloat16)
+
+    values: Tensor
+    scales: Tensor
+    norms: Tensor
+
+    def __init__(self, values: Tensor, scales: Tensor, norms: Tensor) -> None:
+        super().__init__()
+        for name, tensor in {"values": values, "scales": scales, "norms": norms}.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.num_embeddings, self.embedding_dim = values.shape
+        self.many_rows: ManyRows = "int8"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.scales.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is looked up."""
+        return self.scales.dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 (...) -> float32 (..., E)."""
+        return self.values[ids].float() * self.scales[ids][..., None]
+
+    def likeness(self, x: Tensor) -> Tensor:
+        """Products with the tokens' directions (their embeddings at unit length): float (..., E) -> (..., V)."""
+        products = multiply(x.reshape(-1, self.embedding_dim), self.values, self.many_rows).div_(self.norms)
+        return products.view(*x.shape[:-1], self.num_embeddings).to(x.dtype)
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Means of all embeddings: float (..., V) -> (..., E)."""
+        scaled = weights.float() * self.scales
+        parts = zip(torch.split(scaled, _MAX_OUTPUTS, dim=-1), torch.split(self.values, _MAX_OUTPUTS))
+        return torch.stack([part @ values.float() for part, values in parts]).sum(dim=0).to(weights.dtype)
+
+
+def row_norms(values: Tensor) -> Tensor:
+    """Lengths of the rows of an 8-bit weight, int8 (M, K) -> float32 (M,)."""
+    return torch.cat([part.float().norm(dim=1) for part in torch.split(values, _MAX_OUTPUTS)]).clamp(min=1)

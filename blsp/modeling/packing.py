@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from blsp.modeling.packed_linear import GROUP, PackedLinear, quantize_groups
+from blsp.modeling.packed_layout import GROUP
+from blsp.modeling.packed_linear import PackedLinear, quantize_groups
 
 _LOSSLESS = 1e-5
 """Largest relative error of weights in 4 bits that were in 4 bits before."""
@@ -36,7 +37,7 @@ def pack_llm(llm: nn.Module) -> bool:
     for name, module in linears.items():
         bias = None if module.bias is None else module.bias.detach()
         try:
-            packed[name] = PackedLinear(module.weight.detach(), bias, bits=4 if name in grouped else 8)
+            packed[name] = PackedLinear.of(module.weight.detach(), bias, bits=4 if name in grouped else 8)
         except (AttributeError, NotImplementedError, RuntimeError):  # a build of torch without these operators
             return False
     if not _is_faster([packed[name] for name in grouped], list(grouped.values())):

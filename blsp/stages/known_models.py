@@ -37,6 +37,7 @@ KNOWN_ENCODERS = {
 }
 KNOWN_LLMS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": LlmSize(134_515_008, 576, 30, 49_152, 576, 192),
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": LlmSize(1_543_714_304, 1536, 28, 151_936, 1536, 256),
     "Qwen/Qwen3-0.6B": LlmSize(596_049_920, 1024, 28, 151_936, 2048, 1024),
     "Qwen/Qwen3-1.7B": LlmSize(1_720_574_976, 2048, 28, 151_936, 2048, 1024),
     "meta-llama/Llama-2-7b-hf": LlmSize(6_738_415_616, 4096, 32, 32_000, 4096, 4096),

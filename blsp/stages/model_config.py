@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ModelConfig:
     """A model by name, and what replaces parts of it."""
 
-    name: str = "embedded"
+    name: str = "tiny"
     """Preset, checkpoint folder, or hub id of a checkpoint."""
     encoder: str | None = None
     """Folder or hub id of another Whisper."""

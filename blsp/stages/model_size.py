@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.stages.known_models import KNOWN_ENCODERS, KNOWN_LLMS, EncoderSize, LlmSize
 from blsp.stages.model_config import ModelConfig
@@ -77,27 +77,30 @@ def _spec(config: ModelConfig, notes: list[str]) -> ModelSpec | None:
     notes.append(f"{config.name} is not there yet, so the size of what it names is not known.")
     if config.encoder is None or config.llm is None:
         return None
-    return replace(config, name="embedded").spec()
+    return replace(config, name="tiny").spec()
 
 
 def _stand_in(config: ModelConfig) -> str | None:
     """The LLM that the preset names, of which an LLM that is still to be trained is most likely made."""
-    from blsp.embedded import LLM
-    from blsp.specs import EMBEDDED, PRESETS
+    from blsp.specs import PRESETS
 
     if config.name not in PRESETS:
         return None
-    name = PRESETS[config.name].llm
-    name = LLM.hub_id if name == EMBEDDED else name
+    name = _hub_id(PRESETS[config.name].llm, "llm")
     return name if name in KNOWN_LLMS else None
 
 
-def _encoder_size(name: str, folder: Path | None) -> EncoderSize | None:
-    from blsp.embedded import WHISPER
-    from blsp.specs import EMBEDDED
+def _hub_id(name: str, kind: Literal["encoder", "llm"]) -> str:
+    """What a part is called on the hub, whatever it is called here."""
+    from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
 
+    part = (EMBEDDED_ENCODERS if kind == "encoder" else EMBEDDED_LLMS).get(name)
+    return name if part is None else part.hub_id
+
+
+def _encoder_size(name: str, folder: Path | None) -> EncoderSize | None:
     if folder is None:
-        return KNOWN_ENCODERS.get(WHISPER.hub_id if name == EMBEDDED else name)
+        return KNOWN_ENCODERS.get(_hub_id(name, "encoder"))
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -106,11 +109,8 @@ def _encoder_size(name: str, folder: Path | None) -> EncoderSize | None:
 
 
 def _llm_size(name: str, folder: Path | None) -> LlmSize | None:
-    from blsp.embedded import LLM
-    from blsp.specs import EMBEDDED
-
     if folder is None:
-        return KNOWN_LLMS.get(LLM.hub_id if name == EMBEDDED else name)
+        return KNOWN_LLMS.get(_hub_id(name, "llm"))
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -82,12 +82,13 @@ def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
         speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
     """
     from blsp.hub import is_folder, is_hub_id
-    from blsp.specs import EMBEDDED, EMBEDDED_ADAPTER, PRESETS
+    from blsp.specs import EMBEDDED_ADAPTERS, PRESETS
 
     names = (config.name, config.encoder, config.llm, config.adapter)
-    known = {None, "new", EMBEDDED, *PRESETS}
+    known = {None, "new", *EMBEDDED_ADAPTERS, *PRESETS}
     found = [expand_user(n) for n in names if n not in known and n and (is_folder(n) or not is_hub_id(n))]
-    return [*found, EMBEDDED_ADAPTER] if speech and (config.adapter or config.name) == EMBEDDED else found
+    adapter = EMBEDDED_ADAPTERS.get(config.adapter or config.name) if speech else None
+    return found if adapter is None else [*found, adapter]
 
 
 def plan_speech_training(config: SpeechTrainingConfig, size: ModelSize, work: Work) -> Plan:

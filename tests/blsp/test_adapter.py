@@ -251,9 +251,7 @@ def test_a_config_reads_a_loaded_adapter_as_it_says(monkeypatch: pytest.MonkeyPa
     assert adapter.config.readout == "ctc_expected"
     ModelConfig(readout="frames").load()
     assert adapter.config.readout == "frames"
-    with pytest.raises(
-        ConfigError, match=r"`model\.readout` is ctc_frames, but the adapter of embedded has no CTC head"
-    ):
+    with pytest.raises(ConfigError, match=r"`model\.readout` is ctc_frames, but the adapter of tiny has no CTC head"):
         ModelConfig(readout="ctc_frames").load()
     assert ModelConfig(adapter="new").new_adapter(8, 6, seed=0).config.readout == "frames"
 

@@ -245,9 +245,7 @@ def test_a_system_that_cannot_read_by_ctc_is_refused(
 ) -> None:
     use_model(tiny_model)
     monkeypatch.setattr("blsp.specs.adapter_folder", lambda spec: config.out)
-    with pytest.raises(
-        UnsupportedError, match=r"^embedded cannot read by CTC: its adapter has neither a CTC head nor a"
-    ):
+    with pytest.raises(UnsupportedError, match=r"^tiny cannot read by CTC: its adapter has neither a CTC head nor a"):
         EvaluationStage().run(replace(config, hears="ctc"), Silent())
 
 

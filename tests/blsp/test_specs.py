@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blsp import hub, specs
-from blsp.embedded import LLM, part_folder
+from blsp.embedded import EMBEDDED_LLMS, QWEN, SMOLLM, part_folder
 from blsp.errors import BlspError, CheckpointError, DownloadError, ModelNotFoundError
 from blsp.shown import shown
 from blsp.specs import (
-    EMBEDDED_ADAPTER,
+    EMBEDDED_ADAPTERS,
     PRESETS,
     ModelSpec,
     fetch_parts,
@@ -47,7 +47,7 @@ def _model(folder: Path) -> Path:
 
 
 def test_presets() -> None:
-    assert list(PRESETS) == ["embedded", "paper", "modern"]
+    assert list(PRESETS) == ["embedded", "tiny", "paper", "modern"]
     assert resolve() is not None
     assert resolve().name == "embedded"
     paper = resolve("paper")
@@ -260,11 +260,11 @@ def test_without_wheels_the_hub_is_tried(tmp_path: Path, monkeypatch: pytest.Mon
     asked: list[str] = []
     monkeypatch.setattr(specs, "ensure_part", fail)
     monkeypatch.setattr(specs, "fetch_model", lambda name: asked.append(name) or tmp_path)
-    assert part_path("embedded", LLM) == tmp_path
+    assert part_path("tiny", EMBEDDED_LLMS) == tmp_path
     assert asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
     monkeypatch.setattr(specs, "fetch_model", fail)
     with pytest.raises(DownloadError) as caught:
-        part_path("embedded", LLM)
+        part_path("tiny", EMBEDDED_LLMS)
     assert caught.value.hint == "the first way"
 
 
@@ -279,24 +279,26 @@ def test_a_model_without_a_published_adapter(tmp_path: Path) -> None:
 
 
 def test_a_missing_embedded_adapter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(specs, "EMBEDDED_ADAPTER", tmp_path / "none")
+    monkeypatch.setitem(specs.EMBEDDED_ADAPTERS, "embedded", tmp_path / "none")
     with pytest.raises(ModelNotFoundError) as caught:
         specs.adapter_folder(resolve("embedded"))
-    assert str(caught.value) == f"The embedded adapter is not in {tmp_path / 'none'}."
+    assert str(caught.value) == f"The adapter of the model embedded is not in {tmp_path / 'none'}."
 
 
 def test_local_parts_makes_nothing_up(tmp_path: Path) -> None:
     paths = local_parts(resolve("paper"))
     assert (paths.encoder, paths.llm, paths.adapter) == (None, None, None)
     assert local_parts(resolve("embedded")).llm is None
-    assert not part_folder(LLM).exists()
+    assert not part_folder(QWEN).exists()
+    assert not part_folder(SMOLLM).exists()
     folder = _model(tmp_path / "m")
     assert local_parts(resolve("embedded", encoder=str(folder), adapter=str(folder))).adapter == folder
 
 
 def test_the_shipped_adapter_is_an_input_of_what_uses_it() -> None:
     """Else answers of the adapter that was shipped before are taken for those of the one that is."""
-    assert model_inputs(ModelConfig(), speech=True) == [EMBEDDED_ADAPTER]
+    for name, folder in EMBEDDED_ADAPTERS.items():
+        assert model_inputs(ModelConfig(name=name), speech=True) == [folder]
     assert model_inputs(ModelConfig(), speech=False) == []
     assert model_inputs(ModelConfig(adapter="new"), speech=True) == []
     assert model_inputs(ModelConfig(name="runs/ctc/model"), speech=True) == [Path("runs/ctc/model")]

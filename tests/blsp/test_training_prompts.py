@@ -91,10 +91,10 @@ def test_training_reads_what_talking_reads(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_embedded_model_is_trained_on_what_it_reads(make_speech: MakeSpeech, system: str | None) -> None:
+def test_the_tiny_model_is_trained_on_what_it_reads(make_speech: MakeSpeech, system: str | None) -> None:
     from blsp.pretrained import load_model, resolve
 
-    model = load_model(resolve("embedded"), device="cpu")
+    model = load_model(resolve("tiny"), device="cpu")
     wordings = [Instruction(text) for texts in behaviour_wordings().values() for text in texts]
     for sample in [*SAMPLES, *(Sample(0, "any", wording, "Yes.") for wording in wordings)]:
         own = replace(sample, instruction=replace(sample.instruction, system=system))

@@ -1,4 +1,4 @@
-"""The smoke evaluation end to end, with the embedded model on generated speech."""
+"""The smoke evaluation end to end, with the model tiny on generated speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.embedded import LLM, WHISPER, part_state
+from blsp.embedded import SMOLLM, WHISPER, part_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_command_makes_the_whole_report(tmp_path: Path) -> None:
-    if any(part_state(part) != "ready" for part in (WHISPER, LLM)):
-        pytest.skip("the embedded weights are not there: voicechat models download embedded")
+    if any(part_state(part) != "ready" for part in (WHISPER, SMOLLM)):
+        pytest.skip("the weights are not there: voicechat models download tiny")
     for package in ("hibari", "sacrebleu", "matplotlib", "sklearn"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

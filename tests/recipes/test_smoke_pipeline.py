@@ -1,4 +1,4 @@
-"""The smoke pipeline as a user runs it: all stages of the paper, on the embedded model, on generated speech."""
+"""The smoke pipeline as a user runs it: all stages of the paper, on the model tiny, on generated speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.embedded import LLM, WHISPER, part_state
+from blsp.embedded import SMOLLM, WHISPER, part_state
 from blsp.storage import damaged_files
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,8 @@ def test_several_processes_agree_and_one_speaks(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_stage_runs_and_is_skipped_the_second_time(tmp_path: Path) -> None:
-    if any(part_state(part) != "ready" for part in (WHISPER, LLM)):
-        pytest.skip("the embedded weights are not there: voicechat models download embedded")
+    if any(part_state(part) != "ready" for part in (WHISPER, SMOLLM)):
+        pytest.skip("the weights are not there: voicechat models download tiny")
     for package in ("hibari", "peft", "sacrebleu"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

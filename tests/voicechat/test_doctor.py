@@ -41,7 +41,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_adapter: Any) 
         (folder / "model.safetensors").write_bytes(b"weights")
         write_manifest(folder, conversion=embedded.CONVERSION_VERSION)
         folders[part.name] = folder
-    monkeypatch.setattr(specs, "EMBEDDED_ADAPTER", tmp_path / "adapter")
+    monkeypatch.setitem(specs.EMBEDDED_ADAPTERS, "embedded", tmp_path / "adapter")
     save_adapter(tmp_path / "adapter", tiny_adapter, metadata={})
     monkeypatch.setattr(torch.version, "cuda", None)  # else a torch for CUDA without a GPU is warned of
     return {**folders, "adapter": tmp_path / "adapter"}

@@ -1,4 +1,4 @@
-"""Engines on tiny random models, and on the embedded ones."""
+"""Engines on tiny random models, and on the model `tiny`."""
 
 from __future__ import annotations
 
@@ -184,27 +184,27 @@ def test_the_scripted_engine_stops_when_it_is_told() -> None:
 
 
 @pytest.fixture(scope="session")
-def embedded_or_skip() -> ModelOptions:
-    """Options for the embedded model, where it can be had."""
-    options = ModelOptions(adapter=os.environ.get("VOICECHAT_ADAPTER"))
+def tiny_or_skip() -> ModelOptions:
+    """Options for the model `tiny`, where it can be had."""
+    options = ModelOptions(model="tiny", adapter=os.environ.get("VOICECHAT_ADAPTER"))
     try:
         load_engine(options)
     except BlspError as error:
-        pytest.skip(f"the embedded model cannot be loaded: {error}")
+        pytest.skip(f"the model tiny cannot be loaded: {error}")
     return options
 
 
 @pytest.mark.slow
-def test_the_embedded_model_answers_the_spoken_question(embedded_or_skip: ModelOptions) -> None:
-    engine = load_engine(embedded_or_skip)
+def test_the_tiny_model_answers_the_spoken_question(tiny_or_skip: ModelOptions) -> None:
+    engine = load_engine(tiny_or_skip)
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))
     assert engine.name == "blsp"
 
 
 @pytest.mark.slow
-def test_the_embedded_cascade_hears_the_words(embedded_or_skip: ModelOptions) -> None:
-    engine = load_engine(embedded_or_skip, "cascade")
+def test_the_tiny_cascade_hears_the_words(tiny_or_skip: ModelOptions) -> None:
+    engine = load_engine(tiny_or_skip, "cascade")
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert engine.transcribe(question) == "What is the capital of France?"
     assert engine.transcribe(question, language="en") == "What is the capital of France?"
@@ -214,5 +214,5 @@ def test_the_embedded_cascade_hears_the_words(embedded_or_skip: ModelOptions) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("waveform", [np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.1, 48_000)])
-def test_the_embedded_cascade_invents_nothing(embedded_or_skip: ModelOptions, waveform: np.ndarray) -> None:
-    assert load_engine(embedded_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""
+def test_the_tiny_cascade_invents_nothing(tiny_or_skip: ModelOptions, waveform: np.ndarray) -> None:
+    assert load_engine(tiny_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""

@@ -16,7 +16,7 @@ def _empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOICECHAT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(specs, "EMBEDDED_ADAPTER", tmp_path / "adapter")
+    monkeypatch.setitem(specs.EMBEDDED_ADAPTERS, "embedded", tmp_path / "adapter")
     monkeypatch.delenv("VOICECHAT_MODEL", raising=False)
 
 
@@ -36,7 +36,7 @@ def test_list_for_a_pipe_is_one_line_a_model() -> None:
     status, out, err = _run("list")
     assert (status, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
-    assert [row[:2] for row in rows] == [[name, "not downloaded"] for name in ("embedded", "paper", "modern")]
+    assert [row[:2] for row in rows] == [[name, "not downloaded"] for name in ("embedded", "tiny", "paper", "modern")]
 
 
 def test_list_says_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

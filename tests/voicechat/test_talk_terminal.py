@@ -301,12 +301,13 @@ def test_answers_are_spoken_and_not_taken_for_the_user(start_talk: StartTalk, so
 
 @pytest.mark.device
 @pytest.mark.slow
-def test_the_embedded_model_hears_and_answers(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
+def test_the_tiny_model_hears_and_answers(start_talk: StartTalk, sound_card: Any, tmp_path: Path) -> None:
     cache = {name: os.environ[name] for name in ("VOICECHAT_CACHE", "VOICECHAT_ADAPTER", "HOME") if name in os.environ}
+    cache["VOICECHAT_MODEL"] = "tiny"
     terminal = start_talk(answers=None, env={**cache, **sound_card.env}, width=100)
     match = terminal.wait_for(r"● listening|Error: .*\n.*", seconds=240)
     if match.group().startswith("Error"):
-        pytest.skip(f"the embedded model cannot be loaded: {match.group()}")
+        pytest.skip(f"the model tiny cannot be loaded: {match.group()}")
     sound_card.speak(ASSETS / "capital_of_france.flac")
     terminal.wait_for(
         r"You        speech, [23]\.\d s\n           What is the capital of France\?\nAssistant  .*Paris.*  \d+ ms",
