@@ -38,7 +38,7 @@ def save_adapter(
     """
     folder = Path(folder)
     weights = {
-        name: tensor.detach().cpu().to(dtype or tensor.dtype).contiguous()
+        name: tensor.detach().cpu().to((dtype if tensor.is_floating_point() else None) or tensor.dtype).contiguous()
         for name, tensor in adapter.state_dict().items()
     }
     with publish_folder(folder) as unfinished:
@@ -161,7 +161,7 @@ def _fill(config: AdapterConfig, tensors: dict[str, Tensor], path: Path) -> Adap
             raise CheckpointError(
                 f"{name!r} in {path} must have the shape {list(tensor.shape)}, but has {list(tensors[name].shape)}."
             )
-    adapter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    adapter.load_state_dict({name: x.float() if x.is_floating_point() else x for name, x in tensors.items()})
     return adapter.eval()
 
 

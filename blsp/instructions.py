@@ -88,6 +88,15 @@ def write_instruction() -> Instruction:
     return Instruction(text, tuple(shown))
 
 
+@functools.cache
+def sentence_instruction() -> Instruction:
+    """As `write_instruction`, of sentences with capitals and punctuation."""
+    text = "Write a sentence."
+    written = (f"{line[0].upper()}{line[1:]}{'?' if line.startswith('do ') else '.'}" for line in _SENTENCES)
+    shown = [turn for example in written for turn in (Turn("user", text), Turn("assistant", example))]
+    return Instruction(text, tuple(shown))
+
+
 def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:
     """Tokens that the words of an utterance, float32 (N,) at 16 kHz, can need at most."""
     return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE

@@ -88,7 +88,7 @@ def hear(
     if adapter is None or adapter.ctc is None:
         raise ValueError("`model` must have an adapter with a CTC head, but has none.")
     frames, lengths, letters = adapter.forward_with_letters(hidden_states, lengths)
-    logits = adapter.ctc.logits(frames, model.token_table)
+    logits = model.token_scores(frames)
     readings = model.readings(logits, lengths, letters, config.tokens_per_frame)
     if adapter.reads_words and not config.llm_weight:  # nobody will read them: they need not be typed
         words = model.words(logits, lengths, letters, evidence)

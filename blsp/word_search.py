@@ -100,20 +100,44 @@ class Reading:
     """Of the blank (index 0) and of the candidates in each frame, float (T, 1 + C)."""
     letters: Tensor | None = None
     """Log probabilities of the blank (index 0) and of `blsp.modeling.letters.LETTERS`, float (H, 1 + letters)."""
+    marks: Tensor | None = None
+    """Log probabilities of `marks` of a `SentenceWriter` in each frame, float (T, M), where the adapter reads them."""
 
 
-def reading(logits: Tensor, letter_logits: Tensor | None, spellings: Spellings, tokens_per_frame: int) -> Reading:
-    """What is perhaps said in an utterance, from scores of all tokens (T, 1 + V) and of letters (H, 1 + letters).
+def reading(
+    logits: Tensor,
+    letter_logits: Tensor | None,
+    spellings: Spellings,
+    tokens_per_frame: int,
+    *,
+    vocabulary: Tensor | None = None,
+    marks: Tensor | None = None,
+) -> Reading:
+    """What is perhaps said in an utterance.
 
     Candidates are tokens that have letters or digits. Others cost no letter, so that they would win where words fit
     badly.
+
+    Args:
+        logits: Scores of the blank and of some tokens, float (T, 1 + W).
+        letter_logits: Scores of the blank and of letters, float (H, 1 + letters).
+        spellings: Of the LLM's tokens.
+        tokens_per_frame: Candidates are the best tokens of each frame, so many of them.
+        vocabulary: Ids of the tokens that are scored, sorted, int64 (W,); None: all of the LLM's.
+        marks: Ids of the punctuation marks that are read, int64 (M,).
     """
     log_probs = logits.float().log_softmax(dim=1)
     n_best = min(tokens_per_frame, log_probs.size(1) - 1)
     best = torch.unique(log_probs[:, 1:].topk(n_best, dim=1).indices)
-    candidates = best[[spellings[token].n_letters > 0 for token in best.tolist()]]
-    read = torch.cat([log_probs[:, :1], log_probs[:, 1 + candidates]], dim=1)
-    return Reading(candidates, read, None if letter_logits is None else letter_logits.float().log_softmax(dim=1))
+    ids = best if vocabulary is None else vocabulary[best]
+    has_letters = torch.tensor([spellings[token].n_letters > 0 for token in ids.tolist()], device=ids.device)
+    candidates, best = ids[has_letters], best[has_letters]
+    read = torch.cat([log_probs[:, :1], log_probs[:, 1 + best]], dim=1)
+    letters = None if letter_logits is None else letter_logits.float().log_softmax(dim=1)
+    if marks is None:
+        return Reading(candidates, read, letters)
+    places = marks if vocabulary is None else torch.searchsorted(vocabulary, marks)
+    return Reading(candidates, read, letters, log_probs[:, 1 + places])
 
 
 def find_words(

@@ -45,6 +45,10 @@ class AdapterConfig:
     width: int | None = None
     """Width of the last convolution and what follows, where a linear layer brings it to that of the LLM; null: the
     LLM's own. An adapter for a wide LLM stays small, and keeps its layers when it is taken to another LLM."""
+    vocabulary_size: int | None = None
+    """Tokens that the CTC head tells apart, whose ids it holds; null: all of the LLM's."""
+    writes: bool = False
+    """Whether it reads capitals and the marks `, . ? !`, as people write them; else words alone."""
     min_confidence: float = 0.0
     """Mean probability that the CTC head has to give the tokens it reads in an utterance, and twice as much where it
     reads hardly any: below it the utterance is taken for noise, in which nothing was said. Not while training."""
@@ -92,7 +96,7 @@ class Adapter(nn.Module):
         self.bottleneck = Bottleneck(width, config.bottleneck_dim)
         self.norm = nn.LayerNorm(width)
         self.projection = None if config.width is None else nn.Linear(width, config.llm_dim)
-        self.ctc = CtcHead(config.llm_dim) if config.readout != "frames" else None
+        self.ctc = CtcHead(config.llm_dim, config.vocabulary_size) if config.readout != "frames" else None
 
     def set_readout(self, readout: Readout) -> None:
         """Let the LLM read something else of this adapter than it was trained for; every frame costs it its CTC head.
@@ -105,6 +109,21 @@ class Adapter(nn.Module):
         elif self.ctc is None:
             raise ValueError(f"`readout` must be frames for an adapter without CTC head, but is {readout} instead.")
         self.config = replace(self.config, readout=readout)
+
+    def set_vocabulary(self, vocabulary: Tensor, *, writes: bool) -> None:
+        """Let the CTC head tell some tokens apart only.
+
+        Args:
+            vocabulary: Their ids, sorted, int64 (W,).
+            writes: Whether it reads capitals and marks.
+
+        Raises:
+            ValueError: There is no CTC head.
+        """
+        if self.ctc is None:
+            raise ValueError("`vocabulary` must be left out for an adapter without CTC head.")
+        self.ctc.vocabulary = vocabulary.to(self.ctc.blank.device)
+        self.config = replace(self.config, vocabulary_size=len(vocabulary), writes=writes)
 
     def set_letters_per_position(self, n: int) -> None:
         """Read more letters at each position, at first what is read now, repeated: training then tells them apart.
@@ -277,8 +296,13 @@ class CtcHead(nn.Module):
         B batch, S speech embeddings (6.25 Hz), K embeddings kept, E LLM width, V vocabulary.
     """
 
-    def __init__(self, llm_dim: int) -> None:
+    vocabulary: Tensor | None
+
+    def __init__(self, llm_dim: int, vocabulary_size: int | None = None) -> None:
         super().__init__()
+        # Ids of the tokens that compete, sorted; None: all. Whoever asks for scores gives their embeddings.
+        ids = None if vocabulary_size is None else torch.arange(vocabulary_size)
+        self.register_buffer("vocabulary", ids)
         self.blank = nn.Parameter(torch.randn(llm_dim) / llm_dim**0.5)
         self.scale = nn.Parameter(torch.tensor(2.0))
         # CTC leaves the head unsure, and a mean over many tokens means nothing to the LLM: the expected embedding is

@@ -20,6 +20,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from blsp.conversation import Turn
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.instructions import sentence_instruction
+from blsp.joint_search import JointConfig, find_words_jointly
+from blsp.llm_tree import LlmTree
 from blsp.modeling.adapter import Adapter, LetterScores
 from blsp.modeling.batch import (
     IGNORED_LABEL,
@@ -31,13 +34,15 @@ from blsp.modeling.batch import (
     collate,
     lay_out,
     shared_prefix,
+    token_ids,
 )
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.packed_linear import PackedEmbedding
 from blsp.modeling.packed_llm import token_table
-from blsp.modeling.prompt import CACHED_SPEECH, PromptTemplate, render
+from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, render
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
+from blsp.punctuation import Marks, with_marks
 from blsp.silero_vad import is_certain, speech_evidence
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
 
@@ -94,6 +99,8 @@ class BlspModel(nn.Module):
         self.tokenizer = tokenizer
         self.template = template
         self.spellings = Spellings(tokenizer)
+        self.marks = Marks.of(tokenizer)
+        self._read_table: tuple[WeightsMark, list[Tensor | PackedEmbedding]] | None = None  # in a list: no submodule
         self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self._prefixes_mark = self.llm_mark()
         llm.requires_grad_(False)
@@ -170,6 +177,14 @@ class BlspModel(nn.Module):
             # 5 to 280 times slower than chosen positions, which are contiguous.
             options["logits_to_keep"] = torch.arange(embeds.size(1) - last, embeds.size(1), device=embeds.device)
         return self.llm(inputs_embeds=embeds, use_cache=cache is not None, **{CACHE_ARGUMENT: cache}, **options)
+
+    def last_states(self, embeds: Tensor, cache: DynamicCache, **options: Any) -> Tensor:
+        """As `run_llm`, but what its output layer would get, float (B, Q, E)."""
+        llm: Any = self.llm
+        states: Tensor = llm.model(
+            inputs_embeds=embeds, use_cache=True, **{CACHE_ARGUMENT: cache}, **options
+        ).last_hidden_state
+        return states
 
     def embed_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """What the LLM reads for each waveform.
@@ -309,8 +324,67 @@ class BlspModel(nn.Module):
         assert self.adapter is not None
         assert self.adapter.ctc is not None
         if logits is None:
-            logits = self.adapter.ctc.logits(frames, self.token_table)
+            logits = self.token_scores(frames)
+        if self.adapter.config.writes and self.marks is not None:
+            return self._written(logits, lengths, letters, evidence)
         return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
+
+    def token_scores(self, frames: Tensor) -> Tensor:
+        """The CTC head's scores of the blank and of each token that it tells apart.
+
+        Args:
+            frames: Of `Adapter.forward_with_letters`, float (U, S, E).
+
+        Returns:
+            float (U, S, 1 + W), by the head's `vocabulary`, or that of the LLM where it has none.
+        """
+        assert self.adapter is not None
+        assert self.adapter.ctc is not None
+        if (vocabulary := self.adapter.ctc.vocabulary) is None:
+            return self.adapter.ctc.logits(frames, self.token_table)
+        if self._read_table is None or self._read_table[0] != (mark := self.llm_mark()):
+            mark, table = self.llm_mark(), self.token_table
+            part = (
+                table.subset(vocabulary)
+                if isinstance(table, PackedEmbedding)
+                else nn.Parameter(table.detach()[vocabulary], requires_grad=False)
+            )
+            self._read_table = mark, [part]
+        return self.adapter.ctc.logits(frames, self._read_table[1][0])
+
+    def _written(
+        self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, evidence: Sequence[float] | None
+    ) -> list[Sentence]:
+        """What each of U stretches says, as people write it; arguments as of `words`."""
+        assert self.adapter is not None
+        assert self.marks is not None
+        config, fit = JointConfig(), self.adapter.config.min_letter_fit
+        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
+        heard = [i for i, surely in enumerate(certain) if surely is not False]
+        sentences = [Sentence([], []) for _ in certain]
+        if not heard:
+            return sentences
+        readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
+        instruction = sentence_instruction()
+        tree = LlmTree(self, token_ids(PromptRow(tuple(render(self.template, instruction.text_turns(""))))))
+        ends = [*sorted(self.stop_token_ids), *self.marks.ends]
+        searches = find_words_jointly(
+            tree,
+            [readings[i] for i in heard],
+            self.spellings,
+            ends,
+            config,
+            is_speech=[bool(certain[i]) for i in heard],
+        )
+        typed = PlainText(self.tokenizer)
+        for i, search in zip(heard, searches):
+            is_noise = fit is not None and not certain[i] and search.letter_fit < fit
+            if is_noise or not search.finished or not search.finished[0].ids:
+                continue
+            path = tuple(search.finished[0].ids)
+            text = with_marks(path, readings[i], tree, self.marks, ends, self.tokenizer)
+            sentences[i] = Sentence(list(typed.ids(text)), list(path))
+        return sentences
 
     @torch.no_grad()
     def words(
@@ -381,8 +455,12 @@ class BlspModel(nn.Module):
             if letters is None
             else [scores[:n] for scores, n in zip(letters.logits, letters.lengths.tolist())]
         )
+        head = None if self.adapter is None else self.adapter.ctc
+        vocabulary = None if head is None else head.vocabulary
+        writes = self.marks is not None and self.adapter is not None and self.adapter.config.writes
+        marks = self.marks.ids.to(logits.device) if writes and self.marks is not None else None
         return [
-            reading(scores[:n], spelt_here, self.spellings, tokens_per_frame)
+            reading(scores[:n], spelt_here, self.spellings, tokens_per_frame, vocabulary=vocabulary, marks=marks)
             for scores, n, spelt_here in zip(logits, lengths.tolist(), spelt)
         ]
 

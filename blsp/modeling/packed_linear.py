@@ -151,6 +151,14 @@ class PackedLinear(nn.Module):
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
+    def rows(self, outputs: Tensor) -> Tensor:
+        """Some rows of W made dense, for int64 (C,): float (C, K)."""
+        if self.dense is not None:
+            return self.dense[outputs]
+        assert self.values is not None
+        assert self.scales is not None
+        return self.values[outputs].float() * self.scales[outputs][:, None]
+
     def extra_repr(self) -> str:
         """Sizes and bits."""
         many = "8-bit" if self.dense is None else "dense"
@@ -215,6 +223,12 @@ class PackedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """int64 (...) -> float32 (..., E)."""
         return self.values[ids].float() * self.scales[ids][..., None]
+
+    def subset(self, ids: Tensor) -> PackedEmbedding:
+        """The embeddings of some tokens, int64 (C,), copied."""
+        part = PackedEmbedding(self.values[ids], self.scales[ids], self.norms[ids])
+        part.many_rows = self.many_rows
+        return part
 
     def likeness(self, x: Tensor) -> Tensor:
         """Products with the tokens' directions (their embeddings at unit length): float (..., E) -> (..., V)."""
