@@ -53,6 +53,7 @@ class JointConfig(SearchConfig):
                 raise ValueError(f"`{name}` must be at least 0, but is {getattr(self, name)} instead.")
 
 
+@torch.no_grad()
 def find_words_jointly(
     tree: LlmTree | None,
     readings: Sequence[Reading],
@@ -81,7 +82,7 @@ def find_words_jointly(
     searches = [JointSearch(x, spellings, ends, config, is_speech=surely) for x, surely in zip(readings, said)]
     while active := [search for search in searches if not search.is_over]:
         for search in active:
-            search.grow()
+            search.grow(opinion)
         if opinion is not None:
             opinion.read([path for search in active for path in search.unread])
         for search in active:
@@ -205,8 +206,10 @@ class JointSearch:
         """What the LLM has to read before `choose`."""
         return [*self._live.paths, *(ending.path for ending in self._endings)]
 
-    def grow(self) -> None:
-        """Follow beginnings for a few tokens by sound alone."""
+    def grow(self, tree: LlmTree | None = None) -> None:
+        """Follow beginnings for a few tokens by sound, and the first of these by what the LLM expects there too."""
+        if tree is not None:
+            self._listen(tree, self._live.paths)
         for _ in range(self._config.tokens_at_once):
             self._note_endings()
             if not self._spelt or self._longest <= len(self._live.paths[0]):
@@ -222,7 +225,7 @@ class JointSearch:
         """Let go what the LLM makes little of; it has read `unread`."""
         config = self._config
         if tree is not None:
-            self._listen(tree)
+            self._listen(tree, self.unread)
         for ending in self._endings:
             self._finish(ending)
         self._endings = []
@@ -261,6 +264,9 @@ class JointSearch:
         config = self._config
         scores = self._scorer.scores(live.tokens) + live.opinions[:, None]  # (N, C)
         said = live.n_letters[:, None] + self._n_letters
+        if all(path in self._expected for path in live.paths):
+            expected = torch.stack([self._expected[path][: len(self._ids)] for path in live.paths])
+            scores = scores + config.llm_weight * expected + config.letter_bonus * self._n_letters
         hopes = scores + config.outlook * said
         if live.letters is not None:
             hopes = hopes + config.letter_weight * live.letters.begins[:, None]
@@ -293,11 +299,9 @@ class JointSearch:
             live.opinions[parents],
         )
 
-    def _listen(self, tree: LlmTree) -> None:
-        """Note what the LLM expects after all that is followed."""
-        new = {
-            path[:end]: None for path in self.unread for end in range(len(path) + 1) if path[:end] not in self._expected
-        }
+    def _listen(self, tree: LlmTree, paths: Sequence[Path]) -> None:
+        """Note what the LLM expects on the way along some paths that it has read."""
+        new = {path[:end]: None for path in paths for end in range(len(path) + 1) if path[:end] not in self._expected}
         if new:
             self._expected |= zip(new, tree.log_probs(list(new), self._choices))
 
@@ -319,5 +323,3 @@ class JointSearch:
         self._best_score = max(self._best_score, score)
         if ending.sound > self._best_sound:
             self._best_sound, self.letter_fit = ending.sound, ending.letter_fit
-
-

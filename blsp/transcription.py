@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from blsp.batched_generation import generate_batch
-from blsp.decoding import GenerationConfig, decode
+from blsp.decoding import GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
-from blsp.joint_decoding import JointConfig, decode_jointly, hear
+from blsp.joint_search import JointConfig
 from blsp.modeling.batch import PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel, count_windows, window_batches
 from blsp.modeling.prompt import CACHED_SPEECH, render
@@ -26,8 +26,8 @@ def transcribe(model: BlspModel, waveform: np.ndarray, config: JointConfig | Non
 def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: JointConfig | None = None) -> list[str]:
     """What was said in some utterances, as the LLM repeats it.
 
-    Where the adapter has a CTC head, LLM and head decode together (decision 0008). An adapter without one hands its
-    frames to the LLM, which repeats on its own.
+    Where the adapter has a CTC head, sound and LLM find the words together (decision 0030). An adapter without one
+    hands its frames to the LLM, which repeats on its own.
 
     Args:
         model: The model.
@@ -41,21 +41,10 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
         return _repeat(model, waveforms)
     texts: list[str] = []
     for windows in window_batches(waveforms):  # never the scores of all windows at once
-        if model.adapter.config.writes:
-            texts += _written(model, windows)
-            continue
-        heard = hear(model, *model.encode_windows(windows), config, evidence=model.evidence(windows))
-        texts += decode_jointly(model, heard, repeat_instruction(), config)
+        found = model.adapter.forward_with_letters(*model.encode_windows(windows))
+        texts += model.transcripts(*found, evidence=model.evidence(windows), config=config)
     starts = [0, *itertools.accumulate(map(count_windows, waveforms))]
     return [" ".join(filter(None, texts[start:end])) for start, end in itertools.pairwise(starts)]
-
-
-def _written(model: BlspModel, windows: Sequence[np.ndarray]) -> list[str]:
-    """What an adapter that writes has found: the LLM would repeat just that."""
-    assert model.adapter is not None
-    frames, lengths, letters = model.adapter.forward_with_letters(*model.encode_windows(windows))
-    sentences = model.sentences(frames, lengths, letters, evidence=model.evidence(windows))
-    return [decode(model.tokenizer, sentence.ids).strip() for sentence in sentences]
 
 
 def _repeat(model: BlspModel, waveforms: Sequence[np.ndarray]) -> list[str]:

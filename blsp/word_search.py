@@ -1,7 +1,7 @@
 """Words that an adapter heard: a beam search by its tokens, by the letters it reads on the way, and by whoever else.
 
 Greedy CTC takes the best token of each frame and knows nothing of the frames beside it; letters fail elsewhere than
-tokens do, so that both together read better than either. An LLM may have a say too (`blsp.joint_decoding`).
+tokens do, so that both together read better than either. An LLM may have a say too (`blsp.joint_search`).
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ def _read_tokens(
         return [None] * embeds.size(1)
     logits = adapter.ctc.logits(embeds, tokens)  # (1, S, 1 + V), the blank first
     if adapter.reads_words:
-        words = model.sentences(embeds, lengths, letters, None if adapter.ctc.vocabulary is not None else logits)[0].found
+        scores = None if adapter.ctc.vocabulary is not None else logits  # of all tokens, or of its own
+        words = model.sentences(embeds, lengths, letters, scores)[0].found
         read: list[int | None] = [None] * embeds.size(1)
         log_probs = logits[0, : int(lengths[0])].float().log_softmax(dim=1).cpu().numpy()
         for token, frame in zip(words, align(log_probs, [1 + token for token in words]).tolist() if words else ()):

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.conversation import Turn
+from blsp.decoding import decode
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
-from blsp.instructions import sentence_instruction
+from blsp.instructions import Instruction, sentence_instruction, write_instruction
 from blsp.joint_search import JointConfig, find_words_jointly
 from blsp.llm_tree import LlmTree
 from blsp.modeling.adapter import Adapter, LetterScores
@@ -66,6 +67,14 @@ class ModelOutput:
     """Scores from which each answer token is predicted, float (N, V)."""
     labels: Tensor
     """The answer tokens, int64 (N,)."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The best words of an utterance, and what they were found in."""
+
+    words: Words
+    reading: Reading
 
 
 class BlspModel(nn.Module):
@@ -135,6 +144,11 @@ class BlspModel(nn.Module):
         eos = getattr(settings, "eos_token_id", None)
         own = [] if eos is None else [eos] if isinstance(eos, int) else eos
         return self.template.stop_token_ids | frozenset(own)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the adapter reads capitals and marks, which the LLM has tokens for."""
+        return self.adapter is not None and self.adapter.config.writes and self.marks is not None
 
     @property
     def max_context_tokens(self) -> int:
@@ -325,7 +339,7 @@ class BlspModel(nn.Module):
         assert self.adapter.ctc is not None
         if logits is None:
             logits = self.token_scores(frames)
-        if self.adapter.config.writes and self.marks is not None:
+        if self._writes:
             return self._written(logits, lengths, letters, evidence)
         return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
 
@@ -352,22 +366,77 @@ class BlspModel(nn.Module):
             self._read_table = mark, [part]
         return self.adapter.ctc.logits(frames, self._read_table[1][0])
 
+    @torch.no_grad()
     def _written(
-        self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, evidence: Sequence[float] | None
+        self,
+        logits: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        evidence: Sequence[float] | None,
+        config: JointConfig | None = None,
     ) -> list[Sentence]:
         """What each of U stretches says, as people write it; arguments as of `words`."""
-        assert self.adapter is not None
         assert self.marks is not None
-        config, fit = JointConfig(), self.adapter.config.min_letter_fit
-        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
-        heard = [i for i, surely in enumerate(certain) if surely is not False]
-        sentences = [Sentence([], []) for _ in certain]
-        if not heard:
-            return sentences
-        readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
-        instruction = sentence_instruction()
-        tree = LlmTree(self, token_ids(PromptRow(tuple(render(self.template, instruction.text_turns(""))))))
         ends = [*sorted(self.stop_token_ids), *self.marks.ends]
+        tree = LlmTree(self, self._prompt_ids(sentence_instruction()))
+        typed = PlainText(self.tokenizer)
+        sentences = []
+        for found in self._search(tree, ends, logits, lengths, letters, evidence, config):
+            if found is None:
+                sentences.append(Sentence([], []))
+                continue
+            text = with_marks(tuple(found.words.ids), found.reading, tree, self.marks, ends, self.tokenizer)
+            sentences.append(Sentence(list(typed.ids(text)), found.words.ids))
+        return sentences
+
+    @torch.no_grad()
+    def transcripts(
+        self,
+        frames: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        evidence: Sequence[float] | None = None,
+        config: JointConfig | None = None,
+    ) -> list[str]:
+        """What each of U stretches says, by sound and LLM together; arguments as of `read_out`.
+
+        Raises:
+            ValueError: The adapter has no CTC head.
+        """
+        if self.adapter is None or self.adapter.ctc is None:
+            raise ValueError("`model` must have an adapter with a CTC head, but has none.")
+        logits = self.token_scores(frames)
+        if self._writes:
+            return [
+                decode(self.tokenizer, sentence.ids).strip()
+                for sentence in self._written(logits, lengths, letters, evidence, config)
+            ]
+        tree = LlmTree(self, self._prompt_ids(write_instruction()))
+        ends = sorted(self.stop_token_ids)
+        searched = self._search(tree, ends, logits, lengths, letters, evidence, config)
+        return ["" if found is None else decode(self.tokenizer, found.words.ids).strip() for found in searched]
+
+    def _search(
+        self,
+        tree: LlmTree,
+        ends: Sequence[int],
+        logits: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        evidence: Sequence[float] | None,
+        config: JointConfig | None = None,
+    ) -> list[_Found | None]:
+        """What sound and LLM find in each of U stretches; None where there is only noise."""
+        assert self.adapter is not None
+        config, fit = config or JointConfig(), self.adapter.config.min_letter_fit
+        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
+        believed = lengths
+        if fit is None or letters is None:
+            believed, fit = self.adapter.without_noise(logits, lengths), None
+        readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
+        heard = [
+            i for i, (n, surely) in enumerate(zip(believed.tolist(), certain)) if (n if surely is None else surely)
+        ]
         searches = find_words_jointly(
             tree,
             [readings[i] for i in heard],
@@ -376,15 +445,16 @@ class BlspModel(nn.Module):
             config,
             is_speech=[bool(certain[i]) for i in heard],
         )
-        typed = PlainText(self.tokenizer)
+        found: list[_Found | None] = [None] * len(certain)
         for i, search in zip(heard, searches):
             is_noise = fit is not None and not certain[i] and search.letter_fit < fit
-            if is_noise or not search.finished or not search.finished[0].ids:
-                continue
-            path = tuple(search.finished[0].ids)
-            text = with_marks(path, readings[i], tree, self.marks, ends, self.tokenizer)
-            sentences[i] = Sentence(list(typed.ids(text)), list(path))
-        return sentences
+            if not is_noise and search.finished and search.finished[0].ids:
+                found[i] = _Found(search.finished[0], readings[i])
+        return found
+
+    def _prompt_ids(self, instruction: Instruction) -> list[int]:
+        """Token ids of an instruction without speech, up to where the LLM answers."""
+        return token_ids(PromptRow(tuple(render(self.template, instruction.text_turns("")))))
 
     @torch.no_grad()
     def words(
@@ -457,8 +527,7 @@ class BlspModel(nn.Module):
         )
         head = None if self.adapter is None else self.adapter.ctc
         vocabulary = None if head is None else head.vocabulary
-        writes = self.marks is not None and self.adapter is not None and self.adapter.config.writes
-        marks = self.marks.ids.to(logits.device) if writes and self.marks is not None else None
+        marks = self.marks.ids.to(logits.device) if self._writes and self.marks is not None else None
         return [
             reading(scores[:n], spelt_here, self.spellings, tokens_per_frame, vocabulary=vocabulary, marks=marks)
             for scores, n, spelt_here in zip(logits, lengths.tolist(), spelt)

@@ -147,6 +147,7 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
         vocabulary = competing_tokens(spoken, negatives=config.negatives, size=len(embeds), seed=config.seed)
         if config.readable:
             vocabulary = readable_tokens(model.tokenizer)
+            adapter.set_vocabulary(vocabulary, writes=config.case == "written")
     recogniser = CtcRecogniser(encoder, adapter, projector, None if projector is not None else embeds)
     training = ReadingSamples.of(speech.training, speech.loader, transcripts, vocabulary)
     held_out = None
