@@ -20,7 +20,7 @@ FORBIDDEN = {
 FAMILIES = {
     "plain data and rules": {
         *("events", "errors", "paths", "settings", "options", "progress", "languages"),
-        *("process", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
+        *("process", "signals", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
     },
     "hearing": {"audio_devices", "audio_io", "source_pump", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},

@@ -16,6 +16,7 @@ from voicechat.errors import one_line, print_error, print_notice, print_warning
 from voicechat.journal import Journal, Written
 from voicechat.outputs import ExistsError, UnusableNameError
 from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
+from voicechat.signals import on_interruption
 from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_segments
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run_batch(
         for job in jobs:
             sink = ResultSink(job, output, task, many=len(files) > 1)
             author = _Author(loaded, progress, sink.journal, needs_times=output.has_cues)
-            with _kept_if_interrupted(sink):
+            with on_interruption(sink.interrupt):  # nothing that was written is lost, whatever ends the program
                 failed += not _write_one(sink, author, recording, progress)
             progress.done()
     skipped = len(files) - len(jobs)
@@ -157,16 +158,6 @@ class _Author:
             self._journal.add(segment, *self._latest)
 
 
-@contextmanager
-def _kept_if_interrupted(sink: ResultSink) -> Iterator[None]:
-    """Let nothing that was written be lost, whatever ends the program."""
-    try:
-        yield
-    except BaseException:
-        sink.interrupt()
-        raise
-
-
 class _Watch:
     """A bar over the recordings on stderr; nothing where stderr is no terminal."""
 
@@ -216,5 +207,8 @@ def _progress(n_files: int, output: OutputOptions) -> Iterator[_Watch]:
         TimeElapsedColumn(),
     )
     # Rich may take over stdout only where it is the same terminal: a pipe must get the results themselves.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with (
+        Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar,
+        on_interruption(bar.stop),
+    ):
         yield _Watch(bar, n_files)

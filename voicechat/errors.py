@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.errors import BlspError, CheckpointError, ConfigError, DataError, ModelNotFoundError
+from voicechat.signals import exit_status
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE = 1, 2, 3, 4
 
 
 class VoiceChatError(Exception):
@@ -86,7 +87,7 @@ def report_errors(*, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        raise SystemExit(exit_status()) from None
     except (VoiceChatError, BlspError) as error:
         if debug:
             raise

@@ -19,6 +19,7 @@ from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
 from blsp.user_paths import expand_user, names_file
+from voicechat.signals import on_interruption
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 
@@ -168,7 +169,10 @@ def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
         BlspError: A job failed; those before it stay done.
     """
     with ExitStack() as stack:
-        screen = stack.enter_context(RichWatcher()) if _is_main() and sys.stderr.isatty() else PlainWatcher()
+        screen: RichWatcher | PlainWatcher = PlainWatcher()
+        if _is_main() and sys.stderr.isatty():
+            screen = stack.enter_context(RichWatcher())
+            stack.enter_context(on_interruption(screen.close))
 
         def watch(job: Job, log: Path) -> Watcher:
             screen.begin(job.name)
