@@ -16,15 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from blsp.temporaries import remove_temporaries
 
 PATIENCE_SECONDS = 0.02
 """How long the main thread may take to hear a signal."""
-_HEARD = 0
-"""Stands in the pipe behind the numbers of signals that the main thread has heard."""
+_AGAIN_SECONDS = 0.002
+_HEARD, _IGNORED = 0, 255
+"""What the main thread writes into the pipe, behind the numbers of signals: that it has heard them, or that Python
+ignored what it did then, so that it must be told again."""
 _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -37,6 +40,8 @@ class _Ending:
 
     def __init__(self) -> None:
         self.first_signal: int | None = None
+        self.is_obeyed = False
+        """Whether the main thread has done what it does at the first signal."""
         self.at_first: Callable[[], None] = _interrupt
         """What the main thread does at the first signal."""
         self.actions: list[Callable[[], None]] = []
@@ -74,6 +79,7 @@ def watch_signals() -> None:
     for number in _NUMBERS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _hear)
+    sys.unraisablehook = partial(_take_ignored, sys.unraisablehook)
 
 
 @contextlib.contextmanager
@@ -118,7 +124,7 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _hear(number: int, _frame: FrameType | None) -> None:
+def _hear(number: int, frame: FrameType | None) -> None:
     """What Python calls on the main thread."""
     if os.getpid() != _ending.process:  # a forked worker, whose parent ends it
         signal.signal(number, signal.SIG_DFL)
@@ -126,16 +132,40 @@ def _hear(number: int, _frame: FrameType | None) -> None:
         return
     with _ending.lock:
         is_late = _ending.is_taken_over
-        if not is_late and _ending.pipe >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.write(_ending.pipe, bytes([_HEARD]))
+        if not is_late:
+            _tell_watcher(_HEARD)
     while is_late:
         time.sleep(1)
-    if _ending.first_signal is None:
-        _ending.first_signal = number
+    _ending.first_signal = _ending.first_signal or number
+    if _is_ignoring(frame):
+        _tell_watcher(_IGNORED)
+    elif not _ending.is_obeyed:
+        _ending.is_obeyed = True
         _ending.at_first()
     elif number == signal.SIGINT:
         raise KeyboardInterrupt
+
+
+def _take_ignored(otherwise: Callable[[Any], object], ignored: Any) -> None:
+    """What Python calls for an exception that it ignores, as that of a destructor, which a signal may have caused."""
+    if _ending.first_signal is None or not issubclass(ignored.exc_type, KeyboardInterrupt):
+        otherwise(ignored)
+        return
+    _ending.is_obeyed = False
+    _tell_watcher(_IGNORED)
+
+
+def _is_ignoring(frame: FrameType | None) -> bool:
+    """Whether an exception would be ignored, as Python has not come back from `_take_ignored`."""
+    while frame is not None and frame.f_code is not _take_ignored.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _tell_watcher(value: int) -> None:
+    if _ending.pipe >= 0:
+        with contextlib.suppress(BlockingIOError):
+            os.write(_ending.pipe, bytes([value]))
 
 
 def _watch(incoming: int) -> None:
@@ -159,6 +189,9 @@ def _last_unheard(incoming: int, number: int | None = None) -> int | None:
         for value in os.read(incoming, 4096):
             if value == _HEARD:
                 number = None
+            elif value == _IGNORED:
+                time.sleep(_AGAIN_SECONDS)
+                signal.pthread_kill(threading.main_thread().ident or 0, _ending.first_signal or signal.SIGINT)
             elif value in _NUMBERS and signal.getsignal(value) is _hear:  # else it is somebody else's
                 number = value
     return number

@@ -178,6 +178,24 @@ def test_what_is_undone_on_an_interruption_is_undone_once(computes: str) -> None
         assert program.communicate(timeout=60) == ("inner\nouter\n", "")
 
 
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_an_interruption_that_python_ignores_comes_again(number: signal.Signals, status: int) -> None:
+    body = (
+        "class Closed:\n"
+        "    def __del__(self):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "with guarded_process():\n"
+        "    Closed()\n"
+        "    time.sleep(60)\n"
+        "    print('nobody heard')\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(number)
+        assert program.communicate(timeout=30) == ("", "")
+    assert program.returncode == status
+
+
 def test_a_handler_of_somebody_else_is_left_alone() -> None:
     """As training has one, which lets a step be finished, and its checkpoint be written."""
     body = (
