@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from blsp.audio import Waveform
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
 from voicechat.cues import Segment
-from voicechat.errors import one_line, print_error, print_notice, print_warning
+from voicechat.errors import print_error, print_notice, print_warning
 from voicechat.journal import Journal, Written
 from voicechat.outputs import ExistsError, UnusableNameError
 from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
 from voicechat.signals import on_interruption
+from voicechat.terminal_text import harmless_line
 from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_segments
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class _Watch:
 
     def at(self, file: str) -> Callable[[float], None]:
         """What to call with the seconds read of a recording."""
-        name = one_line(Path(file).name)
+        name = harmless_line(Path(file).name)
 
         def advance(seconds: float) -> None:
             if self._bar is not None and self._task is not None:

@@ -23,7 +23,7 @@ from blsp.errors import BlspError
 from voicechat.dialogue import Dialogue
 from voicechat.endpointing import EndpointingSettings
 from voicechat.engine_thread import EngineThread, JobFailed, Reply, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
-from voicechat.errors import VoiceChatError
+from voicechat.errors import VoiceChatError, reason
 from voicechat.events import (
     Event,
     FileOpened,
@@ -70,6 +70,7 @@ from voicechat.recording import SessionRecording, TolerantRecording
 from voicechat.saving import SavedFiles
 from voicechat.slash_commands import SlashCommand, parse_line
 from voicechat.source_pump import SourcePump
+from voicechat.terminal_text import harmless_line
 from voicechat.vad import SpeechDetector, level_dbfs
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ class Session:
         assert self._microphone is not None
         self._is_microphone_lost = True
         hint = HINT_MICROPHONE_RETURNS if self._microphone.can_reopen else HINT_NO_MICROPHONE
-        self.show(MicrophoneLost(one_line(error), hint))
+        self.show(MicrophoneLost(reason(error), hint))
         for heard in self._listener.flush():
             self._take_heard(heard)
 
@@ -442,11 +443,11 @@ class Session:
         if isinstance(error, (BlspError, VoiceChatError)):
             self._fail(Notice(str(error), error.hint))
         elif isinstance(error, OSError):
-            self._fail(Notice(f"{what} failed: {one_line(error).rstrip('.')}."))
+            self._fail(Notice(f"{what} failed: {reason(error).rstrip('.')}."))
         elif self._is_debugged:
             raise error
         else:
-            text = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+            text = f"{type(error).__name__}: {reason(error)}".rstrip(".")
             self._fail(Notice(f"{what} failed: {text}.", HINT_BUG))
 
     # What the assistant says
@@ -568,12 +569,6 @@ class Session:
         return self._saved.save(path, self._dialogue.records, overwrite=overwrite)
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
 def file_name(path: Path) -> str:
     """A file's name as any screen can show it, and any file keep it."""
-    return "standard input" if str(path) == "-" else "".join(c if c.isprintable() else "?" for c in path.name)
+    return "standard input" if str(path) == "-" else harmless_line(path.name)
