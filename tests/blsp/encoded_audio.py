@@ -42,6 +42,9 @@ def encode(
     ):
         video = out.add_stream("mpeg4", rate=10) if video_seconds else None
         streams = [out.add_stream(track.codec, rate=track.rate, layout="mono") for track in tracks]
+        for stream in streams:
+            if stream.name == "wmav2":
+                stream.bit_rate = 32_000  # at most 2 bits a sample
         packets = []
         if video is not None:
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
