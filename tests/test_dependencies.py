@@ -28,6 +28,7 @@ FAMILIES = {
     "writing": {"cues", "subtitles", "journal", "results"},
     "showing": {"ui"},
     "composing": {
+        *("answer_voice", "failures", "file_turns"),  # parts of a session
         *("__main__", "cli", "commands", "talk", "batch"),  # the program
         *("session", "inbox", "slash_commands", "transcription", "checks", "training", "evaluating"),  # what they run
     },
