@@ -10,6 +10,9 @@ _EXACT_FORMATS = {"flac", "aiff", "au", "tta", "wv", "ape"}
 """FFmpeg's names of formats whose headers give the exact number of samples."""
 _FIRST_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"wide", b"mdat", b"free", b"skip")
 """With one of these an MP4 file begins."""
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+"""With this object a WMA file begins."""
+_EBML, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _HEAD_BYTES, _TAIL_BYTES, _OGG_HEADER_BYTES = 2**13, 2**17, 27 + 255
 _ROUNDED_BYTES = 16
 """By how much some programs are wrong about the length of a whole file."""
@@ -19,6 +22,8 @@ _LAYER_3_KBPS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
+_MAX_OFFSET = 2**62
+"""Farther no file goes, and not much farther can be sought; forged lengths lead there."""
 _MPEG_1_HZ = (44_100, 48_000, 32_000, 0)
 
 
@@ -40,8 +45,10 @@ def is_cut(file: IO[bytes]) -> bool:
         return size + _ROUNDED_BYTES < 8 + length < 0x7FFF_0000
     if head[:4] == b"OggS":
         return not _ogg_is_complete(file, size)
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return size < _matroska_end(head)
+    if head[:4] == _EBML:
+        return _matroska_end(file) > size
+    if head[:16] == _ASF_HEADER:
+        return max((end for _, _, end in _asf_objects(file)), default=0) > size
     if head[4:8] in _FIRST_BOXES:
         return max((end for _, _, end in _boxes(file)), default=0) > size
     if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2):
@@ -50,7 +57,7 @@ def is_cut(file: IO[bytes]) -> bool:
 
 
 def _read(file: IO[bytes], offset: int, n_bytes: int) -> bytes:
-    file.seek(offset)
+    file.seek(min(offset, _MAX_OFFSET))
     return file.read(n_bytes)
 
 
@@ -65,27 +72,36 @@ def _ogg_is_complete(file: IO[bytes], size: int) -> bool:
     return bool(tail[at + 5] & 4) and at + 27 + tail[at + 26] + sum(segments) <= len(tail)
 
 
-def _matroska_end(head: bytes) -> int:
-    """Where the segment ends by its own word; 0 where it does not say, as in a live recording."""
-    end = 0
-    for identifier in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
-        if head[end : end + 4] != identifier or len(head) < end + 12:
-            return 0
-        first = head[end + 4]
-        n_bytes = 9 - first.bit_length()
-        if n_bytes > 8:
-            return 0
-        value = int.from_bytes(head[end + 4 : end + 4 + n_bytes], "big") & ((1 << 7 * n_bytes) - 1)
-        if value == (1 << 7 * n_bytes) - 1:
-            return 0
-        end += 4 + n_bytes + value
+def _matroska_end(file: IO[bytes]) -> int:
+    """Where the last element ends by its own word.
+
+    Where a segment or cluster does not say how long it is, as in a live recording, those in it are looked at.
+    """
+    position = end = 0
+    is_live = False
+    for _ in range(_MAX_PIECES):
+        header = _read(file, position, 12)
+        n_id = 9 - header[0].bit_length() if header else 9
+        if n_id > 4 or len(header) <= n_id or not (is_live or header[:n_id] in (_EBML, _SEGMENT)):
+            return end
+        n_size = 9 - header[n_id].bit_length()
+        if n_size > 8:
+            return end
+        content = position + n_id + n_size
+        value = int.from_bytes(header[n_id : n_id + n_size], "big") & ((1 << 7 * n_size) - 1)
+        if value < (1 << 7 * n_size) - 1:
+            position = end = content + value
+        elif header[:n_id] in (_SEGMENT, _CLUSTER):
+            position, is_live = content, True
+        else:
+            return end
     return end
 
 
 def joined_files(file: IO[bytes]) -> list[tuple[int, int]]:
     """Beginning and length of each of the files that lie end to end in one, where FFmpeg stops after the first.
 
-    Those of MP4 files and of Ogg files, whose links may differ in rate; empty for all other formats.
+    Those of MP4 and WMA files, and of Ogg files, whose links may differ in rate; empty for all other formats.
     """
     head = _read(file, 0, 8)
     size = file.seek(0, os.SEEK_END)
@@ -93,6 +109,8 @@ def joined_files(file: IO[bytes]) -> list[tuple[int, int]]:
         begins = [at for at, kind, _ in _boxes(file) if kind == b"ftyp"]
     elif head[:4] == b"OggS":
         begins = list(_ogg_links(file))
+    elif head == _ASF_HEADER[:8]:
+        begins = [at for at, kind, _ in _asf_objects(file) if kind == _ASF_HEADER]
     else:
         return []
     begins = begins[:_MAX_FILES]
@@ -114,6 +132,18 @@ def _ogg_links(file: IO[bytes]) -> Iterator[int]:
             yield position
         was_first = is_first
         position += 27 + header[26] + sum(header[27 : 27 + header[26]])
+
+
+def _asf_objects(file: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:
+    """Beginning, kind, and end by their own word of the objects that make up a WMA file."""
+    position = 0
+    for _ in range(_MAX_PIECES):
+        header = _read(file, position, 24)
+        length = int.from_bytes(header[16:24], "little")
+        if length < 24:  # nothing; or a live recording, which does not say
+            return
+        yield position, header[:16], position + length
+        position += length
 
 
 def _boxes(file: IO[bytes]) -> Iterator[tuple[int, bytes, int]]:

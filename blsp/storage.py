@@ -19,6 +19,7 @@ from shlex import quote
 from typing import IO, Any
 
 from blsp.errors import StorageError
+from blsp.temporaries import temporary
 
 MANIFEST_NAME = "manifest.json"
 _BLOCK_BYTES = 1 << 20
@@ -95,17 +96,17 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: It cannot be written. Nothing is left behind.
     """
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"  # no part of its name: that may be as long as names can be
-    try:
-        with temporary.open("xb") as file:  # tempfile would hide it from everybody else
+    unfinished = (
+        path.parent / f".{secrets.token_hex(8)}.tmp"
+    )  # no part of its name: that may be as long as names can be
+    with temporary(unfinished):
+        with unfinished.open("xb") as file:  # tempfile would hide it from everybody else
             yield file
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            shutil.copymode(path, unfinished)
+        unfinished.replace(path)
     _fsync(path.parent)
 
 
@@ -188,17 +189,15 @@ def publish_folder(target: Path) -> Iterator[Path]:
     """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        with storage_errors(temporary, named=target.parent):
-            temporary.chmod(0o777 & ~_umask())  # mkdtemp hides folders from everybody else
-            yield temporary
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    with temporary(unfinished):
+        with storage_errors(unfinished, named=target.parent):
+            unfinished.chmod(0o777 & ~_umask())  # mkdtemp hides folders from everybody else
+            yield unfinished
         with storage_errors(target.parent):
-            _fsync_tree(temporary)
-            _rename_over(temporary, target)
+            _fsync_tree(unfinished)
+            _rename_over(unfinished, target)
             _fsync(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rename_over(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ FORBIDDEN = {
 FAMILIES = {
     "plain data and rules": {
         *("events", "errors", "paths", "settings", "options", "progress", "languages"),
-        *("process", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
+        *("process", "signals", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
     },
     "hearing": {"audio_devices", "audio_io", "source_pump", "vad", "endpointing", "listener"},
     "answering": {"engine", "engine_thread"},
@@ -28,6 +28,7 @@ FAMILIES = {
     "writing": {"cues", "subtitles", "journal", "results"},
     "showing": {"ui"},
     "composing": {
+        *("answer_voice", "failures", "file_turns"),  # parts of a session
         *("__main__", "cli", "commands", "talk", "batch"),  # the program
         *("session", "inbox", "slash_commands", "transcription", "checks", "training", "evaluating"),  # what they run
     },

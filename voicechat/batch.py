@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from blsp.audio import Waveform
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
 from voicechat.cues import Segment
-from voicechat.errors import one_line, print_error, print_notice, print_warning
+from voicechat.errors import print_error, print_notice, print_warning
 from voicechat.journal import Journal, Written
 from voicechat.outputs import ExistsError, UnusableNameError
 from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
+from voicechat.signals import on_interruption
+from voicechat.terminal_text import harmless_line
 from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_segments
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def run_batch(
         for job in jobs:
             sink = ResultSink(job, output, task, many=len(files) > 1)
             author = _Author(loaded, progress, sink.journal, needs_times=output.has_cues)
-            with _kept_if_interrupted(sink):
+            with on_interruption(sink.interrupt):  # nothing that was written is lost, whatever ends the program
                 failed += not _write_one(sink, author, recording, progress)
             progress.done()
     skipped = len(files) - len(jobs)
@@ -157,16 +159,6 @@ class _Author:
             self._journal.add(segment, *self._latest)
 
 
-@contextmanager
-def _kept_if_interrupted(sink: ResultSink) -> Iterator[None]:
-    """Let nothing that was written be lost, whatever ends the program."""
-    try:
-        yield
-    except BaseException:
-        sink.interrupt()
-        raise
-
-
 class _Watch:
     """A bar over the recordings on stderr; nothing where stderr is no terminal."""
 
@@ -176,7 +168,7 @@ class _Watch:
 
     def at(self, file: str) -> Callable[[float], None]:
         """What to call with the seconds read of a recording."""
-        name = one_line(Path(file).name)
+        name = harmless_line(Path(file).name)
 
         def advance(seconds: float) -> None:
             if self._bar is not None and self._task is not None:
@@ -216,5 +208,8 @@ def _progress(n_files: int, output: OutputOptions) -> Iterator[_Watch]:
         TimeElapsedColumn(),
     )
     # Rich may take over stdout only where it is the same terminal: a pipe must get the results themselves.
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+    with (
+        Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar,
+        on_interruption(bar.stop),
+    ):
         yield _Watch(bar, n_files)

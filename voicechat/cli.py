@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from blsp.user_paths import names_file
 from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
-from voicechat.errors import UsageError, report_errors
+from voicechat.errors import UsageError, print_notice, report_errors
 from voicechat.settings import DEBUG_VARIABLE, misspelt_variables, read_switch
 
 _ARGUMENTS = "voicechat.arguments"
@@ -111,7 +110,7 @@ def _main(
     """Talk to a speech LLM on your own machine: it hears your speech, with no recogniser in between."""
     del version, debug  # seen to elsewhere
     for problem in misspelt_variables():
-        print(f"Notice: {problem}", file=sys.stderr)
+        print_notice(problem)
 
 
 for _module in (talk, files, train, evaluate, sessions, devices, models, doctor):

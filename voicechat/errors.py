@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.errors import BlspError, CheckpointError, ConfigError, DataError, ModelNotFoundError
+from voicechat.signals import exit_status
+from voicechat.terminal_text import harmless_line
 
-EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE = 1, 2, 3, 4
 
 
 class VoiceChatError(Exception):
@@ -55,29 +56,27 @@ def exit_code_of(error: BlspError | VoiceChatError) -> int:
 
 def print_error(error: BlspError | VoiceChatError) -> None:
     """Write `Error:` and `Hint:` lines on stderr."""
-    print(f"Error: {one_line(str(error))}", file=sys.stderr)
+    print(f"Error: {harmless_line(str(error))}", file=sys.stderr)
     if error.hint:
-        print(f"Hint: {one_line(error.hint)}", file=sys.stderr)
+        print(f"Hint: {harmless_line(error.hint)}", file=sys.stderr)
 
 
 def print_notice(message: str, hint: str | None = None) -> None:
     """Write a `Notice:` line on stderr, and a `Hint:` if there is one."""
-    print(f"Notice: {one_line(message)}", file=sys.stderr)
+    print(f"Notice: {harmless_line(message)}", file=sys.stderr)
     if hint:
-        print(f"Hint: {one_line(hint)}", file=sys.stderr)
+        print(f"Hint: {harmless_line(hint)}", file=sys.stderr)
 
 
 def print_warning(message: str) -> None:
     """Write a `Warning:` line on stderr."""
-    print(f"Warning: {one_line(message)}", file=sys.stderr)
+    print(f"Warning: {harmless_line(message)}", file=sys.stderr)
 
 
-def one_line(text: str) -> str:
-    r"""The text with escapes (`\n`, `\x1b`) for what would end its line or control the terminal, as names may hold."""
-    return "".join(
-        ascii(character)[1:-1] if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
-        for character in text
-    )
+def reason(error: BaseException) -> str:
+    """What an error says, without the names of files that it is about, and in one line; its kind if it says nothing."""
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def report_errors(*, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        raise SystemExit(exit_status()) from None
     except (VoiceChatError, BlspError) as error:
         if debug:
             raise

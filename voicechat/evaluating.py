@@ -14,6 +14,8 @@ from blsp.stages.pipeline import Recipe, load_recipe
 from blsp.stages.report import PAGE, ReportConfig
 from blsp.user_paths import names_file
 from voicechat import training
+from voicechat.errors import print_notice
+from voicechat.terminal_text import for_stdout, harmless_line
 
 
 def load(name: str, assignments: Sequence[str]) -> Recipe:
@@ -42,10 +44,11 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> bool:
     try:
         reduced, notices = without_missing(recipe)
     except ConfigError as error:
-        print(f"Problem: {error}", file=sys.stderr)
+        print(f"Problem: {harmless_line(str(error))}", file=sys.stderr)
         return False
     is_ready = training.print_plan(reduced, as_json=as_json)
-    _print_notices(notices)
+    for notice in notices:
+        print_notice(notice)
     return is_ready
 
 
@@ -57,7 +60,8 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
     """
     recipe, notices = without_missing(recipe)
     if is_main := os.environ.get("RANK", "0") == "0":
-        _print_notices(notices)
+        for notice in notices:
+            print_notice(notice)
     results = training.run_watched(recipe, force=force)
     if not is_main:
         return
@@ -66,8 +70,8 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
         print(json.dumps({"report": str(page), "left_out": notices, "results": results}, indent=2))
         return
     for sentence in json.loads((page / "report.json").read_text(encoding="utf-8"))["findings"]:
-        print(f"- {sentence}")
-    print(f"Report: {page / 'report.html'}")
+        print(for_stdout(f"- {sentence}"))
+    print(for_stdout(f"Report: {page / 'report.html'}"))
 
 
 def compare(a: Path, b: Path, html: Path | None, *, overwrite: bool = False) -> None:
@@ -87,15 +91,10 @@ def compare(a: Path, b: Path, html: Path | None, *, overwrite: bool = False) -> 
     comparison = compare_reports(*(read_report(_report_folder(path)) for path in (a, b)))
     if html is not None:
         write_output(html, comparison.html(), overwrite=overwrite)
-    print(comparison.markdown(), end="")
+    print(for_stdout(comparison.markdown()), end="")
 
 
 def _report_folder(path: Path) -> Path:
     """Where the report is: the folder itself, or that of an evaluation that holds it."""
     candidates = (path, path / PAGE, path / "report" / PAGE)
     return next((c for c in candidates if names_file(c) or names_file(c / "report.json")), path)
-
-
-def _print_notices(notices: Sequence[str]) -> None:
-    for notice in notices:
-        print(f"Notice: {notice}", file=sys.stderr)

@@ -15,7 +15,6 @@ import math
 import os
 import shlex
 import shutil
-import tempfile
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 from blsp.errors import StorageError
+from blsp.temporaries import temporary_folder
 from voicechat.errors import UsageError
 from voicechat.paths import state_folder
 
@@ -315,9 +315,9 @@ def remove_session_folder(folder: Path) -> None:
         StorageError: It cannot be removed.
     """
     try:
-        aside = Path(tempfile.mkdtemp(prefix=".deleted-", dir=folder.parent))
-        folder.rename(aside / "session")
-        shutil.rmtree(aside)
+        with temporary_folder(".deleted-", folder.parent) as aside:
+            folder.rename(aside / "session")
+            shutil.rmtree(aside / "session")
     except OSError as error:
         raise StorageError(f"Session folder {folder} cannot be removed: {error.strerror}.") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from blsp.errors import StorageError
 from blsp.storage import atomic_file
+from blsp.temporaries import temporary
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.process import ESCAPED
 
@@ -107,21 +108,18 @@ def _write_and_publish(path: Path, data: bytes, *, overwrite: bool) -> None:
         with atomic_file(path) as file:
             file.write(data)
         return
-    temporary = path.with_name(f".voicechat-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:  # not by `tempfile`, whose files only the owner may read
+    with temporary(path.with_name(f".voicechat-{secrets.token_hex(8)}.tmp")) as unfinished:
+        with unfinished.open("xb") as file:  # not by `tempfile`, whose files only the owner may read
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _publish_new(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _publish_new(unfinished, path)
 
 
-def _publish_new(temporary: Path, path: Path) -> None:
+def _publish_new(unfinished: Path, path: Path) -> None:
     """Give a file its name, unless something has taken it meanwhile."""
     try:
-        path.hardlink_to(temporary)
+        path.hardlink_to(unfinished)
     except FileExistsError:
         raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from None
     except OSError as error:
@@ -129,7 +127,7 @@ def _publish_new(temporary: Path, path: Path) -> None:
             raise
         if path.exists():  # a file system without links
             raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from error
-        temporary.rename(path)
+        unfinished.rename(path)
 
 
 def output_stems(files: Sequence[str], max_bytes: int = 255) -> list[str]:

@@ -1,4 +1,4 @@
-"""The program as a process: standard streams that are closed, full or no UTF-8, and signals that end it in order.
+"""The program as a process: standard streams that are closed, full or no UTF-8, and the way in which it ends.
 
 Results that standard output does not take end the program with an error. Messages that standard error does not take
 are lost, and the work goes on.
@@ -10,13 +10,13 @@ import codecs
 import io
 import os
 import select
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from voicechat.errors import EXIT_INTERRUPTED, OutputError, print_error
+from voicechat.errors import EXIT_FAILURE, OutputError, print_error
+from voicechat.signals import exit_status, leave, watch_signals
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -32,23 +32,33 @@ It is how JSON writes them, so that JSON stays what it is in any encoding.
 
 @contextmanager
 def guarded_process() -> Iterator[None]:
-    """Run the program, whatever its standard streams are; SIGTERM and SIGHUP end it as Ctrl-C does, with 143 and 129.
+    """Run the program, whatever its standard streams are and whatever signals come; the process ends with the block.
 
-    Raises:
-        SystemExit: Standard output took no results (1), nobody reads them any more (141), or a signal ended it.
+    Its exit status: that of SystemExit, 1 where standard output took no results or an error was not foreseen, 141
+    where nobody reads the results any more, and 130, 143 or 129 after SIGINT, SIGTERM or SIGHUP.
     """
     _prepare_streams()
-    _end_in_order()
+    watch_signals()
+    status: object = 0
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
+        status = exit_status()
     except OutputError as error:
         print_error(error)
-        raise SystemExit(error.exit_code) from None
+        status = error.exit_code
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = EXIT_FAILURE
+    if not isinstance(status, int):  # what Python would do
+        print(status, file=sys.stderr)
+        status = EXIT_FAILURE
+    leave(status)
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -161,22 +171,3 @@ def _fill_closed(is_open: list[bool]) -> None:
 
 def _stand_in(descriptor: int) -> Any:
     return open(descriptor, "w", encoding="utf-8", closefd=False)
-
-
-def _end_in_order() -> None:
-    """Let the signals that ask a process to end unwind it, so that nothing temporary is left behind."""
-    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-    main = os.getpid()
-
-    def end(number: int, _frame: object) -> None:
-        if os.getpid() != main:  # a forked worker, whose parent ends it
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        for other in numbers:  # a second one must not interrupt the tidying
-            signal.signal(other, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    for number in numbers:
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup lets it ignore SIGHUP
-            signal.signal(number, end)

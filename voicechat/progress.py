@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.progress import Progress
+from voicechat.signals import on_interruption
 from voicechat.terminal_text import harmless_line
 
 
@@ -17,10 +18,9 @@ def show_progress() -> Iterator[Progress]:
         yield PlainProgress()
         return
     progress = RichProgress()
-    try:
+    with on_interruption(progress.finish):
         yield progress
-    finally:
-        progress.finish()
+    progress.finish()
 
 
 class PlainProgress:

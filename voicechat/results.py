@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blsp.errors import StorageError
 from voicechat.cues import CueLimits, Segment
-from voicechat.errors import UsageError, one_line, print_notice
+from voicechat.errors import UsageError, print_notice
 from voicechat.journal import Journal
 from voicechat.outputs import (
     UnusableNameError,
@@ -24,6 +24,7 @@ from voicechat.outputs import (
     write_output,
 )
 from voicechat.subtitles import CUE_FORMATS, WRITERS, Transcript, txt_line
+from voicechat.terminal_text import for_stdout, harmless_line
 
 ALL_FORMATS = "all"
 PART_SUFFIX = ".part.jsonl"
@@ -153,7 +154,7 @@ class ResultSink:
             self._letters[language] += len(segment.text)
         if self._streams:
             self._print_heading()
-            _print(txt_line(segment))
+            _print(for_stdout(txt_line(segment)))
         else:
             self._segments.append(segment)
 
@@ -167,7 +168,7 @@ class ResultSink:
         if self._streams:
             self._print_heading()
         elif self.journal is None:
-            _print(WRITERS[self._output.format](self._transcript()))
+            self._print_transcript()
         else:
             for name, path in self.job.results.items():
                 write_output(path, WRITERS[name](self._transcript()), overwrite=self._output.overwrite)
@@ -178,7 +179,7 @@ class ResultSink:
         """Keep what there is, and in JSON the reason."""
         if self.journal is None:
             if self._output.format == "json" or self._segments:
-                _print(WRITERS[self._output.format](self._transcript(error, hint)))
+                self._print_transcript(error, hint)
             return
         if "json" in self.job.results:
             with suppress(UnusableNameError):
@@ -190,7 +191,7 @@ class ResultSink:
         if self.journal is not None:
             self._say_what_is_kept()
         elif self._segments:
-            _print(WRITERS[self._output.format](self._transcript("Interrupted.", None)))
+            self._print_transcript("Interrupted.")
 
     def _say_what_is_kept(self) -> None:
         assert self.journal is not None
@@ -207,10 +208,14 @@ class ResultSink:
             self.job.file, tuple(self._segments), language, task.model, error=error, hint=hint, limits=limits
         )
 
+    def _print_transcript(self, error: str | None = None, hint: str | None = None) -> None:
+        name = self._output.format
+        _print(for_stdout(WRITERS[name](self._transcript(error, hint)), is_json=name == "json"))
+
     def _print_heading(self) -> None:
         if self._has_heading:
             self._has_heading = False
-            _print(f"==> {one_line(self.job.file)} <==\n")
+            _print(f"==> {harmless_line(self.job.file)} <==\n")
 
 
 def _check_folder(folder: Path) -> None:

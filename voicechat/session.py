@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.audio import MAX_WAVEFORM_SECONDS, SAMPLING_RATE, stream_audio
+from blsp.audio import SAMPLING_RATE
 from blsp.conversation import Turn
-from blsp.errors import BlspError
+from voicechat.answer_voice import AnswerVoice
 from voicechat.dialogue import Dialogue
 from voicechat.endpointing import EndpointingSettings
 from voicechat.engine_thread import EngineThread, JobFailed, Reply, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
-from voicechat.errors import VoiceChatError
+from voicechat.errors import reason
 from voicechat.events import (
     Event,
     FileOpened,
@@ -42,11 +42,12 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
+from voicechat.failures import Failures
+from voicechat.file_turns import FileTurns, file_name
 from voicechat.history import TurnRecord
 from voicechat.inbox import (
     AudioFile,
     FileHeard,
-    FileTurn,
     InboxItem,
     InputEnded,
     InputRefused,
@@ -59,12 +60,10 @@ from voicechat.inbox import (
 from voicechat.listener import (
     Heard,
     Listener,
-    ListeningStopped,
     MakeVad,
     SpeechBegan,
     SpeechMayBeOver,
     SpeechOver,
-    speech_in,
 )
 from voicechat.recording import SessionRecording, TolerantRecording
 from voicechat.saving import SavedFiles
@@ -85,7 +84,6 @@ END_SECONDS, STOP_SECONDS = 2.0, 0.05
 """How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
 HINT_MICROPHONE_RETURNS = "It is used again when it is back; until then type your turns, or `/say FILE.wav`."
-HINT_BUG = "Start with `voicechat --debug talk` to see where; please report it."
 
 
 @dataclass
@@ -146,17 +144,15 @@ class Session:
         self._dialogue = Dialogue(self.recording)
         self._microphone = SourcePump(source, reopen_source) if source else None
         self._is_microphone_lost = False
-        self._speech = speech
-        self._is_voice_lost = False
+        self._failures = Failures(show, are_bugs_raised=is_debugged)
+        self._voice = AnswerVoice(speech, show, self._failures)
         self._can_barge_in = can_barge_in
-        self._make_vad = make_vad
         self._listener = Listener(make_vad(), endpointing)
         self._engine = EngineThread(engine, self._inbox.put)
-        self._is_debugged = is_debugged
+        self._files = FileTurns(self._engine.run, self._inbox.put, make_vad)
         self._answer: _Answer | None = None
         self._is_warming_up = False
         self._is_heard_out = True  # or the last answer is complete, but perhaps still being spoken
-        self._file: FileTurn | None = None  # that is being listened to
         self._waiting: deque[TypedLine | AudioFile] = deque()
         self._announced: list[Notice] = []
         self._saved = SavedFiles()
@@ -164,7 +160,6 @@ class Session:
         self._has_input_ended = False
         self._is_over = False
         self._is_stopped = False
-        self._n_failed = 0
         self._n_dropped = 0
 
     def post(self, item: InboxItem) -> None:
@@ -215,7 +210,7 @@ class Session:
                 self._take_next()
         finally:
             self._close()
-        return self._n_failed
+        return self._failures.count
 
     def _take_next(self) -> None:
         self._start_waiting()
@@ -227,20 +222,18 @@ class Session:
             item = None
         if item is not None:
             self._take(item)
-        if self._speech is not None:
-            self._watch_loudspeaker(self._speech)
+        self._voice.watch(self._be_silent)
         self._tick()
 
     def _close(self) -> None:
-        self._stop_listening_to_file()
+        self._files.stop()
         try:
             self.interrupt()
         finally:  # what shows it may fail, too
             if self._microphone:
                 self._microphone.close()
             timeout_seconds = STOP_SECONDS if self._is_stopped else END_SECONDS
-            if self._speech:
-                self._speech.close(timeout_seconds)
+            self._voice.close(timeout_seconds)
             self._engine.close(timeout_seconds)
             self.recording.close()
         while not self._inbox.empty():  # what went wrong at the very end
@@ -253,7 +246,7 @@ class Session:
         elif isinstance(item, WarmedUp):
             self._is_warming_up = False
         elif isinstance(item, JobFailed):
-            self._fail_by(item.error)
+            self._failures.tell_of(item.error)
         elif isinstance(item, TypedLine):
             self._take_line(item)
         elif isinstance(item, AudioFile):
@@ -296,7 +289,7 @@ class Session:
             self.show(InputLevel(-96.0 if self.is_muted else level_dbfs(frame.samples)))
         if self.is_muted or not self.has_microphone:
             return
-        if self._is_speaking and not self._can_barge_in:
+        if self._voice.is_speaking and not self._can_barge_in:
             self._listener.reset()
             return
         for heard in self._listener.push(frame):
@@ -334,7 +327,7 @@ class Session:
         assert self._microphone is not None
         self._is_microphone_lost = True
         hint = HINT_MICROPHONE_RETURNS if self._microphone.can_reopen else HINT_NO_MICROPHONE
-        self.show(MicrophoneLost(one_line(error), hint))
+        self.show(MicrophoneLost(reason(error), hint))
         for heard in self._listener.flush():
             self._take_heard(heard)
 
@@ -342,7 +335,7 @@ class Session:
         self._is_microphone_lost = False
         self._listener.reset()
         self.show(MicrophoneFound(name))
-        if self._answer is None and self._file is None:
+        if self._answer is None and not self._files.is_listening:
             self._listen()
 
     def _take_line(self, line: TypedLine) -> None:
@@ -357,8 +350,8 @@ class Session:
 
     def _start_waiting(self) -> None:
         """Begin the next typed turn or file, unless an answer is under way."""
-        while not self._is_over and self._answer is None and self._file is None:
-            if self._is_speaking:
+        while not self._is_over and self._answer is None and not self._files.is_listening:
+            if self._voice.is_speaking:
                 return  # whoever interrupts has made it stop; anyone else wants to hear the end
             if not self._waiting:
                 self._is_over = self._has_input_ended
@@ -384,70 +377,31 @@ class Session:
         """Whatever goes wrong in a command is one line, and the conversation goes on."""
         try:
             command.run(self)
-        except BrokenPipeError:  # nobody reads what is shown
-            raise
         except Exception as error:
-            self._fail_by(error, f"/{command.name} {command.argument}".strip())
+            self._failures.tell_of(error, f"/{command.name} {command.argument}".strip())
 
     def say_file(self, path: Path) -> None:
         """Take the speech in a file for the user's turn; it is listened to on the model's thread."""
         self.interrupt()
-        file = self._file = FileTurn(path)
         self.show(FileOpened(file_name(path)))
-        self._engine.run(lambda: self._inbox.put(self._listen_to(file)))
-
-    def _listen_to(self, file: FileTurn) -> FileHeard:
-        """Model's thread."""
-        warn = lambda line: self._inbox.put(Remark(Notice(line)))  # noqa: E731
-        try:
-            blocks = stream_audio(file.path, max_seconds=MAX_WAVEFORM_SECONDS, warn=warn)
-            return FileHeard(file, speech_in(blocks, self._make_vad(), file.cancel))
-        except ListeningStopped:
-            return FileHeard(file)
-        except Exception as error:
-            return FileHeard(file, error=error)
+        self._files.listen_to(path)
 
     def _take_file(self, heard: FileHeard) -> None:
-        if heard.file is not self._file:
-            return  # something else was asked meanwhile
-        self._file = None
+        if not self._files.end(heard):
+            return
         name = file_name(heard.file.path)
         if heard.error is not None:
-            self._fail_by(heard.error, name)
+            self._failures.tell_of(heard.error, name)
         elif heard.speech is None:
-            self._fail(Notice(f"No speech was found in {name}.", "Listen to the file: is it silent, or only noise?"))
+            self._failures.tell(
+                Notice(f"No speech was found in {name}.", "Listen to the file: is it silent, or only noise?")
+            )
         else:
             self.show(UtteranceEnded(len(heard.speech) / SAMPLING_RATE, name))
             self._begin(Turn("user", speech=heard.speech), name, time.monotonic())
             return
         self.show(TurnDropped())
         self._listen()
-
-    def _stop_listening_to_file(self) -> FileTurn | None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.cancel.set()
-        return file
-
-    def _fail(self, notice: Notice) -> None:
-        self._n_failed += 1
-        self.show(notice)
-
-    def _fail_by(self, error: BaseException, what: str = "The model") -> None:
-        """Tell of an error; one that nobody foresaw is told with what it befell.
-
-        Raises:
-            BaseException: The error, if it was not foreseen and the session is debugged.
-        """
-        if isinstance(error, (BlspError, VoiceChatError)):
-            self._fail(Notice(str(error), error.hint))
-        elif isinstance(error, OSError):
-            self._fail(Notice(f"{what} failed: {one_line(error).rstrip('.')}."))
-        elif self._is_debugged:
-            raise error
-        else:
-            text = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-            self._fail(Notice(f"{what} failed: {text}.", HINT_BUG))
 
     # What the assistant says
 
@@ -456,8 +410,7 @@ class Session:
         if source != "microphone":
             self._forget_speech()  # who types while speaking wants the typed turn answered
         reply = self._engine.reply([*self._dialogue.turns, turn], self._config)
-        is_spoken = self._speech is not None and not self._is_voice_lost
-        self._answer = _Answer(reply, time.monotonic(), asked_at, is_spoken)
+        self._answer = _Answer(reply, time.monotonic(), asked_at, self._voice.is_usable)
         self._dialogue.ask(turn, source)
 
     def _take_delta(self, answer: _Answer, delta: ReplyDelta) -> None:
@@ -465,22 +418,21 @@ class Session:
             answer.first_token_ms = max(0.0, 1000 * (delta.at - answer.asked_at))
         answer.text += delta.text
         self.show(TextDelta(delta.text))
-        if self._speech and answer.is_spoken:
-            self._speech.say(delta.text)
+        if answer.is_spoken:
+            self._voice.say(delta.text)
 
     def _take_end(self, answer: _Answer, ended: ReplyEnded) -> None:
         if ended.error is None:
-            if self._speech and answer.is_spoken:
-                self._speech.finish()
+            if answer.is_spoken:
+                self._voice.finish()
                 self._is_heard_out = False
             self._end_answer(answer, interrupted=False)
             self._tell_dropped(ended.dropped_turns)
             return
         self._answer = None
-        if self._speech:
-            self._speech.stop()
+        self._voice.stop()
         self._dialogue.take_back_question()
-        self._fail_by(ended.error, "The answer")
+        self._failures.tell_of(ended.error, "The answer")
         self.show(TurnDropped())
         self._listen()
 
@@ -506,11 +458,11 @@ class Session:
 
         A file that is being listened to is not said.
         """
-        if (file := self._stop_listening_to_file()) is not None:
-            self.show(Notice(f"{file_name(file.path)} was not said: something else came first."))
+        if (path := self._files.stop()) is not None:
+            self.show(Notice(f"{file_name(path)} was not said: something else came first."))
             self.show(TurnDropped())
-        is_speaking = self._is_speaking
-        n_heard = self._speech.stop() if self._speech else 0
+        is_speaking = self._voice.is_speaking
+        n_heard = self._voice.stop()
         answer = self._answer
         if answer is not None:
             answer.reply.cancel.set()
@@ -521,24 +473,10 @@ class Session:
             self._dialogue.cut_answer(n_heard)  # complete on the screen, but not yet for the ear
         self._is_heard_out = True
 
-    @property
-    def _is_speaking(self) -> bool:
-        return self._speech is not None and self._speech.is_speaking
-
-    def _watch_loudspeaker(self, speech: SpeechOutput) -> None:
-        if (error := speech.take_failure()) is not None:
-            self._fail_by(error, "Speaking a sentence")
-        is_lost = speech.is_lost
-        if is_lost and not self._is_voice_lost:
-            speech.stop()
-            if self._answer is not None:
-                self._answer.is_spoken = False  # what is shown counts from now on
-            until = ", until it is back" if speech.can_reopen else ""
-            self.show(Notice(f"Loudspeaker {speech.device!r} stopped playing; answers are no longer spoken{until}."))
-            speech.recover()
-        elif self._is_voice_lost and not is_lost:
-            self.show(Notice(f"Loudspeaker {speech.device!r} plays again; the next answer is spoken."))
-        self._is_voice_lost = is_lost
+    def _be_silent(self) -> None:
+        """The loudspeaker is lost: what is shown of the answer counts from now on."""
+        if self._answer is not None:
+            self._answer.is_spoken = False
 
     # What slash commands do
 
@@ -566,14 +504,3 @@ class Session:
         """
         path = path or Path(f"{self.recording.name or 'conversation'}.md")
         return self._saved.save(path, self._dialogue.records, overwrite=overwrite)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
-
-
-def file_name(path: Path) -> str:
-    """A file's name as any screen can show it, and any file keep it."""
-    return "standard input" if str(path) == "-" else "".join(c if c.isprintable() else "?" for c in path.name)

@@ -6,20 +6,18 @@ import contextlib
 import errno
 import os
 import shlex
-import signal
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
 from voicechat.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
 from voicechat.audio_io import Microphone, Speaker
 from voicechat.engine import ChatEngine, EngineKind, load_engine
-from voicechat.errors import EXIT_FAILURE, EXIT_INTERRUPTED, AudioDeviceError
+from voicechat.errors import EXIT_FAILURE, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.history import SessionHeader, StoredSession
 from voicechat.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
@@ -29,13 +27,13 @@ from voicechat.progress import show_progress
 from voicechat.recording import SessionRecording, open_recording, restored_turns
 from voicechat.session import Session
 from voicechat.settings import Detector, Settings
+from voicechat.signals import at_first_signal
 from voicechat.slash_commands import complete_line
 from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
 from voicechat.vad import make_detector
-from voicechat.worker import are_left_behind
 
 if TYPE_CHECKING:
     from blsp.generation import GenerationConfig
@@ -108,27 +106,9 @@ def hold_conversation(options: TalkOptions) -> int:
         system = options.system or (stored.header.system if stored else None)
         with show_progress() as progress:
             engine = load_engine(options.model, options.engine, progress, system=system)
-        status: int | SystemExit = _talk(options, engine, recording, stored, voice, piped)
-    except SystemExit as end:
-        status = end
+        return _talk(options, engine, recording, stored, voice, piped)
     finally:
         recording.close()
-    if isinstance(status, SystemExit) or are_left_behind():
-        leave(status)
-    return status
-
-
-def leave(status: int | SystemExit) -> NoReturn:
-    """End the process at once: all files are written by now.
-
-    Python's own shutdown takes a second or more with a model in memory, and could crash in a thread that was left
-    behind in the middle of its work.
-    """
-    code = status.code if isinstance(status, SystemExit) else status
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code if isinstance(code, int) else EXIT_FAILURE)
 
 
 def check_files(files: tuple[Path, ...]) -> None:
@@ -194,7 +174,7 @@ def _talk(
         session.warm_up()
         for notice in notices:
             session.announce(notice)
-        stack.enter_context(_stop_signals(session))
+        stack.enter_context(at_first_signal(lambda: session.post(StopRequested())))  # a second one ends it at once
         _feed(options, session, view, piped)
         n_failed = session.run()
     return EXIT_FAILURE if n_failed and options.input_kind != "terminal" else 0
@@ -272,33 +252,3 @@ def _feed(options: TalkOptions, session: Session, view: View, piped: bytes) -> N
             first=piped,
             on_refused=None if interrupts else lambda error: session.post(InputRefused(error)),
         )
-
-
-@contextlib.contextmanager
-def _stop_signals(session: Session) -> Iterator[None]:
-    """Let the session end in order: at Ctrl-C with KeyboardInterrupt, at a second one at once."""
-    received: list[int] = []
-
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            raise KeyboardInterrupt
-        session.post(StopRequested())
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    except KeyboardInterrupt:
-        number = received[0] if received else signal.SIGINT
-        raise SystemExit(128 + number) from None  # 130 for Ctrl-C, 143 when asked to terminate
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
-        raise SystemExit(EXIT_FAILURE) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-assert EXIT_INTERRUPTED == 128 + signal.SIGINT

@@ -19,6 +19,8 @@ from blsp.stages.base import Plan, Watcher
 from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
 from blsp.user_paths import expand_user, names_file
+from voicechat.signals import on_interruption
+from voicechat.terminal_text import for_stdout, harmless_line
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 
@@ -113,7 +115,7 @@ def print_plan(recipe: Recipe, *, as_json: bool) -> bool:
         print(f"Steps: {len(plans)}   Time: about {duration(sum(times))}{unknown}")
     problems = [f"{job.name}: {problem}" for job, plan in plans for problem in plan.problems]
     for problem in dict.fromkeys(problems):  # a corpus that is not there may be read in several parts
-        print(f"Problem: {problem}", file=sys.stderr)
+        print(f"Problem: {harmless_line(problem)}", file=sys.stderr)
     return not problems
 
 
@@ -131,7 +133,7 @@ def _plan_values(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def _print_job(job: Job, plan: Plan) -> None:
-    print(f"{job.name} ({job.stage.name}) -> {job.config.out}")
+    print(for_stdout(f"{job.name} ({job.stage.name}) -> {job.config.out}"))
     rows = {name: quantity(value) for name, value in plan.facts.items()}
     if plan.memory_bytes is not None:
         rows["memory"] = f"{plan.memory_bytes / 1e9:.1f} GB"
@@ -139,9 +141,9 @@ def _print_job(job: Job, plan: Plan) -> None:
         rows["time"] = f"about {duration(plan.seconds)}"
     width = max(map(len, rows), default=0)
     for name, text in rows.items():
-        print(f"  {name:<{width}}  {text}")
+        print(for_stdout(f"  {name:<{width}}  {text}"))
     for note in plan.notes:
-        print(f"  - {note}")
+        print(for_stdout(f"  - {note}"))
     print()
 
 
@@ -158,7 +160,7 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
         print(json.dumps(results, indent=2))
         return
     for job in recipe.jobs:
-        print(f"{job.name}: {describe(results[job.name])} -> {job.config.out}")
+        print(for_stdout(f"{job.name}: {describe(results[job.name])} -> {job.config.out}"))
 
 
 def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
@@ -168,7 +170,10 @@ def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
         BlspError: A job failed; those before it stay done.
     """
     with ExitStack() as stack:
-        screen = stack.enter_context(RichWatcher()) if _is_main() and sys.stderr.isatty() else PlainWatcher()
+        screen: RichWatcher | PlainWatcher = PlainWatcher()
+        if _is_main() and sys.stderr.isatty():
+            screen = stack.enter_context(RichWatcher())
+            stack.enter_context(on_interruption(screen.close))
 
         def watch(job: Job, log: Path) -> Watcher:
             screen.begin(job.name)

@@ -9,13 +9,6 @@ from collections.abc import Callable
 
 Job = Callable[[], None]
 
-_left_behind: list[threading.Thread] = []
-
-
-def are_left_behind() -> bool:
-    """Whether a thread that was left behind is still in the middle of a job: Python's shutdown could crash in it."""
-    return any(thread.is_alive() for thread in _left_behind)
-
 
 class Worker:
     """Does jobs one after another, in the order in which they are put, on a thread of its own.
@@ -41,8 +34,6 @@ class Worker:
         """End the thread once its jobs are done; False if that takes longer: it is then left behind."""
         self._jobs.put(None)
         self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            _left_behind.append(self._thread)
         return not self._thread.is_alive()
 
     def _work(self) -> None:

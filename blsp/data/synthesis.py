@@ -7,15 +7,14 @@ the pitch. Changing them between its network and its synthesiser turns one voice
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blsp.audio import SAMPLING_RATE
 from blsp.data.accents import Accent, AccentName, random_accent
+from blsp.temporaries import temporary_folder
 
 if TYPE_CHECKING:
     from hibari import Hibari
@@ -109,8 +108,8 @@ def speak_with_flite(text: str, voice: str, tempo: float = 1.0) -> np.ndarray:
     """
     import soundfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "speech.wav"
+    with temporary_folder("speech-") as folder:
+        path = folder / "speech.wav"
         stretch = f"duration_stretch={1 / tempo:.2f}"
         command = ["flite", "-voice", voice, "--setf", stretch, "-t", text, "-o", str(path)]
         subprocess.run(command, check=True, capture_output=True)

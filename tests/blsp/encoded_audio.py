@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 
 RATE = 16_000
+_OPTIONS = {"wmav2": {"b": "32000"}}
+"""Of codecs that cannot be used as they come."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Track:
     starts_at: float = 0.0
     gaps: dict[float, float] = field(default_factory=dict)
     """Length of a gap in the container's clock (s) after so many seconds of sound."""
+    codec_options: dict[str, str] = field(default_factory=dict)
 
 
 def encode(
@@ -41,7 +44,12 @@ def encode(
         av.open(f"{folder}/a", "w", format=container, options=options or {}) as out,
     ):
         video = out.add_stream("mpeg4", rate=10) if video_seconds else None
-        streams = [out.add_stream(track.codec, rate=track.rate, layout="mono") for track in tracks]
+        streams = [
+            out.add_stream(
+                track.codec, rate=track.rate, layout="mono", options=track.codec_options or _OPTIONS.get(track.codec)
+            )
+            for track in tracks
+        ]
         packets = []
         if video is not None:
             video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import logging
@@ -31,8 +32,10 @@ KINDS = [
     ("webm", "libopus"),
     ("matroska", "aac"),
     ("mpegts", "aac"),
+    ("asf", "wmav2"),
 ]
 FASTSTART = {"movflags": "faststart"}
+LIVE = {"live": "1"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 
 
@@ -89,7 +92,8 @@ def test_mp4_in_its_other_orders(options: dict[str, str]) -> None:
 def test_a_variable_bit_rate_without_a_length_in_the_header_is_no_damage() -> None:
     """The length of such a file can only be guessed from its first frames, here those of silence."""
     waveform = np.concatenate([np.zeros(20 * SAMPLING_RATE, np.float32), FIRST])
-    data = encoded("mp3", "libmp3lame", waveform, options={"write_xing": "0", "id3v2_version": "0", "q": "2"})
+    track = Track(waveform, "libmp3lame", codec_options={"flags": "+qscale", "global_quality": "236"})
+    data = encode("mp3", [track], options={"write_xing": "0", "id3v2_version": "0"})
     assert b"Xing" not in data
     decoded, warnings = read(data)
     assert is_in(FIRST, decoded, 20.0)
@@ -185,6 +189,35 @@ def test_an_mp4_file_that_is_cut_off_is_used_as_far_as_it_goes(options: dict[str
     data = encoded("mp4", "aac", options=options)
     waveform, warnings = read(data[: int(len(data) * share)])
     assert warnings == [f"The audio is cut off or damaged; using the first {seconds_of(waveform):.1f} s."]
+
+
+@pytest.mark.parametrize("container", ["webm", "matroska"])
+@pytest.mark.parametrize("n_bytes", [1, 40, 0.3, 0.7])
+def test_a_live_recording_that_is_cut_off_is_used_as_far_as_it_goes(container: str, n_bytes: float) -> None:
+    """Neither the segment nor the last cluster says how long it is, but each block does."""
+    data = encoded(container, "libopus", options=LIVE)
+    cut = n_bytes if n_bytes >= 1 else len(data) * n_bytes
+    waveform, warnings = read(data[: len(data) - int(cut)])
+    assert warnings == [f"The audio is cut off or damaged; using the first {seconds_of(waveform):.1f} s."]
+    assert is_in(FIRST[: int(len(waveform) * 0.9)], waveform, 0.0)
+
+
+@pytest.mark.parametrize("container", ["webm", "matroska"])
+@pytest.mark.parametrize("after", [b"", b"\n", bytes(100), b"TAG" + bytes(125), bytes(range(256))])
+def test_a_whole_matroska_file_is_not_called_cut(container: str, after: bytes) -> None:
+    assert read(encoded(container, "libopus") + after)[1] == []
+    if not after.strip(b"\0"):  # anything else might be the beginning of more of a live recording
+        assert read(encoded(container, "libopus", options=LIVE) + after)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "place"), [("asf", "wmav2", slice(16, 24)), ("mp4", "aac", slice(0, 16))]
+)
+def test_a_length_beyond_all_files_is_no_surprise(container: str, codec: str, place: slice) -> None:
+    data = bytearray(encoded(container, codec))
+    data[place] = b"\xff" * 8 if container == "asf" else b"\0\0\0\1ftyp" + b"\xff" * 8
+    with contextlib.suppress(AudioError):
+        read(bytes(data))
 
 
 def test_an_mp4_file_without_its_end_may_hold_nothing_that_can_be_read() -> None:

@@ -116,8 +116,11 @@ def test_the_rest_of_a_file_on_standard_input_is_read_from_there(
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes the file when the program ends")
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_standard_input_stays_on_the_disk(tmp_path: Path, wav: Path, kill: signal.Signals) -> None:
-    code = "from blsp.audio import stream_audio; print(len(next(stream_audio('-'))), flush=True); input()"
-    code = code.replace("input()", "import time; time.sleep(60)")
+    code = (
+        "import time; from blsp.audio import stream_audio\n"
+        "blocks = stream_audio('-'); print(len(next(blocks)), flush=True)\n"  # kept, or it would be closed
+        "time.sleep(60)"
+    )
     folder = tmp_path / "temporary"
     folder.mkdir()
     child = subprocess.Popen(

@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,26 +78,159 @@ def test_bytes_on_standard_input_that_are_no_text() -> None:
     )
 
 
+IMPORTS = "import os, signal, sys, tempfile, time\nfrom voicechat.process import guarded_process\n"
+HEARS = IMPORTS + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where the tests ignore it
+COMPUTES = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 500_000_000)"
+"""Takes minutes, in C and without Python's lock: no signal reaches Python meanwhile."""
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@contextmanager
+def started(program: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has printed that it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.1)  # until it does what it is ready for
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("number", "second", "status"),
     [(signal.SIGTERM, signal.SIGHUP, 143), (signal.SIGHUP, signal.SIGTERM, 129), (signal.SIGINT, 0, 130)],
 )
 def test_a_signal_ends_it_in_order(number: signal.Signals, second: int, status: int, tmp_path: Path) -> None:
     body = (
-        "import signal, tempfile, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with guarded_process():\n"
         f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
         "        print('ready', flush=True)\n"
         "        try: time.sleep(60)\n"
         f"        finally: os.kill(os.getpid(), {int(second)})\n"
     )
-    command = [sys.executable, "-c", GUARDED + body]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "ready\n"
+    with started(HEARS + body) as program:
         program.send_signal(number)
         _, stderr = program.communicate(timeout=30)
     assert (program.returncode, stderr) == (status, "")
     assert list(tmp_path.iterdir()) == []  # a second signal does not interrupt the tidying
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_a_signal_ends_what_python_cannot_interrupt(number: signal.Signals, status: int, tmp_path: Path) -> None:
+    body = (
+        "from pathlib import Path\n"
+        "from blsp.storage import atomic_file, publish_folder\n"
+        "from blsp.temporaries import temporary_folder\n"
+        "from voicechat.signals import on_interruption\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "with guarded_process(), on_interruption(lambda: print('kept')),\\\n"
+        "        on_interruption(lambda: print('told', file=sys.stderr)), temporary_folder('a', folder) as a,\\\n"
+        "        publish_folder(folder / 'b') as b, atomic_file(folder / 'c') as c:\n"
+        "    for place in (a, b): (place / 'file').touch()\n"
+        "    print('ready', flush=True)\n"
+        f"    {COMPUTES}\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(number)
+        stdout, stderr = program.communicate(timeout=60)
+    assert (program.returncode, stdout, stderr) == (status, "kept\n", "told\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_ctrl_c_ends_even_the_tidying() -> None:
+    body = (
+        "from voicechat.signals import on_interruption\n"
+        "def tidy():\n"
+        "    print('tidying', flush=True)\n"
+        "    time.sleep(600)\n"
+        "with guarded_process(), on_interruption(tidy):\n"
+        "    print('ready', flush=True)\n"
+        f"    {COMPUTES}\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(signal.SIGINT)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "tidying\n"
+        program.send_signal(signal.SIGTERM)  # not this one: tidying takes as long as it takes
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(0.3)
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == 130
+
+
+@pytest.mark.parametrize("computes", ["time.sleep(60)", COMPUTES])
+def test_what_is_undone_on_an_interruption_is_undone_once(computes: str) -> None:
+    body = (
+        "from voicechat.signals import on_interruption\n"
+        "with guarded_process(), on_interruption(lambda: print('outer')):\n"
+        "    with on_interruption(lambda: print('over')): pass\n"
+        "    with on_interruption(lambda: print('inner')):\n"
+        "        print('ready', flush=True)\n"
+        f"        {computes}\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=60) == ("inner\nouter\n", "")
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_an_interruption_that_python_ignores_comes_again(number: signal.Signals, status: int) -> None:
+    body = (
+        "class Closed:\n"
+        "    def __del__(self):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "with guarded_process():\n"
+        "    Closed()\n"
+        "    time.sleep(60)\n"
+        "    print('nobody heard')\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(number)
+        assert program.communicate(timeout=30) == ("", "")
+    assert program.returncode == status
+
+
+def test_a_handler_of_somebody_else_is_left_alone() -> None:
+    """As training has one, which lets a step be finished, and its checkpoint be written."""
+    body = (
+        "with guarded_process():\n"
+        "    before = signal.signal(signal.SIGTERM, lambda *_: print('noted', flush=True))\n"
+        "    print('ready', flush=True)\n"
+        "    __import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 1_000_000)\n"
+        "    print('finished')\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(signal.SIGTERM)
+        assert program.communicate(timeout=60) == ("noted\nfinished\n", "")
+        assert program.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("pass", 0), ("sys.exit(3)", 3), ("sys.exit('no')", 1), ("1 / 0", 1), ("raise KeyboardInterrupt", 130)],
+)
+def test_it_ends_without_pythons_own_shutdown(body: str, status: int) -> None:
+    code = (
+        "import atexit; atexit.register(print, 'a library tidies up')\n"
+        "class Slow:\n"
+        "    def __del__(self, write=os.write): write(1, b'a model is taken apart')\n"
+        "model = Slow()\n"
+        f"with guarded_process():\n    print('done'); {body}\n"
+    )
+    program = subprocess.run(
+        [sys.executable, "-c", IMPORTS + code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (program.returncode, program.stdout) == (status, "done\na library tidies up\n")
+    assert program.stderr.split("\n")[-2:] == {
+        "1 / 0": ["ZeroDivisionError: division by zero", ""],
+        "sys.exit('no')": ["no", ""],
+    }.get(body, [""])
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -39,10 +39,11 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
+from voicechat.failures import HINT_BUG
 from voicechat.history import SessionHeader, load_session
 from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
 from voicechat.recording import open_recording, restored_turns
-from voicechat.session import HINT_BUG, Session
+from voicechat.session import Session
 
 CONFIG: Any = None  # the scripted engine does not read it
 LOUD, QUIET = 8000, 0
@@ -611,7 +612,7 @@ def endless_file(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         finally:
             told.append("closed")
 
-    monkeypatch.setattr("voicechat.session.stream_audio", stream)
+    monkeypatch.setattr("voicechat.file_turns.stream_audio", stream)
     return told
 
 

@@ -337,7 +337,7 @@ def test_an_odd_folder_among_the_sessions_is_listed(
     assert listed.stdout.splitlines() == [
         "broken                    damaged",
         "monday (copy)               1 turns  embedded (blsp)  hello",
-        "??会话                      1 turns  embedded (blsp)  hello",
+        "\\udcff\\n会话                1 turns  embedded (blsp)  hello",
         "monday                      1 turns  embedded (blsp)  hello",
     ]
     assert listed.stderr == f"Warning: {root}/broken/turns.jsonl does not begin with a session header.\n"

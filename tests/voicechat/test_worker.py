@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from voicechat.worker import Worker, are_left_behind
+from voicechat.worker import Worker
 
 
 @pytest.mark.parametrize("failure", [ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])
@@ -29,14 +29,10 @@ def test_the_next_job_is_done_whatever_one_raises(failure: BaseException) -> Non
     assert told == [failure]
 
 
-def test_a_job_that_does_not_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicechat.worker._left_behind", [])
+def test_a_job_that_does_not_end_is_left_behind() -> None:
     go_on = threading.Event()
     worker = Worker("test", lambda _: None)
     worker.put(lambda: go_on.wait(60) and None)
-    assert not are_left_behind()
     assert not worker.close(0.01)
-    assert are_left_behind()
     go_on.set()
     assert worker.close(60)
-    assert not are_left_behind()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from voicechat.terminal_text import harmless_line
+
 EPILOG = """[bold]Examples[/bold]
 
     voicechat devices                    microphones and loudspeakers
@@ -27,7 +29,7 @@ def devices(is_json: Annotated[bool, typer.Option("--json", help="Write one JSON
     if not found:
         print("No microphone and no loudspeaker was found.")
         return
-    width = max(len(device.name) for device in found)
+    width = max(len(harmless_line(device.name)) for device in found)
     print(f"{'index':>5}  {'name':<{width}}  {'in':>3}  {'out':>3}  {'rate':>6}")
     for device in found:
         default = [
@@ -39,8 +41,8 @@ def devices(is_json: Annotated[bool, typer.Option("--json", help="Write one JSON
             if is_default
         ]
         line = (
-            f"{device.index:>5}  {device.name:<{width}}  {device.input_channels:>3}  {device.output_channels:>3}  "
-            f"{device.sampling_rate:>6}  {', '.join(default)}"
+            f"{device.index:>5}  {harmless_line(device.name):<{width}}  {device.input_channels:>3}  "
+            f"{device.output_channels:>3}  {device.sampling_rate:>6}  {', '.join(default)}"
         )
         print(line.rstrip())
 

@@ -17,6 +17,7 @@ from voicechat.options import (
     ModelOptions,
 )
 from voicechat.settings import load_settings
+from voicechat.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,10 +77,12 @@ def _print_lines(checks: Iterable[Check]) -> list[Check]:
     for check in checks:
         shown.append(check)
         colour, mark = MARKS[check.status]
-        line = Text.assemble((f"{mark:>4}", f"bold {colour}"), "  ", (f"{check.name:<12}", "bold"), check.message)
+        line = Text.assemble(
+            (f"{mark:>4}", f"bold {colour}"), "  ", (f"{check.name:<12}", "bold"), harmless_line(check.message)
+        )
         console.print(line)
         if check.cure is not None and check.status != "ok":
-            console.print(Text.assemble(" " * 18, ("Cure: ", colour), check.cure))
+            console.print(Text.assemble(" " * 18, ("Cure: ", colour), harmless_line(check.cure)))
         sys.stdout.flush()
     failed = sum(check.status == "failed" for check in shown)
     console.print(Text(f"{failed} of {len(shown)} checks failed." if failed else "Everything works."))

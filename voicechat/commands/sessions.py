@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicechat.errors import UsageError, VoiceChatError
+from voicechat.errors import UsageError, VoiceChatError, print_warning
+from voicechat.terminal_text import for_stdout, harmless_line
 
 if TYPE_CHECKING:
     from voicechat.history import TurnRecord
@@ -52,12 +53,14 @@ def list_command() -> None:
             stored = load_session(name)
         except (BlspError, VoiceChatError) as error:
             print(f"{_column(name)}  damaged")
-            print(f"Warning: {error}", file=sys.stderr)
+            print_warning(str(error))
             continue
         first = next((turn for turn in stored.turns if turn.role == "user"), None)
         n_turns = sum(turn.role == "user" for turn in stored.turns)
         with_what = f"{stored.header.model} ({stored.header.engine})"
-        print(_visible(f"{_column(name)}  {n_turns:>3} turns  {with_what}  {_said(first)}").rstrip())
+        print(
+            f"{_column(name)}  {n_turns:>3} turns  {harmless_line(with_what)}  {harmless_line(_said(first))}".rstrip()
+        )
 
 
 def _said(turn: TurnRecord | None) -> str:
@@ -72,13 +75,8 @@ def _column(name: str) -> str:
     """A name filled up to the width of a column on the screen, where letters of some scripts take two places."""
     from rich.cells import cell_len
 
-    shown = _visible(name)
+    shown = harmless_line(name)
     return shown + " " * (24 - cell_len(shown))
-
-
-def _visible(text: str) -> str:
-    """The text without what would move the cursor, or cannot be written."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @app.command(epilog="Example: voicechat sessions show NAME")
@@ -111,10 +109,10 @@ def delete(
     with contextlib.ExitStack() as locks:  # all must be there, and none be open, before the first is deleted
         folders = [locks.enter_context(locked_session(name)) for name in dict.fromkeys(names)]
         if not yes:
-            typer.confirm(f"Delete {', '.join(names)} for good?", abort=True, err=True)
+            typer.confirm(f"Delete {harmless_line(', '.join(names))} for good?", abort=True, err=True)
         for folder in folders:
             remove_session_folder(folder)
-            print(f"Deleted {_visible(folder.name)}.", file=sys.stderr)
+            print(f"Deleted {harmless_line(folder.name)}.", file=sys.stderr)
 
 
 def _print_export(name: str | None, to: Format, output: Path | None, *, overwrite: bool = False) -> None:
@@ -131,10 +129,10 @@ def _print_export(name: str | None, to: Format, output: Path | None, *, overwrit
             raise UsageError("No conversation was kept yet.", hint="Hold one: voicechat talk")
     stored = load_session(name)
     for notice in stored.notices:
-        print(f"Warning: {notice}", file=sys.stderr)
-    text = export_session(_visible(stored.name), stored.header, stored.turns, to.value)
+        print_warning(notice)
+    text = export_session(harmless_line(stored.name), stored.header, stored.turns, to.value)
     if output is None:
-        print(text, end="")
+        print(for_stdout(text, is_json=to is Format.json), end="")
     else:
         write_output(output, text, overwrite=overwrite)
 

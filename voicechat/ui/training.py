@@ -66,6 +66,10 @@ class RichWatcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
         self._bars.stop()
 
     def begin(self, name: str) -> None:
