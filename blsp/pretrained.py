@@ -198,16 +198,19 @@ class _Placement:
 
 
 def _load_llm(spec: ModelSpec, folder: Path, where: _Placement, *, packed: bool) -> PreTrainedModel:
+    from blsp.cpu_tuning import tune
     from blsp.modeling.packed_llm import is_packed, load_packed
     from blsp.modeling.packing import pack_llm
 
     if is_packed(folder) and packed and spec.lora is None:
         with _readable(folder):
-            return load_packed(folder)
+            llm = load_packed(folder)
+        tune(llm, folder.name)
+        return llm
     llm = _load_dense_llm(folder, where) if not is_packed(folder) else _unpack_llm(folder, where)
     _apply_lora(spec, llm, where.quantize)
-    if packed:
-        pack_llm(llm)
+    if packed and pack_llm(llm):
+        tune(llm, folder.name)
     return llm
 
 
