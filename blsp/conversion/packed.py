@@ -77,7 +77,7 @@ def _parts(model: GgufModel, tensor: ReaderTensor, n_rows: int, *, is_output: bo
         rows = slice(start, start + n_rows)
         found = gguf_groups(tensor, rows)
         if found is None:
-            weight = torch.from_numpy(model.rows(tensor, rows))
+            weight = torch.tensor(model.rows(tensor, rows))
             values, scales = quantize_rows(weight)
             part = {"values": values, "scales": scales}
             if is_output and fits_groups(tensor):
