@@ -152,7 +152,7 @@ QWEN = EmbeddedPart(
     ),
     needed_bytes=3_600_000_000,
     convert=convert_packed_llm,
-    needed_memory=3_000_000_000,
+    needed_memory=3_200_000_000,
     smaller="tiny",
 )
 SMOLLM = EmbeddedPart(
@@ -165,7 +165,7 @@ SMOLLM = EmbeddedPart(
     contents_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     needed_bytes=750_000_000,
     convert=convert_llm,
-    needed_memory=1_200_000_000,
+    needed_memory=1_500_000_000,
     fetched_by="voicechat models download tiny",
 )
 EMBEDDED_ENCODERS = {"embedded": WHISPER}

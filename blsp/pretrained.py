@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedWeights, cache_folder, ensure_embedded
 from blsp.errors import CheckpointError, UnsupportedError
+from blsp.memory import give_back_memory
 from blsp.placement import check_quantization, cpu_multiplies_bfloat16, select_device, select_dtype
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
@@ -88,6 +89,7 @@ def load_model(
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
     template = _make_template(spec, tokenizer)
+    give_back_memory()
     return BlspModel(encoder=encoder, adapter=adapter, llm=llm, tokenizer=tokenizer, template=template)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blsp.conversion.gguf import GgufModel, write_shards
 from blsp.modeling.packed_layout import GROUP, LAYOUTS, this_cpu_layout, to_kernel
-from blsp.modeling.packed_linear import quantize_groups, quantize_rows, row_norms
+from blsp.modeling.packed_linear import coarse_group, quantize_groups, quantize_rows, row_norms
 from blsp.modeling.packed_llm import EMBEDDINGS, write_format
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _parts(model: GgufModel, tensor: ReaderTensor, n_rows: int, *, is_output: bo
             values, scales = quantize_rows(weight)
             part = {"values": values, "scales": scales}
             if is_output and fits_groups(tensor):
-                part["coarse_levels"], part["coarse_groups"] = quantize_groups(weight)
+                part["coarse_levels"], part["coarse_groups"] = quantize_groups(weight, coarse_group(weight.size(1)))
             yield part
             continue
         levels, groups = found

@@ -38,16 +38,21 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scales[:, None]).round_().to(torch.int8), scales
 
 
-def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_groups(weight: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """4 bits a value with scale and offset for each group: float (M, K) -> uint8 (M, K) and float32 (M, G, 2).
 
     A value is `level * scale + offset`.
     """
-    groups = weight.float().view(len(weight), -1, GROUP)  # (M, K) -> (M, G, GROUP)
+    groups = weight.float().view(len(weight), -1, group)  # (M, K) -> (M, G, group)
     low, high = groups.amin(dim=2), groups.amax(dim=2)
     scales = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
     levels = ((groups - low[:, :, None]) / scales[:, :, None]).round_().clamp_(0, 15)
     return levels.to(torch.uint8).flatten(1), torch.stack([scales, low], dim=2)
+
+
+def coarse_group(n_inputs: int) -> int:
+    """Size of the groups of an output layer that is scanned in 4 bits: the largest that torch takes, up to 128."""
+    return next(size for size in (128, 64, GROUP) if n_inputs % size == 0)
 
 
 class PackedLinear(nn.Module):
@@ -94,6 +99,7 @@ class PackedLinear(nn.Module):
         self.few_rows: FewRows = "4 bits"
         self.many_rows: ManyRows = "int8"
         self.n_exact = n_exact
+        self.group = GROUP if groups is None else self.in_features // len(groups)
         row_scales = None if scales is None else scales.to(torch.bfloat16)
         for name, tensor in {
             "bias": bias,
@@ -129,7 +135,8 @@ class PackedLinear(nn.Module):
             layout = this_cpu_layout()
             if layout is None:
                 raise RuntimeError("torch multiplies by no 4-bit weights on this CPU.")
-            levels, groups = to_kernel(*quantize_groups(weight), layout)
+            group = coarse_group(weight.size(1)) if n_exact else GROUP
+            levels, groups = to_kernel(*quantize_groups(weight, group), layout)
         dense = weight if keep else None
         return cls(bias=bias, levels=levels, groups=groups, values=values, scales=scales, dense=dense, n_exact=n_exact)
 
@@ -156,7 +163,7 @@ class PackedLinear(nn.Module):
     def row(self, x: Tensor) -> Tensor:
         """A row, or a few, by a kernel for few rows, without the bias: bfloat16 (N, K) -> (N, M)."""
         if self.bits == 4:
-            found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.levels, GROUP, self.groups)
+            found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.levels, self.group, self.groups)
         else:
             found = torch.ops.aten._weight_int8pack_mm(x, self.values, self.row_scales)
         return found
