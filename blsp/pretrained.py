@@ -282,7 +282,8 @@ def _check_widths(spec: ModelSpec, encoder: SpeechEncoder, adapter: Adapter, llm
         raise CheckpointError(
             f"The adapter {spec.adapter} joins widths {config.encoder_dim} and {config.llm_dim}, but "
             f"{spec.encoder} has {encoder.width} and {spec.llm} has {llm_dim}.",
-            hint="Give an adapter trained for this pair with --adapter.",
+            hint="Give an adapter trained for this pair with --adapter"
+            + (f", or its LLM with --llm ({', '.join(EMBEDDED_LLMS)})." if spec.llm in EMBEDDED_LLMS else "."),
         )
 
 
