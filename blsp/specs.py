@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedPart, ensure_part, part_folder, part_state
+from blsp.embedded import (
+    EMBEDDED_ENCODERS,
+    EMBEDDED_LLMS,
+    EmbeddedPart,
+    downloads_folder,
+    ensure_part,
+    part_folder,
+    part_state,
+)
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.hub import cached_snapshot, fetch_model, is_folder
 from blsp.progress import Progress
@@ -258,6 +266,35 @@ def fetch_parts(spec: ModelSpec, progress: Progress | None = None) -> ModelPaths
         llm=part_path(spec.llm, EMBEDDED_LLMS, progress, hashes=True, model=spec.name),
         adapter=None if spec.adapter is None else adapter_folder(spec),
     )
+
+
+def preset_parts(spec: ModelSpec) -> list[EmbeddedPart]:
+    """The parts of a model that this program fetches and converts itself."""
+    found = (EMBEDDED_ENCODERS.get(spec.encoder), EMBEDDED_LLMS.get(spec.llm))
+    return [part for part in found if part is not None]
+
+
+def removable_parts(spec: ModelSpec) -> tuple[list[EmbeddedPart], list[tuple[EmbeddedPart, list[str]]]]:
+    """What there is of a preset's own parts on this machine.
+
+    Returns:
+        The parts that no other preset needs whose LLM is here too; and the others, each with the presets that do.
+    """
+    parts, kept = [], []
+    for part in preset_parts(spec):
+        if not (part_folder(part).exists() or downloads_folder(part).exists()):
+            continue
+        others = [preset.name for preset in PRESETS.values() if preset.llm != spec.llm and _needs(preset, part)]
+        if others:
+            kept.append((part, others))
+        else:
+            parts.append(part)
+    return parts, kept
+
+
+def _needs(preset: ModelSpec, part: EmbeddedPart) -> bool:
+    llm = EMBEDDED_LLMS.get(preset.llm)
+    return part in preset_parts(preset) and llm is not None and part_folder(llm).exists()
 
 
 def local_parts(spec: ModelSpec) -> ModelPaths:

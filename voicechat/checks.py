@@ -47,6 +47,7 @@ def run_checks(options: ModelOptions, *, input_device: str | None, level_test: b
     yield from _guard("torch", check_torch)
     yield from _guard("accelerator", check_accelerator)
     yield from _guard("model", lambda: check_model(options))
+    yield from _guard("memory", lambda: check_memory(options))
     yield from _guard("folders", check_folders)
     yield from _guard("audio", lambda: check_audio(input_device, level_test=level_test))
 
@@ -123,6 +124,24 @@ def check_model(options: ModelOptions) -> Iterator[Check]:
         yield Check("offline", "ok", f"the model {spec.name} needs no network any more")
     else:
         yield Check("offline", "failed", f"the model {spec.name} is not complete on this machine", _download(spec.name))
+
+
+def check_memory(options: ModelOptions) -> Iterator[Check]:
+    """Whether the model has enough memory to run, where it is known what it takes."""
+    from blsp.memory import available_memory
+    from blsp.specs import preset_parts
+
+    parts, free = preset_parts(options.spec()), available_memory()
+    needed = max((part.needed_memory for part in parts), default=0)
+    if not needed or free is None:
+        return
+    message = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB needed"
+    if free >= needed:
+        yield Check("memory", "ok", message)
+    else:
+        smaller = next((part.smaller for part in parts if part.smaller), None)
+        cure = "Close other programs" + ("" if smaller is None else f", or take the smaller model: -m {smaller}")
+        yield Check("memory", "warning", message, cure)
 
 
 def _check_part(part: str, model: str, name: str, path: Path | None, embedded: EmbeddedPart | None) -> Check:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from blsp.conversion.gguf import GgufModel, write_shards
-from blsp.modeling.packed_layout import LAYOUTS, this_cpu_layout, to_kernel
-from blsp.modeling.packed_linear import quantize_rows, row_norms
+from blsp.modeling.packed_layout import GROUP, LAYOUTS, this_cpu_layout, to_kernel
+from blsp.modeling.packed_linear import coarse_group, quantize_groups, quantize_rows, row_norms
 from blsp.modeling.packed_llm import EMBEDDINGS, write_format
 
 if TYPE_CHECKING:
@@ -53,26 +53,36 @@ def _packed(model: GgufModel, layout: str) -> Iterator[tuple[str, Tensor]]:
             continue
         stem, columns = name.removesuffix(".weight"), int(tensor.shape[0])
         order = None if (rows := model.row_order(tensor)) is None else torch.from_numpy(rows)
-        whole = _join(list(_parts(model, tensor, _VALUES_AT_ONCE // columns // _ROWS * _ROWS or _ROWS)))
+        n_rows = _VALUES_AT_ONCE // columns // _ROWS * _ROWS or _ROWS
+        is_output = stem == "lm_head" or (stem == EMBEDDINGS and model.config.tie_word_embeddings)
+        whole = _join(list(_parts(model, tensor, n_rows, is_output=is_output)))
         if order is not None:
             whole = {kind: part[order] for kind, part in whole.items()}
-        if "levels" in whole:
-            packed, groups = to_kernel(whole.pop("levels"), whole.pop("groups"), layout)
-            whole |= {"levels": packed, "groups": groups}
+        for coarse in ("", "coarse_"):
+            if f"{coarse}levels" in whole:
+                packed, groups = to_kernel(whole.pop(f"{coarse}levels"), whole.pop(f"{coarse}groups"), layout)
+                whole |= {f"{coarse}levels": packed, f"{coarse}groups": groups}
         if stem == EMBEDDINGS:
             whole["norms"] = row_norms(whole["values"])
         for kind, part in whole.items():
             yield f"{stem}.{kind}", part
 
 
-def _parts(model: GgufModel, tensor: ReaderTensor, n_rows: int) -> Iterator[dict[str, Tensor]]:
-    """Values and scales in 8 bits, and where it has them levels and groups in 4, of some rows after the others."""
+def _parts(model: GgufModel, tensor: ReaderTensor, n_rows: int, *, is_output: bool) -> Iterator[dict[str, Tensor]]:
+    """Values and scales in 8 bits, and where it has them levels and groups in 4, of some rows after the others.
+
+    An output layer that is in more bits gets 4 as well: enough to find the tokens whose scores count.
+    """
     for start in range(0, int(tensor.shape[1]), n_rows):
         rows = slice(start, start + n_rows)
         found = gguf_groups(tensor, rows)
         if found is None:
-            values, scales = quantize_rows(torch.from_numpy(model.rows(tensor, rows)))
-            yield {"values": values, "scales": scales}
+            weight = torch.tensor(model.rows(tensor, rows))
+            values, scales = quantize_rows(weight)
+            part = {"values": values, "scales": scales}
+            if is_output and fits_groups(tensor):
+                part["coarse_levels"], part["coarse_groups"] = quantize_groups(weight, coarse_group(weight.size(1)))
+            yield part
             continue
         levels, groups = found
         by_group = levels.view(len(levels), groups.size(1), -1)
@@ -84,6 +94,11 @@ def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
 
 
+def fits_groups(tensor: ReaderTensor) -> bool:
+    """Whether torch's product takes a matrix of this shape in 4 bits."""
+    return int(tensor.shape[0]) % GROUP == 0 and int(tensor.shape[1]) % 16 == 0
+
+
 def gguf_groups(tensor: ReaderTensor, rows: slice = slice(None)) -> tuple[Tensor, Tensor] | None:
     """4 bits of some rows of a tensor as they stand in the file.
 
@@ -91,7 +106,7 @@ def gguf_groups(tensor: ReaderTensor, rows: slice = slice(None)) -> tuple[Tensor
         Levels, uint8 (M, K), and scale and offset of each group of 32, float32 (M, G, 2); None for other types, and
         for shapes that torch's product does not take.
     """
-    if int(tensor.shape[1]) % 16:
+    if not fits_groups(tensor):
         return None
     kind, data = tensor.tensor_type.name, np.asarray(tensor.data[rows])
     if kind == "Q4_K":

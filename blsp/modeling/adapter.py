@@ -326,7 +326,8 @@ class CtcHead(nn.Module):
         else:
             likeness = speech_embeds @ self._directions(token_embeds, speech_embeds.dtype).T
         blank = (speech_embeds @ self.blank)[:, :, None]
-        return self.scale * torch.cat([blank, likeness], dim=2)
+        logits = torch.cat([blank, likeness], dim=2)
+        return logits * self.scale if torch.is_grad_enabled() else logits.mul_(self.scale)
 
     def _directions(self, token_embeds: Tensor, dtype: torch.dtype) -> Tensor:
         """Token embeddings (V, E) at unit length; where nothing is learnt, those of an LLM's whole table are kept."""

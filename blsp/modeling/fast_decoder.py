@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from blsp.modeling.packed_linear import PackedLinear
+from blsp.modeling.packed_step import PackedStep, can_step
 
 KNOWN_TYPES = frozenset({"llama", "mistral", "qwen2"})
 """What transformers calls the architectures that are computed here."""
@@ -45,6 +46,8 @@ class FastDecoder:
         self._head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         self._eps = float(config.rms_norm_eps)
         self._llm: Any = llm
+        sizes = self._n_heads, self._n_kv_heads, self._head_dim, self._eps
+        self._step = PackedStep(llm, *sizes) if can_step(llm) else None
         self.length = 0
         """Positions read."""
         self._make_buffers(0)
@@ -77,6 +80,8 @@ class FastDecoder:
         model, start, stop = self._llm.model, self.length, self.length + len(embeds)
         self._make_room(stop)
         rotation = self._cos[start:stop], self._sin[start:stop]
+        if self._step is not None and len(embeds) == 1:
+            return self._read_row(self._step, embeds, rotation, check)
         x = embeds
         for i, layer in enumerate(model.layers):
             if check is not None:
@@ -86,6 +91,20 @@ class FastDecoder:
         self.length = stop
         scores: Tensor = self._llm.lm_head(self._normed(x[-1:], model.norm.weight))[0]
         return scores
+
+    def _read_row(
+        self, step: PackedStep, embeds: Tensor, rotation: tuple[Tensor, Tensor], check: Callable[[], None] | None
+    ) -> Tensor:
+        x, stop = embeds.clone(), self.length + 1
+        cos, sin = rotation
+        left, right = sin.chunk(2, dim=1)
+        rotation = cos, torch.cat([-left, right], dim=1)
+        for i, (keys, values) in enumerate(zip(self._keys, self._values)):
+            if check is not None:
+                check()
+            x = step.attend(i, x, rotation, keys[:, :, :stop], values[:, :, :stop])
+        self.length = stop
+        return step.scores(x)
 
     def _attend(self, i: int, layer: Any, x: Tensor, rotation: tuple[Tensor, Tensor], start: int) -> Tensor:
         n, stop = len(x), start + len(x)

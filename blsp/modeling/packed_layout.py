@@ -87,7 +87,7 @@ def to_kernel(levels: Tensor, groups: Tensor, layout: str) -> tuple[Tensor, Tens
 
 
 def from_kernel(packed: Tensor, groups: Tensor, layout: str) -> Tensor:
-    """The dense weight of what `to_kernel` gives, float32 (M, K)."""
+    """The dense weight of what `to_kernel` gives, in groups of `GROUP`: float32 (M, K)."""
     scales, offsets = groups.float().transpose(0, 1).unbind(2)  # (M, G) each
     levels = unpack_levels(packed, layout).view(len(packed), -1, GROUP).float()
     return ((levels - 8) * scales[:, :, None] + offsets[:, :, None]).flatten(1)

@@ -20,9 +20,13 @@ from blsp.modeling.packed_layout import GROUP, this_cpu_layout, to_kernel
 
 FEW_ROWS = 4
 """Up to so many rows are multiplied by the kernels for few rows, where there is no dense weight."""
+FewRows = Literal["4 bits", "8 bits", "as many"]
+"""How few rows are multiplied: by torch's kernels for 4 or 8 bits, or as many rows are. Without 4 bits, by 8."""
 ManyRows = Literal["int8", "float32", "bfloat16"]
 """How many rows are multiplied where there is no dense weight: as integers, or by the 8-bit weight made dense."""
 _LEVELS = 127
+N_EXACT = 64
+"""Tokens whose scores are exact where an output layer is in 4 bits as well as in 8."""
 _MAX_OUTPUTS = 1 << 14
 """Outputs computed at once: a vocabulary's scores of many rows take four times the memory while they are computed."""
 
@@ -34,16 +38,21 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scales[:, None]).round_().to(torch.int8), scales
 
 
-def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_groups(weight: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor]:
     """4 bits a value with scale and offset for each group: float (M, K) -> uint8 (M, K) and float32 (M, G, 2).
 
     A value is `level * scale + offset`.
     """
-    groups = weight.float().view(len(weight), -1, GROUP)  # (M, K) -> (M, G, GROUP)
+    groups = weight.float().view(len(weight), -1, group)  # (M, K) -> (M, G, group)
     low, high = groups.amin(dim=2), groups.amax(dim=2)
     scales = ((high - low) / 15).clamp(min=torch.finfo(torch.float32).tiny)
     levels = ((groups - low[:, :, None]) / scales[:, :, None]).round_().clamp_(0, 15)
     return levels.to(torch.uint8).flatten(1), torch.stack([scales, low], dim=2)
+
+
+def coarse_group(n_inputs: int) -> int:
+    """Size of the groups of an output layer that is scanned in 4 bits: the largest that torch takes, up to 128."""
+    return next(size for size in (128, 64, GROUP) if n_inputs % size == 0)
 
 
 class PackedLinear(nn.Module):
@@ -56,6 +65,8 @@ class PackedLinear(nn.Module):
         values: W in 8 bits, int8 (M, K), or None.
         scales: With `values`: of its rows, float32 (M,).
         dense: W as it was, float (M, K), or None.
+        n_exact: So many of the largest products of a row by 4 bits are made again by 8 bits: what an output layer is
+            asked for is which token scores best, and by how much. 0: none are.
 
     Raises:
         ValueError: There is no W for few rows, or none for many.
@@ -78,13 +89,17 @@ class PackedLinear(nn.Module):
         values: Tensor | None = None,
         scales: Tensor | None = None,
         dense: Tensor | None = None,
+        n_exact: int = 0,
     ) -> None:
         super().__init__()
         shape = dense if dense is not None else values
         if shape is None or (levels is None and values is None):
             raise ValueError("`levels` or `values`, and `values` or `dense`, must be given, but are not.")
         self.out_features, self.in_features = shape.shape
+        self.few_rows: FewRows = "4 bits"
         self.many_rows: ManyRows = "int8"
+        self.n_exact = n_exact
+        self.group = GROUP if groups is None else self.in_features // len(groups)
         row_scales = None if scales is None else scales.to(torch.bfloat16)
         for name, tensor in {
             "bias": bias,
@@ -98,7 +113,9 @@ class PackedLinear(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8, keep: bool = True) -> PackedLinear:
+    def of(
+        cls, weight: Tensor, bias: Tensor | None = None, *, bits: int = 8, keep: bool = True, n_exact: int = 0
+    ) -> PackedLinear:
         """The layer of a dense weight, float (M, K).
 
         Args:
@@ -106,49 +123,63 @@ class PackedLinear(nn.Module):
             bias: float (M,), or None.
             bits: 4, which takes K in whole groups and M in sixteens, or 8.
             keep: Multiply many rows by `weight` itself, not by 8 bits.
+            n_exact: With 4 bits, as of the class.
 
         Raises:
             RuntimeError: This build of torch has no product for 4 bits.
         """
         values = scales = levels = groups = None
-        if bits == 8 or not keep:
+        if bits == 8 or not keep or n_exact:
             values, scales = quantize_rows(weight)
         if bits == 4:
             layout = this_cpu_layout()
             if layout is None:
                 raise RuntimeError("torch multiplies by no 4-bit weights on this CPU.")
-            levels, groups = to_kernel(*quantize_groups(weight), layout)
+            group = coarse_group(weight.size(1)) if n_exact else GROUP
+            levels, groups = to_kernel(*quantize_groups(weight, group), layout)
         dense = weight if keep else None
-        return cls(bias=bias, levels=levels, groups=groups, values=values, scales=scales, dense=dense)
+        return cls(bias=bias, levels=levels, groups=groups, values=values, scales=scales, dense=dense, n_exact=n_exact)
 
     @property
     def bits(self) -> int:
         """Of the weight for few rows."""
-        return 8 if self.levels is None else 4
+        return 4 if self.levels is not None and (self.few_rows == "4 bits" or self.values is None) else 8
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (..., K) -> (..., M), of the same type."""
         n_rows = x.numel() // self.in_features
-        if n_rows > (1 if self.dense is not None else FEW_ROWS):
-            y = F.linear(x, self.dense, self.bias) if self.dense is not None else self._many(x)
-            return y.to(x.dtype)
-        rows = x.reshape(n_rows, self.in_features).to(torch.bfloat16)
-        if self.levels is not None:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.levels, GROUP, self.groups)
-        else:
-            y = torch.ops.aten._weight_int8pack_mm(rows, self.values, self.row_scales)
-        y = y.to(x.dtype)
+        if n_rows > (1 if self.dense is not None else FEW_ROWS) or self.few_rows == "as many":
+            if self.dense is not None:
+                return F.linear(x, self.dense, self.bias)
+            y = self._many(x)
+            return (y if self.bias is None else y.add_(self.bias)).to(x.dtype)
+        y = self.row(x.reshape(n_rows, self.in_features).to(torch.bfloat16)).to(x.dtype)
+        if self.n_exact and n_rows == 1 and self.bits == 4:
+            self._score_exactly(y[0], x.reshape(-1))
         if self.bias is not None:
             y = y + self.bias
-        found: Tensor = y.view(*x.shape[:-1], self.out_features)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def row(self, x: Tensor) -> Tensor:
+        """A row, or a few, by a kernel for few rows, without the bias: bfloat16 (N, K) -> (N, M)."""
+        if self.bits == 4:
+            found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.levels, self.group, self.groups)
+        else:
+            found = torch.ops.aten._weight_int8pack_mm(x, self.values, self.row_scales)
         return found
 
-    def _many(self, x: Tensor) -> Tensor:
+    def _score_exactly(self, y: Tensor, x: Tensor) -> None:
+        """Multiply a row (K,) by 8 bits where its product by 4 bits (M,) is largest, in place."""
         assert self.values is not None
         assert self.scales is not None
-        y = multiply(x.reshape(-1, self.in_features), self.values, self.many_rows) * self.scales
-        if self.bias is not None:
-            y += self.bias
+        best = y.topk(self.n_exact).indices
+        y[best] = torch.mv(self.values[best].float(), x.float()).mul_(self.scales[best]).to(y.dtype)
+
+    def _many(self, x: Tensor) -> Tensor:
+        """Many rows by 8 bits, without the bias: float (..., K) -> float32 (..., M)."""
+        assert self.values is not None
+        assert self.scales is not None
+        y = multiply(x.reshape(-1, self.in_features), self.values, self.many_rows).mul_(self.scales)
         return y.view(*x.shape[:-1], self.out_features)
 
     def rows(self, outputs: Tensor) -> Tensor:

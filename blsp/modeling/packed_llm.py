@@ -1,8 +1,8 @@
 """A folder of packed weights <-> an LLM of transformers: mapped from the disk for use, or dense for training.
 
-A folder holds what `AutoConfig` and `AutoTokenizer` read, safetensors, and `packed.json`, which names the layout of the
-4-bit weights. Of a matrix there are `values` and `scales` (8 bits), and perhaps `levels` and `groups` (4 bits); of the
-token embeddings `norms` too. `blsp.conversion.packed` writes it.
+`blsp.conversion.packed` writes such a folder: what transformers reads of any, safetensors, and `packed.json`,
+which names the layout of the 4-bit weights. Of a matrix there are `values` and `scales` (8 bits), and perhaps `levels`
+and `groups` (4 bits); of the token embeddings `norms` too, and of an output layer `coarse_levels` and `coarse_groups`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from blsp.errors import CheckpointError
 from blsp.modeling.packed_layout import LAYOUTS, from_kernel, pack_levels, this_cpu_layout, unpack_levels
-from blsp.modeling.packed_linear import PackedEmbedding, PackedLinear, row_norms
+from blsp.modeling.packed_linear import N_EXACT, PackedEmbedding, PackedLinear, row_norms
 from blsp.storage import read_json, write_json
 
 FORMAT_NAME = "packed.json"
@@ -58,7 +58,7 @@ def load_packed(folder: Path) -> PreTrainedModel:
     """
     layout, tensors = _read(folder)
     here = this_cpu_layout()
-    for name in [name for name in tensors if name.endswith(".levels")]:
+    for name in [name for name in tensors if name.endswith("levels")]:
         if here is None:
             del tensors[name]
         elif here != layout:
@@ -143,13 +143,15 @@ def _source(llm: Any, name: str) -> str:
 
 
 def _linear(folder: Path, name: str, tensors: Tensors) -> PackedLinear:
-    levels = tensors.get(f"{name}.levels")
+    coarse = "coarse_" if f"{name}.coarse_levels" in tensors else ""
+    levels = tensors.get(f"{name}.{coarse}levels")
     return PackedLinear(
         bias=tensors.get(f"{name}.bias"),
         levels=levels,
-        groups=None if levels is None else _tensor(folder, f"{name}.groups", tensors),
+        groups=None if levels is None else _tensor(folder, f"{name}.{coarse}groups", tensors),
         values=_tensor(folder, f"{name}.values", tensors),
         scales=_tensor(folder, f"{name}.scales", tensors),
+        n_exact=N_EXACT if coarse and levels is not None else 0,
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_other_files_are_refused(tmp_path: Path, whisper_tokenizer_json: bytes) 
     assert str(caught.value) == "CTranslate2's Whisper model lacks the tensor 'encoder/conv1/weight'."
 
 
-def _write_gguf(path: Path, llm: Any, tokenizer: Any, architecture: str = "llama") -> None:
+def _write_gguf(path: Path, llm: Any, tokenizer: Any, architecture: str = "llama", quantized: str = "F32") -> None:
     """An LLM and its byte-level tokenizer as llama.cpp's converter writes them."""
     import gguf
 
@@ -211,7 +212,11 @@ def _write_gguf(path: Path, llm: Any, tokenizer: Any, architecture: str = "llama
             architecture == "llama" and (part := stem.rpartition(".")[2]) in heads
         ):  # llama.cpp interleaves the halves of rotary pairs
             array = array.reshape(heads[part], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(f"{names[stem]}.{suffix}", np.ascontiguousarray(array))
+        kind = gguf.GGMLQuantizationType[quantized if array.ndim == 2 and stem != "lm_head" else "F32"]
+        if kind.name != "F32":
+            array = gguf.quantize(np.ascontiguousarray(array), kind)
+        raw = None if kind.name == "F32" else kind
+        writer.add_tensor(f"{names[stem]}.{suffix}", np.ascontiguousarray(array), raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -296,3 +301,170 @@ def test_other_architectures_and_other_files_are_refused(tmp_path: Path) -> None
     (tmp_path / "text.gguf").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(CheckpointError, match="is not a GGUF file that can be read"):
         convert_gguf(tmp_path / "text.gguf", tmp_path)
+
+
+def _wide_llm(architecture: str, tokenizer: Any, *, tied: bool) -> Any:
+    """A random LLM of which 4 bits take every matrix."""
+    from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 1, "vocab_size": 320, "tie_word_embeddings": tied}
+    tokens = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    config, kind = kinds[architecture]
+    llm = kind(config(**shape, **tokens)).eval()  # type: ignore[operator]
+    with torch.no_grad():
+        for name, parameter in llm.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+            elif parameter.dim() == 2:
+                parameter.mul_(4)  # wide enough that positions matter
+    return llm
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("qwen2", True), ("llama", True)])
+def test_a_packed_folder_is_the_file_for_use_and_for_training(
+    tmp_path: Path, tiny_tokenizer: Any, architecture: str, tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blsp.conversion.packed import convert_gguf_packed
+    from blsp.modeling.packed_linear import PackedEmbedding, PackedLinear
+    from blsp.modeling.packed_llm import is_packed, load_dense, load_packed, token_table
+
+    monkeypatch.setattr("blsp.conversion.packed._VALUES_AT_ONCE", 64 * 64)  # several parts
+    llm = _wide_llm(architecture, tiny_tokenizer, tied=tied)
+    _write_gguf(tmp_path / "m.gguf", llm, tiny_tokenizer, architecture, "Q4_1")
+    plain, folder = tmp_path / "plain", tmp_path / "packed"
+    for made in (plain, folder):
+        made.mkdir()
+    convert_gguf(tmp_path / "m.gguf", plain)
+    convert_gguf_packed(tmp_path / "m.gguf", folder)
+    assert is_packed(folder)
+    assert not is_packed(plain)
+    ids = torch.tensor([[5, 9, 200, 17, 3, 80, 41]])
+    expected = type(llm).from_pretrained(plain, local_files_only=True)
+    assert expected.config.tie_word_embeddings == tied
+    dense, packed = load_dense(folder, torch.float32), load_packed(folder)
+    state = dense.state_dict()
+    for name, tensor in expected.state_dict().items():
+        assert float((state[name] - tensor).norm() / tensor.norm()) < 0.01, name
+    assert (dense.lm_head.weight is dense.model.embed_tokens.weight) == tied  # type: ignore[union-attr]
+    assert isinstance(token_table(packed), PackedEmbedding)
+    linears = {name: module for name, module in packed.named_modules() if isinstance(module, PackedLinear)}
+    assert len(linears) == 15
+    assert all(linear.bits == 4 for linear in linears.values())
+    assert linears["lm_head"].n_exact
+    with torch.no_grad():
+        logits = expected(ids).logits
+        for model in (dense, packed):
+            assert float((model(ids).logits - logits).norm() / logits.norm()) < 0.03
+            row, exact = model(ids[:, :1]).logits[0, 0], expected(ids[:, :1]).logits[0, 0]
+            best = exact.topk(16).indices
+            assert float((row - exact)[best].norm() / exact[best].norm()) < 0.05
+    assert not any(parameter.requires_grad for model in (dense, packed) for parameter in model.parameters())
+    assert packed.generation_config.eos_token_id == tiny_tokenizer.eos_token_id  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_a_packed_folder_works_on_another_cpu(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blsp.conversion.packed import convert_gguf_packed
+    from blsp.modeling import packed_llm
+    from blsp.modeling.packed_layout import LAYOUTS, this_cpu_layout
+    from blsp.modeling.packed_llm import load_dense, load_packed
+    from blsp.storage import read_json
+
+    _write_gguf(tmp_path / "m.gguf", _wide_llm("qwen2", tiny_tokenizer, tied=True), tiny_tokenizer, "qwen2", "Q4_1")
+    folders = {}
+    for layout in LAYOUTS:
+        folders[layout] = tmp_path / layout
+        folders[layout].mkdir()
+        monkeypatch.setattr("blsp.conversion.packed.this_cpu_layout", lambda layout=layout: layout)
+        convert_gguf_packed(tmp_path / "m.gguf", folders[layout])
+        assert read_json(folders[layout] / "packed.json")["layout"] == layout
+    own = this_cpu_layout()
+    assert own is not None
+    row, rows = torch.tensor([[7]]), torch.tensor([[7, 9, 11, 200, 5, 6]])
+    with torch.no_grad():
+        expected = load_packed(folders[own])
+        dense = load_dense(folders[own], torch.float32).state_dict()
+        for folder in folders.values():
+            found = load_packed(folder)
+            assert torch.equal(found(row).logits, expected(row).logits)
+            assert all(torch.equal(load_dense(folder, torch.float32).state_dict()[n], t) for n, t in dense.items())
+        monkeypatch.setattr(packed_llm, "this_cpu_layout", lambda: None)  # a torch without the product for 4 bits
+        without = load_packed(folders[own])
+        logits = expected(rows).logits
+        assert float((without(rows).logits - logits).norm() / logits.norm()) < 1e-6
+        assert without.lm_head.bits == 8  # type: ignore[union-attr]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
+def test_a_packed_folder_that_cannot_be_used(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from blsp.conversion.packed import convert_gguf_packed
+    from blsp.modeling.packed_llm import load_dense, load_packed
+
+    _write_gguf(tmp_path / "m.gguf", _wide_llm("llama", tiny_tokenizer, tied=True), tiny_tokenizer, "llama", "Q4_1")
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    convert_gguf_packed(tmp_path / "m.gguf", folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.scales", "model.layers.0.mlp.down_proj.groups"):
+        save_file({key: tensor for key, tensor in weights.items() if key != name}, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=f"lacks the tensor '{name}'"):
+            load_packed(folder)
+    save_file({**weights, "model.norm.weight": torch.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"must have the shape \[64\], but has \[3\]"):
+        load_dense(folder, torch.bfloat16)
+    for text in ('{"format_version": 9, "layout": "halves64"}', '{"format_version": 1, "layout": "x"}'):
+        (folder / "packed.json").write_text(text)
+        with pytest.raises(CheckpointError, match="must have the format version 1 and a layout of"):
+            load_packed(folder)
+    (folder / "packed.json").write_text("{")
+    with pytest.raises(CheckpointError, match="Cannot read"):
+        load_packed(folder)
+
+
+@pytest.mark.parametrize(("kind", "n_bytes", "columns"), [("Q4_K", 144, 256), ("Q4_1", 20, 32)])
+def test_the_groups_of_a_file_are_its_weights_exactly(kind: str, n_bytes: int, columns: int) -> None:
+    """Random blocks, as gguf itself dequantises them."""
+    import gguf
+
+    from blsp.conversion.packed import gguf_groups
+
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (16, 2, n_bytes), dtype=np.uint8)
+    blocks[:, :, :4] = random.normal(0, 0.1, (16, 2, 2)).astype(np.float16).view(np.uint8)  # scale and offset
+    tensor_type = gguf.GGMLQuantizationType[kind]
+    tensor = SimpleNamespace(data=blocks.reshape(16, -1), tensor_type=tensor_type, shape=[2 * columns, 16])
+    found = gguf_groups(tensor)  # type: ignore[arg-type]
+    assert found is not None
+    levels, groups = found
+    scales, offsets = (part.repeat_interleave(32, dim=1) for part in groups.unbind(2))
+    expected = gguf.dequantize(tensor.data, tensor_type)
+    np.testing.assert_allclose((levels * scales + offsets).numpy(), expected, rtol=1e-5, atol=1e-6)
+    part = gguf_groups(tensor, slice(4, 8))  # type: ignore[arg-type]
+    assert part is not None
+    assert torch.equal(part[0], levels[4:8])
+    other = SimpleNamespace(data=tensor.data, tensor_type=tensor_type, shape=[2 * columns, 15])
+    assert gguf_groups(other) is None  # type: ignore[arg-type]
+
+
+def test_weights_stand_where_kernels_read_them(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    from blsp.conversion.gguf import write_shards
+
+    kinds = [torch.int8, torch.uint8, torch.bfloat16, torch.float32]
+    tensors = {f"a{'b' * i}.{kind}": torch.ones(4, 16 * (1 + i)).to(kind) for i, kind in enumerate(2 * kinds)}
+    tensors["odd"] = torch.arange(3, dtype=torch.int8)
+    write_shards(tmp_path, iter(tensors.items()))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        for name, tensor in tensors.items():
+            found = file.get_tensor(name)
+            assert torch.equal(found, tensor)
+            assert name == "odd" or found.data_ptr() % 64 == 0

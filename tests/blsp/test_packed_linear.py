@@ -106,3 +106,18 @@ def test_embeddings_are_rows_directions_and_means(monkeypatch: pytest.MonkeyPatc
     x, weights = torch.randn(2, 3, 16), torch.rand(2, 3, 50).softmax(dim=2)
     torch.testing.assert_close(table.likeness(x), x @ F.normalize(whole, dim=1).T, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(table.mean(weights), weights @ whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_of_many_outputs_are_scored_by_8_bits() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(320, 64)
+    linear = PackedLinear.of(weight, bits=4, keep=False, n_exact=8)
+    x = torch.randn(1, 64)
+    exact, found = F.linear(x, weight)[0], linear(x)[0]
+    linear.n_exact = 0
+    coarse = linear(x)[0]
+    best = coarse.topk(8).indices
+    assert float((found - exact)[best].abs().max()) < 0.1 < float((coarse - exact)[best].abs().max())
+    others = torch.ones(320, dtype=torch.bool).index_fill(0, best, False)
+    assert torch.equal(found[others], coarse[others])
+    assert int(found.argmax()) == int(exact.argmax())

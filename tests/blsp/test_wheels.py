@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,22 @@ def test_an_interrupt_ends_pip_too(basket: Path, monkeypatch: pytest.MonkeyPatch
         fetch_wheels([Wheel("tiny", "1.0.0", "0" * 64, 1)], basket)
     assert started[0].returncode is not None
     assert started[0].returncode != 0
+
+
+def test_wheels_that_are_there_are_not_fetched_again(basket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = [b"one", b"two"]
+    pinned = [Wheel(f"w{i}", "1.0.0", hashlib.sha256(data).hexdigest(), len(data)) for i, data in enumerate(contents)]
+    for wheel, data in zip(pinned, contents):
+        (basket / wheel.package).mkdir()
+        (basket / wheel.package / f"{wheel.package}-1.0.0-py3-none-any.whl").write_bytes(data)
+    _fake_pip(monkeypatch, "raise SystemExit(1)")
+    watcher = Watcher()
+    paths = fetch_wheels(pinned, basket, watcher, what="both")
+    assert [path.read_bytes() for path in paths] == contents
+    assert watcher.log == [("Downloading both", 6), 3, 3, "end"]
+    (basket / "w1" / "half").touch()
+    paths[1].write_bytes(b"tw")
+    with pytest.raises(DownloadError):
+        fetch_wheels(pinned, basket)
+    assert paths[0].exists()
+    assert list((basket / "w1").iterdir()) == []  # what was broken is fetched from the beginning

@@ -16,7 +16,7 @@ from blsp.checkpoint import save_adapter
 from blsp.storage import write_manifest
 from voicechat import audio_devices, audio_io, checks
 from voicechat.audio_devices import Device
-from voicechat.checks import Check, check_audio, check_folders, check_model, judge_level, run_checks
+from voicechat.checks import Check, check_audio, check_folders, check_memory, check_model, judge_level, run_checks
 from voicechat.cli import app
 from voicechat.errors import AudioDeviceError
 from voicechat.options import ModelOptions
@@ -100,6 +100,14 @@ def test_missing_weights_name_the_command() -> None:
         "llm", "failed", "meta-llama/Llama-2-7b-hf is not on this machine", "voicechat models download paper"
     )
     assert found["adapter"].cure == "Give one with --adapter, use --engine cascade, or use -m embedded."
+
+
+def test_memory_is_compared_with_what_the_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blsp.memory.available_memory", lambda: 2_000_000_000)
+    assert list(check_memory(ModelOptions(model="tiny"))) == [Check("memory", "ok", "2.0 GB free, 1.5 GB needed")]
+    cure = "Close other programs, or take the smaller model: -m tiny"
+    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.2 GB needed", cure)]
+    assert list(check_memory(ModelOptions(model="paper"))) == []
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

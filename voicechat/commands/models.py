@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 models = typer.Typer(
     no_args_is_help=True,
-    help="List, download and find models.",
+    help="List, download, find and remove models.",
     epilog="[bold]Examples[/bold]\n\n    voicechat models list\n\n    voicechat models download embedded",
 )
 NameArgument = Annotated[
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
     epilog="[bold]Examples[/bold]\n\n    voicechat models list\n\n    voicechat models list --json",
 )
 def list_models(as_json: JsonOption = False) -> None:
-    """List the presets, and whether they are on this machine.
+    """List the presets: whether they are on this machine, what they take of it, and which languages they know.
 
     A folder or a hub id of a BLSP checkpoint works wherever a preset does.
     """
@@ -48,15 +49,24 @@ def list_models(as_json: JsonOption = False) -> None:
         _print_table(rows)
     else:
         for row in rows:
-            print(f"{row['name']}\t{row['state']}\t{row['about']}")
+            columns = [row["name"], row["state"], *_sizes(row), row["languages"], row["licence"], row["about"]]
+            print("\t".join(columns))
 
 
 def _row(spec: ModelSpec, paths: ModelPaths) -> dict[str, Any]:
+    from blsp.specs import preset_parts
+
     parts = {"encoder": paths.encoder, "llm": paths.llm, "adapter": paths.adapter}
+    embedded = preset_parts(spec)
     return {
         "name": spec.name,
         "state": _state(spec, paths),
         "about": spec.about,
+        "languages": spec.languages,
+        "licence": ", ".join(dict.fromkeys(part.licence for part in embedded)),
+        "download_bytes": sum(part.download_bytes for part in embedded) or None,
+        "disk_bytes": sum(map(_size, {path for path in parts.values() if path is not None})),
+        "memory_bytes": sum(part.needed_memory for part in embedded) or None,
         "encoder": spec.encoder,
         "llm": spec.llm,
         "adapter": spec.adapter,
@@ -64,6 +74,20 @@ def _row(spec: ModelSpec, paths: ModelPaths) -> dict[str, Any]:
         "padded": spec.padded,
         "paths": {part: None if path is None else str(path) for part, path in parts.items()},
     }
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in a folder; of the hub's snapshots, what their links lead to."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _sizes(row: dict[str, Any]) -> list[str]:
+    """What a model takes: of the disk, or of the network where it is not there yet; and of the memory."""
+    if row["disk_bytes"] and row["state"] == "ready":
+        size = f"{row['disk_bytes'] / 1e9:.1f} GB on disk"
+    else:
+        size = f"{row['download_bytes'] / 1e9:.1f} GB to fetch" if row["download_bytes"] else ""
+    return [size, f"{row['memory_bytes'] / 1e9:.1f} GB" if row["memory_bytes"] else ""]
 
 
 def _state(spec: ModelSpec, paths: ModelPaths) -> str:
@@ -79,11 +103,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("NAME", "STATE", "ABOUT"):
+    for title in ("NAME", "STATE", "SIZE", "MEMORY", "LANGUAGES", "LICENCE", "ABOUT"):
         table.add_column(title)
     for row in rows:
         colour = "green" if row["state"] == "ready" else "yellow"
-        table.add_row(f"[bold]{row['name']}[/bold]", f"[{colour}]{row['state']}[/{colour}]", row["about"])
+        state = f"[{colour}]{row['state']}[/{colour}]"
+        table.add_row(
+            f"[bold]{row['name']}[/bold]", state, *_sizes(row), row["languages"], row["licence"], row["about"]
+        )
     Console().print(table)
 
 
@@ -134,6 +161,37 @@ def path(
         raise ModelNotFoundError(
             f"Not on this machine: {', '.join(missing)} of {spec.name}.", hint=f"voicechat models download {spec.name}"
         )
+
+
+@models.command(
+    epilog="[bold]Examples[/bold]\n\n    voicechat models remove embedded\n\n    voicechat models remove --yes tiny",
+)
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Preset whose weights this program fetched.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a preset's weights, and what was fetched of them; what another preset needs that is here stays."""
+    from blsp.embedded import downloads_folder, part_folder, remove_part
+    from blsp.specs import PRESETS, preset_parts, removable_parts
+    from voicechat.errors import UsageError
+
+    spec = PRESETS.get(name)
+    if spec is None or not preset_parts(spec):
+        known = ", ".join(preset.name for preset in PRESETS.values() if preset_parts(preset))
+        raise UsageError(f"NAME must be one of {known}, but is {name!r} instead.", hint="voicechat models list")
+    parts, kept = removable_parts(spec)
+    if not parts:
+        print(f"Nothing of {name} is on this machine.", file=sys.stderr)
+        return
+    if not yes:
+        folders = [folder(part) for part in parts for folder in (part_folder, downloads_folder)]
+        size = sum(map(_size, folders)) / 1e9
+        typer.confirm(f"Delete {', '.join(part.name for part in parts)} ({size:.1f} GB)?", abort=True, err=True)
+    for part in parts:
+        for folder in remove_part(part):
+            print(folder)
+    for part, others in kept:
+        print(f"Notice: {part.name} stays: {' and '.join(others)} needs it.", file=sys.stderr)
 
 
 def _print_paths(paths: ModelPaths) -> None:

@@ -1,0 +1,149 @@
+"""How this CPU multiplies by packed weights fastest: found out by trying, not by the name of a CPU.
+
+torch has fast kernels for some types on some CPUs, and loops that take a hundred times as long for the others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import torch
+from torch import nn
+
+from blsp.modeling.packed_linear import FewRows, ManyRows, PackedEmbedding, PackedLinear
+from blsp.placement import cpu_multiplies_bfloat16
+
+_ROUNDS = 4
+_FAR_BEHIND = 3
+_PROMPT_ROWS = 32
+_ROWS_A_PROMPT = 8
+"""Rows that are written for a prompt that is read, where threads have to serve both."""
+_BETTER = 0.95
+"""A way is better where it takes less than this share of the time; else the one before is: others compute, too."""
+_LAYER = 7
+"""Matrices of a layer."""
+
+Way = TypeVar("Way")
+
+
+@dataclass(frozen=True)
+class CpuChoice:
+    """How to multiply on a CPU."""
+
+    few_rows: FewRows
+    many_rows: ManyRows
+    threads: int | None
+    """None: as many as torch takes, or the user says."""
+
+
+def measure(llm: nn.Module) -> CpuChoice:
+    """The fastest way to run an LLM whose matrices are packed, on this CPU; takes a second or two."""
+    linears = _linears(llm)
+    few, many = _fastest_few(linears), _fastest_many(linears)
+    apply(llm, CpuChoice(few, many, None))
+    return CpuChoice(few, many, _fastest_threads(linears))
+
+
+def apply(llm: nn.Module, choice: CpuChoice) -> None:
+    """Run an LLM whose matrices are packed as chosen. Threads are torch's, of the whole process."""
+    for module in llm.modules():
+        if isinstance(module, (PackedLinear, PackedEmbedding)):
+            module.many_rows = choice.many_rows
+        if isinstance(module, PackedLinear):
+            module.few_rows = choice.few_rows
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
+
+
+def _linears(llm: nn.Module) -> list[PackedLinear]:
+    """All matrices in turn, as when a token is written: a single one would stay in the processor's cache."""
+    return [module for module in llm.modules() if isinstance(module, PackedLinear)]
+
+
+def _fastest_few(linears: Sequence[PackedLinear]) -> FewRows:
+    def run(way: FewRows) -> None:
+        for linear in linears:
+            linear.few_rows = way
+        _run(linears, 1)
+
+    return _fastest({way: partial(run, way) for way in get_args(FewRows)})
+
+
+def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
+    some = [linear for linear in linears if linear.dense is None][:_LAYER]
+    if not some:
+        return "int8"
+
+    def run(way: ManyRows) -> None:
+        for linear in some:
+            linear.many_rows = way
+        _run(some, _PROMPT_ROWS)
+
+    ways = [way for way in get_args(ManyRows) if way != "bfloat16" or cpu_multiplies_bfloat16()]
+    return _fastest({way: partial(run, way) for way in ways})
+
+
+def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:
+    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+        return None
+    before = torch.get_num_threads()
+
+    def run(threads: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(_ROWS_A_PROMPT):
+            _run(linears, 1)
+        _run(linears, _PROMPT_ROWS)
+
+    try:
+        return _fastest({n: partial(run, n) for n in sorted(_candidates(physical_cores() or before))})
+    finally:
+        torch.set_num_threads(before)
+
+
+def _candidates(cores: int) -> set[int]:
+    """Numbers of threads that are tried: all cores, a half, a quarter and an eighth of them."""
+    return {max(1, cores // part) for part in (1, 2, 4, 8)}
+
+
+def physical_cores(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Cores that this process may run on, those of hyper-threading counted once; None where Linux does not say."""
+    try:
+        allowed = os.sched_getaffinity(0)
+        siblings = {(root / f"cpu{cpu}/topology/thread_siblings_list").read_text() for cpu in allowed}
+    except (AttributeError, OSError):
+        return None
+    return len(siblings)
+
+
+@torch.inference_mode()
+def _run(linears: Sequence[PackedLinear], n_rows: int) -> None:
+    for linear in linears:
+        linear(torch.ones(n_rows, linear.in_features))
+
+
+def _fastest(ways: Mapping[Way, Callable[[], object]]) -> Way:
+    """Which of some ways takes least time, the first of those that are about as fast.
+
+    They take turns, so that what else the machine does disturbs all of them; one that is far behind is dropped.
+    """
+    seconds: dict[Way, float] = {}
+    racing = dict(ways)
+    for _ in range(_ROUNDS):
+        for way, run in list(racing.items()):
+            begun = time.perf_counter()
+            try:
+                run()
+            except (AttributeError, NotImplementedError, RuntimeError):  # a build of torch without this kernel
+                del racing[way]
+                continue
+            seconds[way] = min(seconds.get(way, float("inf")), time.perf_counter() - begun)
+            if seconds[way] > _FAR_BEHIND * min(seconds.values()):
+                del racing[way]
+    best = min(seconds.values())
+    return next(way for way in ways if way in seconds and seconds[way] * _BETTER <= best)
