@@ -73,8 +73,8 @@ def test_a_mark_between_words_needs_sound_or_llm(
     end = {2: (".", 0.5)}
     assert write(tiny_tokenizer, FixedLlm(), end | {0: (",", 0.9)}) == "A, c is."
     (comma,) = tiny_tokenizer("a,", add_special_tokens=False).input_ids[1:]
-    likes = {path[:1]: {comma: 0.9}, (*path[:1], comma): {path[1]: 0.9}}
-    assert write(tiny_tokenizer, FixedLlm(likes), end) == "A, c is."
+    likes = {path[:1]: {comma: 0.9, path[1]: 0.01}, (*path[:1], comma): {path[1]: 0.9}}
+    assert write(tiny_tokenizer, FixedLlm(likes), end | {0: (",", 0.2)}) == "A, c is."
     unwelcome = FixedLlm({path[:1]: {path[1]: 0.999, comma: 1e-5}})
     assert write(tiny_tokenizer, unwelcome, end | {0: (",", 0.2)}) == "A c is."
 
