@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter
     from blsp.modeling.encoder import SpeechEncoder
     from blsp.modeling.model import BlspModel
+    from blsp.spoken_language import LanguageDetector
 
 __all__ = [
     "PRESETS",
@@ -69,6 +71,7 @@ def load_model(
     """
     from blsp.modeling.model import BlspModel
     from blsp.modeling.packing import pack_llm
+    from blsp.spoken_language import SpokenLanguage
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -89,7 +92,8 @@ def load_model(
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
     template = _make_template(spec, tokenizer)
-    return BlspModel(encoder=encoder, adapter=adapter, llm=llm, tokenizer=tokenizer, template=template)
+    language = None if encoder is None else SpokenLanguage(encoder, partial(_load_language_detector, spec))
+    return BlspModel(encoder, adapter, llm, tokenizer, template, language)
 
 
 def load_whisper(
@@ -175,6 +179,15 @@ def _load_encoder(spec: ModelSpec, progress: Progress | None) -> SpeechEncoder:
                 state |= {name.rpartition("encoder.")[2]: file.get_tensor(name).float() for name in names}
         encoder.load_state_dict(state, assign=True)
     return SpeechEncoder(encoder, padded=spec.padded)
+
+
+def _load_language_detector(spec: ModelSpec) -> LanguageDetector | None:
+    """What of Whisper's decoder tells languages apart."""
+    from blsp.spoken_language import load_language_detector
+
+    folder = part_path(spec.encoder, WHISPER)
+    with _readable(folder), quiet_transformers():
+        return load_language_detector(folder)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -61,6 +61,8 @@ class TalkOptions:
     """Listen while speaking: for headphones."""
     vad: Detector = Settings.vad
     vad_mode: int = Settings.vad_mode
+    language: str | None = None
+    """Code of the language that the user speaks; None to find out."""
     session: str | None = None
     """Name to keep the conversation under."""
     is_continued: bool = False
@@ -107,7 +109,7 @@ def hold_conversation(options: TalkOptions) -> int:
     try:
         system = options.system or (stored.header.system if stored else None)
         with show_progress() as progress:
-            engine = load_engine(options.model, options.engine, progress, system=system)
+            engine = load_engine(options.model, options.engine, progress, system=system, language=options.language)
         status: int | SystemExit = _talk(options, engine, recording, stored, voice, piped)
     except SystemExit as end:
         status = end

@@ -67,7 +67,7 @@ def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_spe
 def test_nothing_is_written_about_a_sound_without_words(deaf_model: Any, make_speech: MakeSpeech) -> None:
     engine = BlspEngine(deaf_model)
     assert engine.transcribe(make_speech(1.0)) == ""
-    assert engine.translate(make_speech(1.0), "German") == ""
+    assert engine.translate(make_speech(1.0), "German").text == ""
 
 
 def test_words_cannot_outrun_the_speech() -> None:
@@ -165,7 +165,7 @@ def test_the_cascade_answers_nothing_where_nobody_speaks(
 ) -> None:
     whisper.says = ""
     noise = make_speech(1.0)
-    assert (cascade.transcribe(noise), cascade.translate(noise, "German")) == ("", "")
+    assert (cascade.transcribe(noise), cascade.translate(noise, "German").text) == ("", "")
     assert cascade.answer_once(noise, "What is this about?", SHORT) == ""
     with pytest.raises(NoSpeechError, match="No speech was found"):
         list(cascade.reply([Turn("user", speech=noise)], SHORT))

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 
 import voicechat.engine
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
+from blsp.conversation import Turn
 from blsp.errors import ContextFullError, ModelNotFoundError
+from blsp.translation import Translation
 from tests.blsp.encoded_audio import Track, encode
 from voicechat.cli import app
 from voicechat.engine import ScriptedEngine
@@ -38,6 +40,7 @@ class EchoEngine(ScriptedEngine):
         self.asked: list[tuple[str, float]] = []
         self.loads: list[tuple[ModelOptions, str]] = []
         self.max_new_tokens = 0
+        self.before: list[str] = []
 
     def _heard(self, what: str, waveform: np.ndarray) -> str:
         self.asked.append((what, len(waveform) / SAMPLING_RATE))
@@ -50,8 +53,9 @@ class EchoEngine(ScriptedEngine):
     def transcribe(self, waveform: np.ndarray, language: str | None = None) -> str:
         return self._heard(f"transcribe {language}", waveform)
 
-    def translate(self, waveform: np.ndarray, to: str) -> str:
-        return self._heard(f"translate to {to}", waveform)
+    def translate(self, waveform: np.ndarray, to: str, before: Sequence[Translation] = ()) -> Translation:
+        self.before = [translation.text for translation in before]
+        return Translation(Turn("user"), self._heard(f"translate to {to}", waveform))
 
     def answer_once(self, waveform: np.ndarray, instruction: str, config: object) -> str:
         self.max_new_tokens = config.max_new_tokens  # type: ignore[attr-defined]
@@ -202,9 +206,9 @@ def test_long_speech_is_cut_below_20_seconds(engine: EchoEngine, tmp_path: Path)
 # translate and ask
 
 
-@pytest.mark.parametrize("language", ["German", "de", "GERMAN"])
+@pytest.mark.parametrize("language", ["German", "de", "GERMAN", "Deutsch", "de-AT"])
 def test_translate_takes_names_and_codes(engine: EchoEngine, language: str) -> None:
-    result = run("translate", QUESTION, "--to", language, "-f", "json")
+    result = run("translate", QUESTION, "--to", language, "-m", "modern", "-f", "json")
     assert engine.asked[0][0] == "translate to German"
     assert json.loads(result.stdout)["language"] == "de"
 
@@ -212,9 +216,7 @@ def test_translate_takes_names_and_codes(engine: EchoEngine, language: str) -> N
 def test_an_unknown_language_names_the_nearest(engine: EchoEngine) -> None:
     result = run("translate", QUESTION, "--to", "Germn")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        "Error: There is no language 'Germn'.\nHint: Give an English name or a code, for example: German\n"
-    )
+    assert result.stderr == ("Error: There is no language 'Germn'.\nHint: Give a name or a code, for example: German\n")
 
 
 def test_translate_needs_a_language(engine: EchoEngine) -> None:
@@ -547,7 +549,7 @@ def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_pa
 def test_what_another_task_wrote_is_not_taken_over(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     engine._answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
-    run("translate", path, "--to", "de", "-o", tmp_path / "out")
+    run("translate", path, "--to", "de", "-m", "modern", "-o", tmp_path / "out")
     run("transcribe", path, "-o", tmp_path / "out")
     assert (tmp_path / "out" / "talk.txt").read_text() == "Some words.\nSome words.\n"
 
@@ -660,7 +662,7 @@ def test_a_track_is_chosen_by_its_number(engine: EchoEngine, tmp_path: Path) -> 
         f"Error: {path} has 2 audio tracks, so that there is no track 3.\n"
         in run("ask", path, "Why?", "--track", "3").stderr
     )
-    result = run("translate", path, "--to", "de", "--track", "2", "--raw-rate", "16000")
+    result = run("translate", path, "--to", "de", "-m", "modern", "--track", "2", "--raw-rate", "16000")
     assert (result.exit_code, result.stderr) == (
         2,
         "Error: --track does nothing for raw PCM, which has no tracks.\nHint: Leave out --track.\n",
