@@ -21,7 +21,6 @@ from blsp.instructions import Instruction, write_instruction
 from blsp.modeling.batch import PromptRow, lay_out, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
-from blsp.silero_vad import is_certain
 from blsp.word_search import Reading, SearchConfig, WordSearch
 
 
@@ -59,7 +58,7 @@ class Heard:
     reading: Reading
     """What was perhaps said."""
     is_speech: bool = False
-    """Whether something was surely said."""
+    """Whether something was said, by the evidence for it and by how well its words are spelt."""
 
 
 @torch.inference_mode()
@@ -96,8 +95,7 @@ def hear(
     else:
         embeds, n_embeds = model.read_out(frames, lengths, letters, logits=logits, evidence=evidence)
         rows = [row[:n] for row, n in zip(embeds, n_embeds.tolist())]
-    certain = [False] * len(rows) if evidence is None else [bool(is_certain(nats)) for nats in evidence]
-    return [Heard(row, read, surely) for row, read, surely in zip(rows, readings, certain)]
+    return [Heard(row, read, evidence is not None and len(row) > 0) for row, read in zip(rows, readings)]
 
 
 @torch.inference_mode()

@@ -222,8 +222,10 @@ class LanguageJudge:
         if len(window) < MIN_SAMPLES or (evidence := speech_evidence(window)) < SURE_EVIDENCE:
             return False
         self._n_sure += 1
-        if self._nats(window, padded=False)[1] <= SUSPICIOUS_NATS or (self._spells_well and self._spells_well(window)):
+        if self._nats(window, padded=False)[1] <= SUSPICIOUS_NATS:
             return True
+        if self._spells_well is not None and self._spells_well(window):
+            return False  # but what comes next will tell
         language, nats = self._nats(window, padded=True)
         if nats >= (FOREIGN_NATS_IF_SHORT if evidence < SHORT_EVIDENCE else FOREIGN_NATS):
             self.foreign, self.is_settled = language, True

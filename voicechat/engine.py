@@ -199,7 +199,7 @@ class BlspEngine(_LlmConversation):
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
         self._spoken = language
-        self._foreign: WeakKeyDictionary[Turn, str] = WeakKeyDictionary()  # turns that were judged; empty: understood
+        self._judges: WeakKeyDictionary[Turn, LanguageJudge | None] = WeakKeyDictionary()  # that have heard the turn
 
     @property
     def _reads_words(self) -> bool:
@@ -219,19 +219,25 @@ class BlspEngine(_LlmConversation):
         return super()._take(turns, cancel)
 
     def _check_language(self, turn: Turn, cancel: threading.Event | None) -> None:
-        if turn.speech is None or turn.transcript is not None or (judge := self.language_judge()) is None:
+        if turn.speech is None or turn.transcript is not None:
             return
-        from blsp.context import cancelled_by, transformer_layers
-
-        if turn not in self._foreign:
-            with cancelled_by(cancel, transformer_layers(self.model)):
-                judge.hear_all(turn.speech)
-            self._foreign[turn] = judge.foreign or ""
-        if language := self._foreign[turn]:
+        if turn not in self._judges:
+            self._judges[turn] = self._judged(turn.speech, cancel)
+        judge = self._judges[turn]
+        if judge is not None and judge.foreign is not None:
             from voicechat.languages import foreign_speech
 
             hint = "Let Whisper write the words: voicechat talk --engine cascade"
-            raise foreign_speech(language, judge.known, "This", self.model_name, hint)
+            raise foreign_speech(judge.foreign, judge.known, "This", self.model_name, hint)
+
+    def _judged(self, speech: Waveform, cancel: threading.Event | None) -> LanguageJudge | None:
+        from blsp.context import cancelled_by, transformer_layers
+
+        judge = self.language_judge()
+        if judge is not None:
+            with cancelled_by(cancel, transformer_layers(self.model)):
+                judge.hear_all(speech)
+        return judge
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""

@@ -355,13 +355,14 @@ class BlspModel(nn.Module):
         """
         assert self.adapter is not None
         config, fit = SearchConfig(), self.adapter.config.min_letter_fit
+        has_evidence = evidence is not None  # what is no speech by it has no words; of all else they are looked for
         certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
         believed = lengths
         if fit is None or letters is None:
             believed, fit = self.adapter.without_noise(logits, lengths), None
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=bool(surely))
+            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=has_evidence)
             if (n if surely is None else surely)
             else []
             for n, heard, surely in zip(believed.tolist(), readings, certain)

@@ -152,7 +152,9 @@ def test_an_accent_spells_well(evidence: SimpleNamespace) -> None:
     spoken = Scripted(MUCH)
     judge = LanguageJudge(spoken, ["en"], lambda window: len(window) == len(SPEECH))  # type: ignore[arg-type]
     judge.hear(SPEECH)
-    assert (judge.is_settled, judge.foreign, spoken.asked) == (True, None, 1)
+    assert (judge.is_settled, judge.foreign, spoken.asked) == (False, None, 1)
+    judge.hear(SPEECH[1:])
+    assert judge.foreign == "it"
 
 
 @pytest.mark.parametrize(("nats", "is_foreign"), [(9.0, True), (3.0, False)])

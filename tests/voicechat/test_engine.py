@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +17,11 @@ import pytest
 from blsp.audio import load_audio
 from blsp.context import CancelledError
 from blsp.conversation import Turn
-from blsp.errors import BlspError, NoSpeechError
+from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
+from blsp.modeling.model import BlspModel
+from blsp.spoken_language import SpokenLanguage
 from blsp.whisper_recogniser import Recognition
 from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
@@ -216,3 +220,49 @@ def test_the_embedded_cascade_hears_the_words(embedded_or_skip: ModelOptions) ->
 @pytest.mark.parametrize("waveform", [np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.1, 48_000)])
 def test_the_embedded_cascade_invents_nothing(embedded_or_skip: ModelOptions, waveform: np.ndarray) -> None:
     assert load_engine(embedded_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""
+
+
+class FakeJudge:
+    """Takes every turn for Italian."""
+
+    known = ("en",)
+
+    def __init__(self) -> None:
+        self.foreign: str | None = None
+
+    def hear_all(self, waveform: np.ndarray) -> None:
+        del waveform
+        self.foreign = "it"
+
+
+def test_a_turn_in_a_language_that_the_adapter_does_not_know_is_not_answered(
+    tiny_model: Any, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges: list[FakeJudge] = []
+    monkeypatch.setattr(type(tiny_model), "language_judge", lambda _: judges.append(FakeJudge()) or judges[-1])
+    engine = BlspEngine(tiny_model)
+    turn, typed = Turn("user", speech=make_speech(1.0)), Turn("user", text="hello")
+    for call in (lambda: engine.prefill([turn]), lambda: engine.reply([turn], SHORT)):
+        with pytest.raises(ForeignSpeechError) as error:
+            call()
+    assert str(error.value) == "This sounds like Italian; the embedded model hears English."
+    assert error.value.hint == "Let Whisper write the words: voicechat talk --engine cascade"
+    assert len(judges) == 1  # the same turn is judged once
+    assert "".join(engine.reply([typed], SHORT))
+    earlier = [turn, Turn("assistant", "x"), typed]  # of an earlier session, with another model
+    assert "".join(engine.reply(earlier, SHORT))
+    told = BlspEngine(tiny_model, language="en")
+    assert told.language_judge() is None
+    assert "".join(told.reply([turn], SHORT))
+
+
+def test_judging_a_language_can_be_cancelled(tiny_model: Any, make_speech: MakeSpeech) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    adapter = copy.deepcopy(tiny_model.adapter)
+    adapter.config = replace(adapter.config, languages=("en",))
+    spoken = SpokenLanguage(tiny_model.encoder, lambda: None)
+    model = BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template, spoken)
+    assert model.language_judge() is not None
+    with pytest.raises(CancelledError):
+        BlspEngine(model).reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)

@@ -675,3 +675,121 @@ def test_a_video_without_sound_says_so(engine: EchoEngine, tmp_path: Path) -> No
     result = run("transcribe", path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {path} is a video without an audio track.\n")
+
+
+class FakeJudge:
+    """Finds a language in each utterance: None is not clear."""
+
+    known = ("en",)
+
+    def __init__(self, *languages: str | None) -> None:
+        self._languages = list(languages)
+        self.foreign: str | None = None
+        self.is_settled = False
+        self.n_heard = 0
+
+    def hear(self, waveform: np.ndarray) -> None:
+        del waveform
+        self.n_heard += 1
+        language = self._languages.pop(0) if self._languages else "en"
+        self.foreign = language if language not in (None, "en") else None
+        self.is_settled = language is not None
+
+
+def let_judge(engine: EchoEngine, *judges: FakeJudge) -> None:
+    waiting = list(judges)
+    engine.language_judge = lambda: waiting.pop(0)  # type: ignore[assignment,method-assign,return-value]
+
+
+@pytest.mark.parametrize(
+    ("command", "way_out"),
+    [
+        (["transcribe", QUESTION], f"transcribe {QUESTION} --engine cascade"),
+        (["translate", QUESTION, "--to", "en"], f"translate {QUESTION} --to en --engine cascade"),
+        (["ask", QUESTION, "What is {this}?"], f"ask {QUESTION} 'What is {{this}}?' --engine cascade"),
+    ],
+)
+def test_a_language_that_the_model_does_not_know_is_not_guessed_at(
+    engine: EchoEngine, command: list[str | Path], way_out: str
+) -> None:
+    let_judge(engine, FakeJudge("it"))
+    result = run(*command)
+    assert (result.exit_code, result.stdout, engine.asked) == (1, "", [])
+    assert result.stderr == (
+        f"Error: {QUESTION}: this sounds like Italian; the embedded model hears English.\n"
+        f"Hint: Let Whisper write the words: voicechat {way_out}\n"
+    )
+
+
+def test_a_foreign_recording_does_not_end_a_batch(engine: EchoEngine, tmp_path: Path) -> None:
+    let_judge(engine, FakeJudge("de"), FakeJudge("en"))
+    result = run("transcribe", QUESTION, SENTENCE, "-f", "json")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert result.exit_code == 1
+    assert first["error"] == f"{QUESTION}: this sounds like German; the embedded model hears English."
+    assert (second["text"], "error" in second) == ("Some words.", False)
+    assert "1 of 2 recordings done, 1 failed." in result.stderr
+
+
+def test_nothing_is_written_before_the_language_is_clear(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    let_judge(engine, FakeJudge(None, "fr"))
+    assert (run("transcribe", path).stdout, engine.asked) == ("", [])
+    judge = FakeJudge(None, None)
+    let_judge(engine, judge)
+    assert run("transcribe", path).stdout == "Some words.\nSome words.\n"  # never clear: it may be known
+    assert judge.n_heard == 2
+    judge = FakeJudge("en")
+    let_judge(engine, judge)
+    run("transcribe", path)
+    assert judge.n_heard == 1
+
+
+def test_what_was_written_before_an_interruption_is_not_judged_again(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    run("transcribe", path, "-o", tmp_path)
+    judge = FakeJudge("it")
+    let_judge(engine, judge)
+    assert run("transcribe", path, "-o", tmp_path).exit_code == 0
+    assert judge.n_heard == 0
+
+
+def test_sentences_are_translated_with_those_before_of_the_same_recording(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["Eins.", "Zwei."]
+    run("translate", path, "--to", "de", "-m", "modern")
+    assert engine.before == ["Eins."]
+    run("translate", QUESTION, "--to", "de", "-m", "modern")
+    assert engine.before == []
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (["--to", "Chinese"], "Chinese"),
+        (["--to", "zh-TW"], "Traditional Chinese"),
+        (["--to", "Cebuano", "--llm", "Qwen/Qwen2.5-Coder-1.5B-Instruct"], "Cebuano"),
+        (["--to", "Latin", "--llm", "some/body"], "Latin"),
+    ],
+)
+def test_translate_takes_what_the_llm_writes(engine: EchoEngine, options: list[str], written: str) -> None:
+    run("translate", QUESTION, "-m", "modern", *options)
+    assert engine.asked[0][0] == f"translate to {written}"
+
+
+def test_translate_says_what_the_llm_does_not_write(engine: EchoEngine) -> None:
+    llm = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    result = run("translate", QUESTION, "--to", "German", "-m", "modern", "--llm", llm)
+    assert (result.exit_code, result.stdout, engine.loads) == (2, "", [])
+    assert result.stderr.startswith("Error: The LLM of modern does not write German; it knows English.\nHint: Take ")
+    result = run("translate", QUESTION, "--to", "Latin", "-m", "modern", "--llm", "Qwen/Qwen2.5-7B-Instruct")
+    assert result.stderr.startswith("Error: The LLM of modern does not write Latin; it knows Arabic, Bengali, Burmese,")
+
+
+def test_whisper_does_not_hear_every_language(engine: EchoEngine) -> None:
+    result = run("transcribe", QUESTION, "--engine", "cascade", "--language", "Cebuano")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: Whisper does not know Cebuano.\nHint: Leave out --language.\n",
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import blsp.silero_vad as silero_vad
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
 from blsp.silero_vad import (
     FAINT_EVIDENCE,
@@ -132,6 +133,24 @@ def test_evidence_tells_speech_from_noise() -> None:
     for kind in NOISES:
         assert speech_evidence(noise(kind)) < FAINT_EVIDENCE
     assert [is_certain(x) for x in (0, FAINT_EVIDENCE, SURE_EVIDENCE)] == [False, None, True]
+
+
+def test_where_there_are_doubts_the_network_hears_the_sound_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voice is clearer the second time; what only began like one is not."""
+    heard: list[float] = []
+    monkeypatch.setattr(silero_vad, "_evidence", lambda *_: heard.pop(0))
+    for passes, surely in (
+        ([3.0], False),
+        ([60.0], True),
+        ([30.0, 40.0], True),
+        ([30.0, 30.0], None),
+        ([40.0, 0.0], None),
+        ([49.0, 0.0], None),
+        ([4.0, 0.0], None),
+    ):
+        heard[:] = passes
+        assert is_certain(speech_evidence(np.zeros(FRAME_SAMPLES, np.float32))) is surely
+        assert heard == []
 
 
 def test_after_a_reset_all_is_as_at_the_start() -> None:
