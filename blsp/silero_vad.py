@@ -35,8 +35,10 @@ FAINT_EVIDENCE = 4.0
 SURE_EVIDENCE = 50.0
 """Nats from which somebody surely speaks: one of 200 recordings of ESC-10 has more, and a word or two of speech have
 as much."""
-SURE_EVIDENCE_OF_BOTH = 62.0
-"""Nats from which that is so if an utterance is heard twice (decision 0028)."""
+SURE_SECOND_EVIDENCE = 36.0
+"""Nats from which that is so when the network hears the loud part of an utterance again (decision 0028)."""
+LOUD_RANGE_DB = 20.0
+"""How far below the loud frames of an utterance, their 95th percentile, its loud part begins and ends."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -116,14 +118,23 @@ def speech_evidence(waveform: FloatArray) -> float:
 
     The log odds of its frames summed up, as far as they speak for it: of two words about as much as of one that is
     twice as long, and little of a sound that is like a voice for a moment only. Where that leaves doubts, the network
-    hears the utterance once more: a voice that it knows by then is clearer, and what only began like one is not.
+    hears the loud part once more, whatever was around it: a voice is clearer then, and what only began like one is not.
     """
     network, level = SileroVad(), LevelControl()
     first = _evidence(network, level, waveform)
     if is_certain(first) is not None:
         return first
-    both = first + _evidence(network, level, waveform)
-    return max(first, both * SURE_EVIDENCE / SURE_EVIDENCE_OF_BOTH)
+    second = _evidence(network, level, _loud_part(waveform))
+    return max(first, second * SURE_EVIDENCE / SURE_SECOND_EVIDENCE)
+
+
+def _loud_part(waveform: FloatArray) -> FloatArray:
+    """An utterance, at least a frame long, without what is quiet before and after it."""
+    n_frames = len(waveform) // FRAME_SAMPLES
+    frames = waveform[: n_frames * FRAME_SAMPLES].reshape(n_frames, FRAME_SAMPLES)
+    levels = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-10)
+    loud = np.nonzero(levels > np.percentile(levels, 95) - LOUD_RANGE_DB)[0]
+    return waveform[loud[0] * FRAME_SAMPLES : (loud[-1] + 1) * FRAME_SAMPLES]
 
 
 def _evidence(network: SileroVad, level: LevelControl, waveform: FloatArray) -> float:

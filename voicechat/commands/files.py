@@ -179,7 +179,10 @@ def translate(
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
 ) -> None:
-    """Write what is said in recordings in another language."""
+    """Write what is said in recordings in another language.
+
+    The LLM translates the words that were recognised, sentence by sentence, with those before as context.
+    """
     from voicechat.languages import language_code, language_name, spoken_code
 
     settings, output = load_settings(_given(locals())), _output(locals())
