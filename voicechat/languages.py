@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from blsp.errors import ForeignSpeechError
 from blsp.languages import LANGUAGES, find_language, known_names
@@ -46,7 +46,7 @@ def listed(codes: Collection[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def foreign_speech(language: str, known: Collection[str], what: str, model: str, hint: str) -> ForeignSpeechError:
+def foreign_speech(language: str, known: Sequence[str], what: str, model: str, hint: str) -> ForeignSpeechError:
     """That something is said in a language that a model does not know.
 
     Args:
@@ -54,11 +54,12 @@ def foreign_speech(language: str, known: Collection[str], what: str, model: str,
         known: Codes of those that it knows.
         what: What sounds like it.
         model: What the user calls the model.
-        hint: The way out.
+        hint: The way out, if Whisper is right.
     """
     from blsp.specs import PRESETS
 
     name = f"the {model} model" if model in PRESETS else "this model"
+    hint = f"{hint}; if it is {listed(known[:1])} after all: --language {known[0]}"
     return ForeignSpeechError(f"{what} sounds like {listed([language])}; {name} hears {listed(known)}.", hint=hint)
 
 

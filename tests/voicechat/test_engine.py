@@ -246,7 +246,8 @@ def test_a_turn_in_a_language_that_the_adapter_does_not_know_is_not_answered(
         with pytest.raises(ForeignSpeechError) as error:
             call()
     assert str(error.value) == "This sounds like Italian; the embedded model hears English."
-    assert error.value.hint == "Let Whisper write the words: voicechat talk --engine cascade"
+    way_out = "voicechat talk --engine cascade; if it is English after all: --language en"
+    assert error.value.hint == f"Let Whisper write the words: {way_out}"
     assert len(judges) == 1  # the same turn is judged once
     assert "".join(engine.reply([typed], SHORT))
     earlier = [turn, Turn("assistant", "x"), typed]  # of an earlier session, with another model

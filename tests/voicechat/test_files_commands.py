@@ -717,7 +717,7 @@ def test_a_language_that_the_model_does_not_know_is_not_guessed_at(
     assert (result.exit_code, result.stdout, engine.asked) == (1, "", [])
     assert result.stderr == (
         f"Error: {QUESTION}: this sounds like Italian; the embedded model hears English.\n"
-        f"Hint: Let Whisper write the words: voicechat {way_out}\n"
+        f"Hint: Let Whisper write the words: voicechat {way_out}; if it is English after all: --language en\n"
     )
 
 
