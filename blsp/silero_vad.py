@@ -120,6 +120,13 @@ def speech_evidence(waveform: FloatArray) -> float:
     twice as long, and little of a sound that is like a voice for a moment only. Where that leaves doubts, the network
     hears the loud part once more, whatever was around it: a voice is clearer then, and what only began like one is not.
     """
+    return _counted(waveform.astype(np.float32, copy=False).tobytes())
+
+
+@functools.lru_cache(maxsize=2)
+def _counted(sound: bytes) -> float:
+    """`speech_evidence` of float32 samples; whoever asks for the language and the words of an utterance asks twice."""
+    waveform = np.frombuffer(sound, np.float32)
     network, level = SileroVad(), LevelControl()
     first = _evidence(network, level, waveform)
     if is_certain(first) is not None:

@@ -27,6 +27,7 @@ from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_eng
 from voicechat.options import ModelOptions
 
 ASSETS = Path(__file__).parents[1] / "assets"
+DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared")) / "speech"
 SHORT = GenerationConfig(max_new_tokens=8)
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -267,3 +268,23 @@ def test_judging_a_language_can_be_cancelled(tiny_model: Any, make_speech: MakeS
     assert model.language_judge() is not None
     with pytest.raises(CancelledError):
         BlspEngine(model).reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "kerstin_de").is_dir(), reason="needs kerstin_de in VOICECHAT_DATA")
+def test_the_embedded_model_knows_what_it_does_not_hear(embedded_or_skip: ModelOptions) -> None:
+    engine = load_engine(embedded_or_skip)
+    for path, language in (
+        (ASSETS / "capital_of_france.flac", None),
+        (DATA / "speechocean762/audio/02829.ogg", None),  # to Whisper its accent sounds like Chinese
+        (DATA / "kerstin_de/audio/00001.ogg", "de"),
+        (DATA / "asterisk_es/audio/00000.ogg", "es"),
+        (DATA / "noise_esc10/audio/00001.ogg", None),
+    ):
+        judge = engine.language_judge()
+        assert judge is not None
+        judge.hear_all(load_audio(path))
+        assert judge.foreign == language
+    with pytest.raises(ForeignSpeechError, match=r"^This sounds like German; the embedded model hears English\.$"):
+        engine.reply([Turn("user", speech=load_audio(DATA / "kerstin_de/audio/00001.ogg"))], SHORT)

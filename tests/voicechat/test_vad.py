@@ -151,6 +151,7 @@ def test_where_there_are_doubts_the_network_hears_the_sound_twice(monkeypatch: p
         ([4.0, 0.0], None),
     ):
         heard[:] = passes
+        silero_vad._counted.cache_clear()
         assert is_certain(speech_evidence(np.ones(FRAME_SAMPLES, np.float32))) is surely
         assert heard == []
 
@@ -165,8 +166,11 @@ def test_evidence_of_any_sound_is_a_number(n_samples: int, level: float, seed: i
 def test_quiet_before_and_after_does_not_matter_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     monkeypatch.setattr(silero_vad, "_evidence", lambda _network, _level, sound: lengths.append(len(sound)) or 10.0)
+    silero_vad._counted.cache_clear()
     sound = np.concatenate([np.zeros(16_000), np.ones(4_800), 0.01 * np.ones(4_800)]).astype(np.float32)
     speech_evidence(sound)
+    speech_evidence(sound.copy())  # the same sound is not listened to again
+    assert len(lengths) == 2
     assert lengths[0] == len(sound)
     assert 4_800 <= lengths[1] <= 4_800 + 2 * FRAME_SAMPLES
 
