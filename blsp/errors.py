@@ -2,7 +2,8 @@
 
 BlspError                     something went wrong; `hint` names the way out
 ├── AudioError                audio that cannot be read or used
-│   └── NoSpeechError         audio without speech in it
+│   ├── NoSpeechError         audio without speech in it
+│   └── ForeignSpeechError    speech in a language that the adapter does not know
 ├── ModelNotFoundError        weights that are not there and cannot be had
 │   ├── DownloadError         the network or a registry failed
 │   └── ChecksumError         a file is not what it should be
@@ -38,6 +39,10 @@ class AudioError(BlspError):
 
 class NoSpeechError(AudioError):
     """Audio without speech in it."""
+
+
+class ForeignSpeechError(AudioError):
+    """Speech in a language that the adapter does not know."""
 
 
 class ModelNotFoundError(BlspError):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter
     from blsp.modeling.encoder import SpeechEncoder
     from blsp.modeling.model import BlspModel
+    from blsp.spoken_language import LanguageDetector
 
 __all__ = [
     "PRESETS",
@@ -71,6 +73,7 @@ def load_model(
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
     from blsp.modeling.model import BlspModel
+    from blsp.spoken_language import SpokenLanguage
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -89,8 +92,9 @@ def load_model(
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
     template = _make_template(spec, tokenizer)
+    language = None if encoder is None else SpokenLanguage(encoder, partial(_load_language_detector, spec))
     give_back_memory()
-    return BlspModel(encoder=encoder, adapter=adapter, llm=llm, tokenizer=tokenizer, template=template)
+    return BlspModel(encoder, adapter, llm, tokenizer, template, language)
 
 
 def load_whisper(
@@ -176,6 +180,15 @@ def _load_encoder(spec: ModelSpec, progress: Progress | None) -> SpeechEncoder:
                 state |= {name.rpartition("encoder.")[2]: file.get_tensor(name).float() for name in names}
         encoder.load_state_dict(state, assign=True)
     return SpeechEncoder(encoder, padded=spec.padded)
+
+
+def _load_language_detector(spec: ModelSpec) -> LanguageDetector | None:
+    """What of Whisper's decoder tells languages apart."""
+    from blsp.spoken_language import load_language_detector
+
+    folder = part_path(spec.encoder, EMBEDDED_ENCODERS, model=spec.name)
+    with _readable(folder), quiet_transformers():
+        return load_language_detector(folder)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.audio import Waveform
+from blsp.audio_sources import name_of
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
 from voicechat.cues import Segment
 from voicechat.errors import print_error, print_notice, print_warning
-from voicechat.journal import Journal, Written
+from voicechat.journal import Written
+from voicechat.languages import foreign_speech
 from voicechat.outputs import ExistsError, UnusableNameError
 from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
 from voicechat.signals import on_interruption
@@ -23,16 +26,21 @@ from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_s
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from blsp.spoken_language import LanguageJudge
+
 
 @dataclass(frozen=True)
 class LoadedWriter:
     """A model ready to write about speech."""
 
-    write: Writer
+    begin: Callable[[], Writer]
+    """Gives for each recording what writes about its speech, from its beginning to its end."""
     word_times: WordTimes = lambda _waveform, _text: None
     """When each word of what it writes is said, if it knows."""
     language: Callable[[], str | None] = lambda: None
     """Code of the language of the speech that it wrote about last, if it found one."""
+    judge: Callable[[], LanguageJudge | None] = lambda: None
+    """Gives for a recording what tells whether it is in a language that the model understands; None where any is."""
 
 
 def run_batch(
@@ -65,7 +73,7 @@ def run_batch(
     with _progress(len(jobs), output) as progress:
         for job in jobs:
             sink = ResultSink(job, output, task, many=len(files) > 1)
-            author = _Author(loaded, progress, sink.journal, needs_times=output.has_cues)
+            author = _Author(loaded, progress, sink, task, needs_times=output.has_cues)
             with on_interruption(sink.interrupt):  # nothing that was written is lost, whatever ends the program
                 failed += not _write_one(sink, author, recording, progress)
             progress.done()
@@ -89,6 +97,7 @@ def _write_one(sink: ResultSink, author: _Author, recording: RecordingOptions, p
                     warn=print_warning,
                     advance=progress.at(file),
                     word_times=author.word_times,
+                    is_settled=author.is_settled,
                 )
             ) as segments:
                 for segment in segments:
@@ -124,9 +133,12 @@ class _Once:
 class _Author:
     """Writes about the speech of one recording: as it did before it was interrupted, and then anew."""
 
-    def __init__(self, loaded: _Once, progress: _Watch, journal: Journal | None, *, needs_times: bool) -> None:
-        self._loaded, self._progress, self._journal = loaded, progress, journal
+    def __init__(self, loaded: _Once, progress: _Watch, sink: ResultSink, task: Task, *, needs_times: bool) -> None:
+        self._loaded, self._progress, self._journal = loaded, progress, sink.journal
+        self._file, self._task = sink.job.file, task
         self._needs_times = needs_times
+        self._judge: LanguageJudge | None = None
+        self._write: Writer | None = None
         self._found: Written | None = None
         self._latest: tuple[Waveform, Written] | None = None
         self.language: str | None = None
@@ -138,12 +150,34 @@ class _Author:
         if self._found is not None:
             self.language = self._found.language
             return self._found.text
+        if self._write is None:
+            self._write = self._writer().begin()
+        text = self._write(waveform)
+        self.language = self._writer().language()
+        return text
+
+    def is_settled(self, waveform: Waveform) -> bool:
+        """Whether the recording is surely in a language that the model understands, or nobody minds.
+
+        Raises:
+            ForeignSpeechError: It is in another.
+        """
+        if self._journal is not None and self._journal.find(waveform) is not None:
+            return True
+        self._judge = self._judge or self._writer().judge()
+        if self._judge is None:
+            return True
+        self._judge.hear(waveform)
+        if self._judge.foreign is None:
+            return self._judge.is_settled
+        name, hint = name_of(self._file), self._task.foreign_hint.replace("{file}", shlex.quote(self._file))
+        raise foreign_speech(self._judge.foreign, self._judge.known, f"{name}: this", self._task.model, hint)
+
+    def _writer(self) -> LoadedWriter:
         if not self._loaded.is_loaded:
             with self._progress.paused():
                 self._loaded()
-        text = self._loaded().write(waveform)
-        self.language = self._loaded().language()
-        return text
+        return self._loaded()
 
     def word_times(self, waveform: Waveform, text: str) -> Sequence[tuple[float, float]] | None:
         """See `WordTimes`."""

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from blsp.conversation import Turn
 from blsp.errors import NoSpeechError
-from blsp.instructions import REPEAT, TRANSLATE, repeat_limit
+from blsp.instructions import REPEAT, TRANSLATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from blsp.generation import Conversation, GenerationConfig
     from blsp.modeling.model import BlspModel
     from blsp.pretrained import Progress
+    from blsp.spoken_language import LanguageJudge
+    from blsp.translation import Translation, Translator
     from voicechat.options import ModelOptions
 
     Waveform = npt.NDArray[np.float32]
@@ -53,6 +55,10 @@ class ChatEngine(Protocol):
         """Words that were understood in the spoken turn that is being answered; None where the LLM reads no words."""
         ...
 
+    def language_judge(self) -> LanguageJudge | None:
+        """Tells whether a recording is in a language that the engine understands; None where any is taken."""
+        ...
+
     def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
         """Read a conversation in advance, unless cancelled; a `reply` to the same turns then starts at once."""
         ...
@@ -75,8 +81,14 @@ class ChatEngine(Protocol):
         """The words of one utterance."""
         ...
 
-    def translate(self, waveform: Waveform, to: str) -> str:
-        """One utterance in another language, given by its English name."""
+    def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
+        """One utterance in another language, given by its English name.
+
+        Args:
+            waveform: Mono speech at 16 kHz, float32 (N,).
+            to: The language.
+            before: Earlier utterances of the same recording, as this method gave them.
+        """
         ...
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
@@ -97,7 +109,11 @@ class _LlmConversation:
         self.model_name = model_name
         self._system = system
         self._beside: Conversation | None = None  # for single questions
+        self._translators: dict[str, Translator] = {}  # the one that was used last
         self._conversation = Conversation(model, system=system)
+
+    def language_judge(self) -> LanguageJudge | None:
+        return None
 
     @property
     def dropped_turns(self) -> int:
@@ -141,9 +157,24 @@ class _LlmConversation:
         self._beside.undo()  # what the LLM reads before every question stays in the cache
         return answer.strip()
 
-    def translate(self, waveform: Waveform, to: str) -> str:
-        instruction = TRANSLATE.format(language=to)
-        return self.answer_once(waveform, instruction, _greedy(2 * repeat_limit(waveform)))
+    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        raise NotImplementedError
+
+    @property
+    def _reads_words(self) -> bool:
+        """Whether the words of speech can be had, for the LLM to read."""
+        return True
+
+    def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
+        from blsp.translation import Translation, Translator
+
+        if to not in self._translators:
+            self._translators = {to: Translator(self.model, to)}
+        translator = self._translators[to]
+        if not self._reads_words:
+            return translator.translate(speech=waveform, before=before)
+        words = self.transcribe(waveform)
+        return translator.translate(words, before=before) if words else Translation(Turn("user"), "")
 
 
 class BlspEngine(_LlmConversation):
@@ -153,12 +184,60 @@ class BlspEngine(_LlmConversation):
         model: Encoder, adapter and LLM.
         model_name: What the user calls the model.
         system: System prompt of the conversation.
+        language: Code of the language that is spoken; None to find out where the adapter does not know every one.
     """
 
     name = "blsp"
 
-    def __init__(self, model: BlspModel, *, model_name: str = "embedded", system: str | None = None) -> None:
+    def __init__(
+        self,
+        model: BlspModel,
+        *,
+        model_name: str = "embedded",
+        system: str | None = None,
+        language: str | None = None,
+    ) -> None:
         super().__init__(model, model_name=model_name, system=system)
+        self._spoken = language
+        self._judges: WeakKeyDictionary[Turn, LanguageJudge | None] = WeakKeyDictionary()  # that have heard the turn
+
+    @property
+    def _reads_words(self) -> bool:
+        return self.model.adapter is not None and self.model.adapter.ctc is not None
+
+    def language_judge(self) -> LanguageJudge | None:
+        """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
+        return None if self._spoken else self.model.language_judge()
+
+    def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:
+        """Set all turns but the last, and give that one.
+
+        Raises:
+            ForeignSpeechError: It is in a language that the adapter does not know.
+        """
+        self._check_language(turns[-1], cancel)
+        return super()._take(turns, cancel)
+
+    def _check_language(self, turn: Turn, cancel: threading.Event | None) -> None:
+        if turn.speech is None or turn.transcript is not None:
+            return
+        if turn not in self._judges:
+            self._judges[turn] = self._judged(turn.speech, cancel)
+        judge = self._judges[turn]
+        if judge is not None and judge.foreign is not None:
+            from voicechat.languages import foreign_speech
+
+            hint = "Let Whisper write the words: voicechat talk --engine cascade"
+            raise foreign_speech(judge.foreign, judge.known, "This", self.model_name, hint)
+
+    def _judged(self, speech: Waveform, cancel: threading.Event | None) -> LanguageJudge | None:
+        from blsp.context import cancelled_by, transformer_layers
+
+        judge = self.language_judge()
+        if judge is not None:
+            with cancelled_by(cancel, transformer_layers(self.model)):
+                judge.hear_all(speech)
+        return judge
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""
@@ -261,12 +340,6 @@ class CascadeEngine(_LlmConversation):
         return self._conversation.reply(last, config, cancel)
 
 
-def _greedy(max_new_tokens: int) -> GenerationConfig:
-    from blsp.generation import GenerationConfig
-
-    return GenerationConfig(max_new_tokens=max_new_tokens)
-
-
 class ScriptedEngine:
     """Answers from a list: for tests of everything around the model.
 
@@ -299,6 +372,10 @@ class ScriptedEngine:
         """What it says to have understood of speech."""
         self._answers = list(answers)
         self._turns: list[Turn] = []
+
+    def language_judge(self) -> LanguageJudge | None:
+        """Understand anything."""
+        return None
 
     @property
     def turns(self) -> list[Turn]:
@@ -342,10 +419,13 @@ class ScriptedEngine:
         del language
         return "".join(self.reply([Turn("user", text=REPEAT, speech=waveform)], None))
 
-    def translate(self, waveform: Waveform, to: str) -> str:
+    def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
         """Give the next answer."""
-        instruction = TRANSLATE.format(language=to)
-        return "".join(self.reply([Turn("user", text=instruction, speech=waveform)], None))
+        from blsp.translation import Translation
+
+        del before
+        turn = Turn("user", text=TRANSLATE.format(language=to), speech=waveform)
+        return Translation(turn, "".join(self.reply([turn], None)))
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Say nothing."""
@@ -373,7 +453,7 @@ def load_engine(
         kind: How speech is read.
         progress: Told about downloads and conversions.
         system: System prompt of the conversation.
-        language: Code of the language that is spoken, for the cascade; None to let Whisper find it.
+        language: Code of the language that is spoken; None to find out.
 
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
@@ -384,6 +464,6 @@ def load_engine(
     where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}
     model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp", packed=True)
     if kind == "blsp":
-        return BlspEngine(model, model_name=spec.name, system=system)
+        return BlspEngine(model, model_name=spec.name, system=system, language=language)
     whisper, tokenizer = load_whisper(spec, **where)
     return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system, language=language)

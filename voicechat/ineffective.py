@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from voicechat.errors import UsageError
+from voicechat.options import ModelOptions
 from voicechat.settings import Settings
 
 Values = Mapping[str, Any]
@@ -51,17 +52,22 @@ def _is_cascade(values: Values) -> bool:
     return bool(values["engine"] == "cascade")
 
 
-def _hears_english_only(values: Values) -> bool:
-    from voicechat.languages import language_code
+def _hears_others(values: Values) -> bool:
+    """Whether the model's adapter was trained on other languages than that which is spoken."""
+    if _is_cascade(values):
+        return False
+    from blsp.model_languages import adapter_languages
+    from voicechat.languages import spoken_code
 
-    return not _is_cascade(values) and language_code(values["language"]) != "en"
+    known = adapter_languages(ModelOptions(**{name: values[name] for name in _MODEL}).spec())
+    return known is not None and spoken_code(values["language"]) not in known
 
 
 def _spoken(command: str) -> Rule:
     return Rule(
         "language",
-        _hears_english_only,
-        "this model hears English only",
+        _hears_others,
+        "this model does not hear that language",
         f"Let Whisper write the words: voicechat {command} --engine cascade --language LANGUAGE",
     )
 
@@ -74,6 +80,7 @@ def _idle_with(parameter: str, flag: str, *idle: str) -> tuple[Rule, ...]:
     )
 
 
+_MODEL = tuple(ModelOptions.__dataclass_fields__)
 _LEAVE_OUT = "Leave it out, or leave out --engine cascade."
 _ADAPTER = Rule("adapter", _is_cascade, "in the cascade the LLM reads Whisper's transcript", _LEAVE_OUT)
 _RULES: Mapping[str, tuple[Rule, ...]] = {
@@ -86,6 +93,7 @@ _RULES: Mapping[str, tuple[Rule, ...]] = {
     "translate": (_spoken("translate FILE --to LANGUAGE"), _ADAPTER),
     "ask": (_spoken('ask FILE "INSTRUCTION"'), _ADAPTER),
     "talk": (
+        _spoken("talk"),
         _ADAPTER,
         Rule("barge_in", lambda v: not v["speak"], "answers are not spoken", "Add --speak."),
         Rule("output_device", lambda v: not v["speak"], "answers are not spoken", "Add --speak."),

@@ -1,139 +1,74 @@
-"""Names and codes of languages, as Whisper knows them."""
+"""Languages as a user names them."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection, Sequence
 
+from blsp.errors import ForeignSpeechError
+from blsp.languages import LANGUAGES, find_language, known_names
 from voicechat.errors import UsageError
-
-LANGUAGES: dict[str, str] = {
-    "en": "English",
-    "zh": "Chinese",
-    "de": "German",
-    "es": "Spanish",
-    "ru": "Russian",
-    "ko": "Korean",
-    "fr": "French",
-    "ja": "Japanese",
-    "pt": "Portuguese",
-    "tr": "Turkish",
-    "pl": "Polish",
-    "ca": "Catalan",
-    "nl": "Dutch",
-    "ar": "Arabic",
-    "sv": "Swedish",
-    "it": "Italian",
-    "id": "Indonesian",
-    "hi": "Hindi",
-    "fi": "Finnish",
-    "vi": "Vietnamese",
-    "he": "Hebrew",
-    "uk": "Ukrainian",
-    "el": "Greek",
-    "ms": "Malay",
-    "cs": "Czech",
-    "ro": "Romanian",
-    "da": "Danish",
-    "hu": "Hungarian",
-    "ta": "Tamil",
-    "no": "Norwegian",
-    "th": "Thai",
-    "ur": "Urdu",
-    "hr": "Croatian",
-    "bg": "Bulgarian",
-    "lt": "Lithuanian",
-    "la": "Latin",
-    "mi": "Maori",
-    "ml": "Malayalam",
-    "cy": "Welsh",
-    "sk": "Slovak",
-    "te": "Telugu",
-    "fa": "Persian",
-    "lv": "Latvian",
-    "bn": "Bengali",
-    "sr": "Serbian",
-    "az": "Azerbaijani",
-    "sl": "Slovenian",
-    "kn": "Kannada",
-    "et": "Estonian",
-    "mk": "Macedonian",
-    "br": "Breton",
-    "eu": "Basque",
-    "is": "Icelandic",
-    "hy": "Armenian",
-    "ne": "Nepali",
-    "mn": "Mongolian",
-    "bs": "Bosnian",
-    "kk": "Kazakh",
-    "sq": "Albanian",
-    "sw": "Swahili",
-    "gl": "Galician",
-    "mr": "Marathi",
-    "pa": "Punjabi",
-    "si": "Sinhala",
-    "km": "Khmer",
-    "sn": "Shona",
-    "yo": "Yoruba",
-    "so": "Somali",
-    "af": "Afrikaans",
-    "oc": "Occitan",
-    "ka": "Georgian",
-    "be": "Belarusian",
-    "tg": "Tajik",
-    "sd": "Sindhi",
-    "gu": "Gujarati",
-    "am": "Amharic",
-    "yi": "Yiddish",
-    "lo": "Lao",
-    "uz": "Uzbek",
-    "fo": "Faroese",
-    "ht": "Haitian Creole",
-    "ps": "Pashto",
-    "tk": "Turkmen",
-    "nn": "Nynorsk",
-    "mt": "Maltese",
-    "sa": "Sanskrit",
-    "lb": "Luxembourgish",
-    "my": "Myanmar",
-    "bo": "Tibetan",
-    "tl": "Tagalog",
-    "mg": "Malagasy",
-    "as": "Assamese",
-    "tt": "Tatar",
-    "haw": "Hawaiian",
-    "ln": "Lingala",
-    "ha": "Hausa",
-    "ba": "Bashkir",
-    "jw": "Javanese",
-    "su": "Sundanese",
-    "yue": "Cantonese",
-}
-"""Code -> English name."""
 
 
 def language_code(language: str) -> str:
-    """Code of a language given by its code or its English name, in any case.
+    """Code of a language given by its code or its name, in any case; as `blsp.languages.find_language`.
 
     Raises:
         UsageError: There is no such language; the message names the nearest one.
     """
-    wanted = language.strip().lower()
-    if wanted in LANGUAGES:
-        return wanted
-    by_name = {name.lower(): code for code, name in LANGUAGES.items()}
-    if wanted in by_name:
-        return by_name[wanted]
-    near = difflib.get_close_matches(wanted, [*by_name, *LANGUAGES], n=1)
-    example = LANGUAGES[by_name.get(near[0], near[0])] if near else "German"
-    raise UsageError(
-        f"There is no language {language!r}.", hint=f"Give an English name or a code, for example: {example}"
-    )
+    return _found(language)[0]
 
 
 def language_name(language: str) -> str:
-    """English name of a language given by its code or its English name.
+    """English name of a language given by its code or its name.
 
     Raises:
         UsageError: There is no such language.
     """
-    return LANGUAGES[language_code(language)]
+    return _found(language)[1]
+
+
+def spoken_code(language: str) -> str:
+    """Code of a language that Whisper can hear.
+
+    Raises:
+        UsageError: There is no such language.
+    """
+    code, name = _found(language)
+    if code not in LANGUAGES:
+        raise UsageError(f"Whisper does not know {name}.", hint="Leave out --language.")
+    return code
+
+
+def listed(codes: Collection[str]) -> str:
+    """Names of languages for a sentence: English, French and German."""
+    names = sorted(LANGUAGES.get(code, code) for code in codes)
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def foreign_speech(language: str, known: Sequence[str], what: str, model: str, hint: str) -> ForeignSpeechError:
+    """That something is said in a language that a model does not know.
+
+    Args:
+        language: Code of the language.
+        known: Codes of those that it knows.
+        what: What sounds like it.
+        model: What the user calls the model.
+        hint: The way out, if Whisper is right.
+    """
+    from blsp.specs import PRESETS
+
+    name = f"the {model} model" if model in PRESETS else "this model"
+    hint = f"{hint}; if it is {listed(known[:1])} after all: --language {known[0]}"
+    return ForeignSpeechError(f"{what} sounds like {listed([language])}; {name} hears {listed(known)}.", hint=hint)
+
+
+def _found(language: str) -> tuple[str, str]:
+    found = find_language(language)
+    if found is None:
+        near = difflib.get_close_matches(language.strip().casefold(), known_names(), n=1)
+        example = (find_language(near[0]) if near else None) or ("de", "German")
+        raise UsageError(
+            f"There is no language {language!r}.", hint=f"Give a name or a code, for example: {example[1]}"
+        )
+    return found

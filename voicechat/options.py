@@ -78,7 +78,7 @@ EngineOption = Annotated[
     setting_option(
         "engine",
         panel=_MODEL,
-        help="[bold]blsp[/bold]: the LLM hears the speech. [bold]cascade[/bold]: it reads Whisper's transcript.",
+        help="[bold]blsp[/bold]: the LLM reads what the adapter heard. [bold]cascade[/bold]: what Whisper wrote.",
     ),
 ]
 InputDeviceOption = Annotated[

@@ -40,6 +40,8 @@ class Task:
     """Name of the model."""
     language: str | None
     """Code of the language of what it writes, if that is known beforehand."""
+    foreign_hint: str = ""
+    """What to do about `{file}` where the model does not understand its language."""
     key: str = ""
     """All that what is written depends on: only what was written under the same key is of use later."""
 

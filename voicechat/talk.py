@@ -59,6 +59,8 @@ class TalkOptions:
     """Listen while speaking: for headphones."""
     vad: Detector = Settings.vad
     vad_mode: int = Settings.vad_mode
+    language: str | None = None
+    """Code of the language that the user speaks; None to find out."""
     session: str | None = None
     """Name to keep the conversation under."""
     is_continued: bool = False
@@ -105,7 +107,7 @@ def hold_conversation(options: TalkOptions) -> int:
     try:
         system = options.system or (stored.header.system if stored else None)
         with show_progress() as progress:
-            engine = load_engine(options.model, options.engine, progress, system=system)
+            engine = load_engine(options.model, options.engine, progress, system=system, language=options.language)
         return _talk(options, engine, recording, stored, voice, piped)
     finally:
         recording.close()

@@ -42,6 +42,7 @@ def write_segments(
     warn: Callable[[str], None],
     advance: Callable[[float], None] = lambda _: None,
     word_times: WordTimes = lambda _waveform, _text: None,
+    is_settled: Callable[[Waveform], bool] = lambda _waveform: True,
 ) -> Generator[Segment, None, None]:
     """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
 
@@ -52,6 +53,8 @@ def write_segments(
         warn: Called with one line for a recording that is damaged but usable.
         advance: Called with the seconds of audio read so far.
         word_times: Called with each stretch and what was written about it.
+        is_settled: Called with the first stretches, before anything is written about them, until it is clear that they
+            are in a language that is understood; raises an error where they are in another.
 
     Yields:
         Segments in order; a stretch about which nothing was written is left out.
@@ -59,6 +62,7 @@ def write_segments(
     Raises:
         AudioError: The recording cannot be read.
         NoSpeechError: There is no speech in it, or none that anything could be written about.
+        ForeignSpeechError: `is_settled` raised it.
     """
     options.vad.reset()
     position = _Position(advance)
@@ -67,7 +71,7 @@ def write_segments(
     if options.whole:
         stretches = _joined(stretches)
     n_written = 0
-    for stretch in stretches:
+    for stretch in _held_back(stretches, is_settled):
         text = write(stretch.waveform).strip()
         if text:
             n_written += 1
@@ -93,6 +97,19 @@ class _Position:
             self.seconds += len(block) / SAMPLING_RATE
             self._advance(self.seconds)
             yield block
+
+
+def _held_back(stretches: Iterable[UtteranceReady], is_settled: Callable[[Waveform], bool]) -> Iterator[UtteranceReady]:
+    """The same stretches, the first ones only when something is settled, or there are no more."""
+    waiting: list[UtteranceReady] = []
+    settled = False
+    for stretch in stretches:
+        waiting.append(stretch)
+        settled = settled or is_settled(stretch.waveform)
+        if settled:
+            yield from waiting
+            waiting.clear()
+    yield from waiting
 
 
 def _joined(utterances: Iterable[UtteranceReady]) -> Iterator[UtteranceReady]:

@@ -55,6 +55,12 @@ class AdapterConfig:
     min_letter_fit: float | None = None
     """Mean log probability that the letters have to give each letter of the words found with `ctc_words`: below it they
     are taken for noise. It takes the place of `min_confidence` there (decision 0015)."""
+    languages: tuple[str, ...] | None = None
+    """Codes of the languages that the adapter was trained on, such as en; null: any, as far as anybody knows. What
+    sounds like another one is not guessed at (decision 0028)."""
+    known_letter_fit: float | None = None
+    """Letter fit from which words are surely in one of `languages`, as foreign as they may sound: accents spell well,
+    other languages do not. null: fit tells nothing of it."""
 
     @property
     def embeds_per_second(self) -> float:

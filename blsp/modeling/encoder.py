@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.modeling.context import valid_positions
+from blsp.modeling.weights_mark import WeightsMark, weights_mark
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """One utterance, and what the encoder made of it."""
+
+    features: Tensor
+    lengths: Tensor
+    mark: WeightsMark
+    hidden_states: Tensor
+    out_lengths: Tensor
+
+    def is_of(self, features: Tensor, lengths: Tensor, mark: WeightsMark) -> bool:
+        """Whether the encoder would make the same of these."""
+        same = self.mark == mark and self.features.device == features.device
+        return same and torch.equal(self.features, features) and torch.equal(self.lengths, lengths)
 
 
 class SpeechEncoder(nn.Module):
@@ -27,6 +48,7 @@ class SpeechEncoder(nn.Module):
         self.whisper = whisper_encoder
         self.padded = padded
         self.max_mel_frames = 2 * whisper_encoder.config.max_source_positions
+        self._latest: deque[_Encoded] = deque(maxlen=2)
         self.requires_grad_(False)
         self.eval()
 
@@ -54,7 +76,7 @@ class SpeechEncoder(nn.Module):
         return (lengths + 1) // 2
 
     def forward(self, input_features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode log-mel features.
+        """Encode log-mel features. In inference mode, an utterance that was just encoded is not encoded again.
 
         Args:
             input_features: Log-mel spectrogram, float (B, n_mels, T).
@@ -72,6 +94,17 @@ class SpeechEncoder(nn.Module):
             raise ValueError(
                 f"`input_features` must have {rule} {self.max_mel_frames} mel frames, but has {frames} instead."
             )
+        if not torch.is_inference_mode_enabled() or len(input_features) > 1:
+            return self._forward(input_features, lengths)
+        mark = weights_mark(self.parameters())
+        known = next((latest for latest in self._latest if latest.is_of(input_features, lengths, mark)), None)
+        if known is None:
+            known = _Encoded(input_features, lengths, mark, *self._forward(input_features, lengths))
+            self._latest.append(known)
+        return known.hidden_states, known.out_lengths
+
+    def _forward(self, input_features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = input_features.size(2)
         x = input_features.to(self.whisper.conv1.weight.dtype)
         out_lengths = self.output_lengths(lengths)
         out_valid = valid_positions(out_lengths, (frames + 1) // 2)

@@ -45,7 +45,8 @@ from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.punctuation import Marks, with_marks
 from blsp.silero_vad import is_certain, speech_evidence
-from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading
+from blsp.spoken_language import LanguageJudge, SpokenLanguage
+from blsp.word_search import Reading, SearchConfig, Spellings, Words, WordSearch, find_words, reading
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 """What a transformers LLM's `forward` calls the keys and values of earlier positions."""
@@ -91,6 +92,7 @@ class BlspModel(nn.Module):
         llm: Any causal LM of transformers that takes `inputs_embeds`.
         tokenizer: The LLM's tokenizer.
         template: The format in which the LLM reads a conversation.
+        spoken_language: Tells which language is spoken; None where nobody does.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class BlspModel(nn.Module):
         llm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         template: PromptTemplate,
+        spoken_language: SpokenLanguage | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -107,6 +110,7 @@ class BlspModel(nn.Module):
         self.llm = llm
         self.tokenizer = tokenizer
         self.template = template
+        self.spoken_language = spoken_language
         self.spellings = Spellings(tokenizer)
         self.marks = Marks.of(tokenizer)
         self._read_table: tuple[WeightsMark, list[Tensor | PackedEmbedding]] | None = None  # in a list: no submodule
@@ -250,6 +254,33 @@ class BlspModel(nn.Module):
         longest = max(states.size(1) for states, _ in batches)
         hidden_states = torch.cat([F.pad(states, (0, 0, 0, longest - states.size(1))) for states, _ in batches])
         return hidden_states, torch.cat([lengths for _, lengths in batches]), [count_windows(w) for w in waveforms]
+
+    def language_judge(self) -> LanguageJudge | None:
+        """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
+        config = None if self.adapter is None else self.adapter.config
+        if config is None or config.languages is None or self.spoken_language is None:
+            return None
+        fit = config.known_letter_fit
+        spells_well = None if fit is None else lambda window: self.letter_fit(window) >= fit
+        return LanguageJudge(self.spoken_language, config.languages, spells_well)
+
+    @torch.inference_mode()
+    def letter_fit(self, window: np.ndarray) -> float:
+        """Mean log probability that the letters give each letter of the words found in at most 30 s, float32 (N,).
+
+        Raises:
+            UnsupportedError: The model's adapter reads no words and letters.
+        """
+        if self.adapter is None or self.adapter.ctc is None or not self.adapter.config.letters:
+            raise UnsupportedError("This model's adapter reads no letters.", hint="Load another with `--adapter`.")
+        frames, lengths, letters = self.adapter.forward_with_letters(*self.encode_windows([window]))
+        logits = self.token_scores(frames)
+        config = SearchConfig()
+        (read,) = self.readings(logits, lengths, letters, config.tokens_per_frame)
+        search = WordSearch(read, self.spellings, config)
+        while search.n_rows:
+            search.advance()
+        return search.letter_fit
 
     def evidence(self, windows: Sequence[np.ndarray]) -> list[float] | None:
         """How much speaks for speech in each window, in nats; None where it does not matter."""
@@ -443,7 +474,7 @@ class BlspModel(nn.Module):
             self.spellings,
             ends,
             config,
-            is_speech=[bool(certain[i]) for i in heard],
+            is_speech=[evidence is not None for _ in heard],  # what is none by it is not looked at
         )
         found: list[_Found | None] = [None] * len(certain)
         for i, search in zip(heard, searches):
@@ -470,13 +501,14 @@ class BlspModel(nn.Module):
         """
         assert self.adapter is not None
         config, fit = SearchConfig(), self.adapter.config.min_letter_fit
+        has_evidence = evidence is not None  # what is no speech by it has no words; of all else they are looked for
         certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
         believed = lengths
         if fit is None or letters is None:
             believed, fit = self.adapter.without_noise(logits, lengths), None
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=bool(surely))
+            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=has_evidence)
             if (n if surely is None else surely)
             else []
             for n, heard, surely in zip(believed.tolist(), readings, certain)

@@ -260,12 +260,28 @@ def test_of_what_is_surely_speech_something_was_said(model: BlspModel) -> None:
     assert find_words(nothing, model.spellings, SearchConfig(), is_speech=True) == []
 
 
-def read_with(model: BlspModel, monkeypatch: pytest.MonkeyPatch, letters: LetterScores, evidence: float | None) -> str:
-    """What an adapter that tells noise by its letters reads in frames that say "the"."""
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, "The"), (50.0, "The"), (None, "")])
+def test_of_what_may_be_speech_words_are_looked_for(
+    model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float | None, text: str
+) -> None:
+    """Soft words are read where silence would be likelier, if their letters fit."""
+    sure = letters_that_spell("the")
+    letters = LetterScores(0.5 * sure.logits, sure.lengths)
+    assert read_with(model, monkeypatch, letters, evidence, chance=1e-5) == text
+
+
+def read_with(
+    model: BlspModel,
+    monkeypatch: pytest.MonkeyPatch,
+    letters: LetterScores,
+    evidence: float | None,
+    chance: float = 0.9,
+) -> str:
+    """What an adapter that tells noise by its letters reads in frames that say "the", perhaps."""
     monkeypatch.setattr(sentences, "QUESTION_FROM", float("inf"))
     assert model.adapter is not None
     model.adapter.config = replace(model.adapter.config, min_letter_fit=-2.0)
-    frames = [{" the": 0.9}, {}]
+    frames = [{" the": chance}, {}]
     heard = None if evidence is None else [evidence]
     found = model.sentences(
         torch.zeros(1, 2, 16), torch.tensor([2]), letters, logits=scores_of(model, frames), evidence=heard

@@ -82,7 +82,7 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
         logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
         (reading,) = model.readings(logits, lengths, letters, config.tokens_per_frame)
         evidence = speech_evidence(utterance.waveform)
-        search = WordSearch(reading, model.spellings, config, is_speech=bool(is_certain(evidence)))
+        search = WordSearch(reading, model.spellings, config, is_speech=True)
         while search.n_rows:
             search.advance()
         best = search.finished[0] if search.finished else Words([], 0.0, 0)

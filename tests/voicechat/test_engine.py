@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +17,17 @@ import pytest
 from blsp.audio import load_audio
 from blsp.context import CancelledError
 from blsp.conversation import Turn
-from blsp.errors import BlspError, NoSpeechError
+from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig
 from blsp.instructions import repeat_instruction, repeat_limit
+from blsp.modeling.model import BlspModel
+from blsp.spoken_language import SpokenLanguage
 from blsp.whisper_recogniser import Recognition
 from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
 
 ASSETS = Path(__file__).parents[1] / "assets"
+DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared")) / "speech"
 SHORT = GenerationConfig(max_new_tokens=8)
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -67,7 +72,7 @@ def test_single_questions_leave_the_conversation_alone(tiny_model: Any, make_spe
 def test_nothing_is_written_about_a_sound_without_words(deaf_model: Any, make_speech: MakeSpeech) -> None:
     engine = BlspEngine(deaf_model)
     assert engine.transcribe(make_speech(1.0)) == ""
-    assert engine.translate(make_speech(1.0), "German") == ""
+    assert engine.translate(make_speech(1.0), "German").text == ""
 
 
 def test_words_cannot_outrun_the_speech() -> None:
@@ -165,7 +170,7 @@ def test_the_cascade_answers_nothing_where_nobody_speaks(
 ) -> None:
     whisper.says = ""
     noise = make_speech(1.0)
-    assert (cascade.transcribe(noise), cascade.translate(noise, "German")) == ("", "")
+    assert (cascade.transcribe(noise), cascade.translate(noise, "German").text) == ("", "")
     assert cascade.answer_once(noise, "What is this about?", SHORT) == ""
     with pytest.raises(NoSpeechError, match="No speech was found"):
         list(cascade.reply([Turn("user", speech=noise)], SHORT))
@@ -216,3 +221,70 @@ def test_the_tiny_cascade_hears_the_words(tiny_or_skip: ModelOptions) -> None:
 @pytest.mark.parametrize("waveform", [np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.1, 48_000)])
 def test_the_tiny_cascade_invents_nothing(tiny_or_skip: ModelOptions, waveform: np.ndarray) -> None:
     assert load_engine(tiny_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""
+
+
+class FakeJudge:
+    """Takes every turn for Italian."""
+
+    known = ("en",)
+
+    def __init__(self) -> None:
+        self.foreign: str | None = None
+
+    def hear_all(self, waveform: np.ndarray) -> None:
+        del waveform
+        self.foreign = "it"
+
+
+def test_a_turn_in_a_language_that_the_adapter_does_not_know_is_not_answered(
+    tiny_model: Any, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges: list[FakeJudge] = []
+    monkeypatch.setattr(type(tiny_model), "language_judge", lambda _: judges.append(FakeJudge()) or judges[-1])
+    engine = BlspEngine(tiny_model)
+    turn, typed = Turn("user", speech=make_speech(1.0)), Turn("user", text="hello")
+    for call in (lambda: engine.prefill([turn]), lambda: engine.reply([turn], SHORT)):
+        with pytest.raises(ForeignSpeechError) as error:
+            call()
+    assert str(error.value) == "This sounds like Italian; the embedded model hears English."
+    way_out = "voicechat talk --engine cascade; if it is English after all: --language en"
+    assert error.value.hint == f"Let Whisper write the words: {way_out}"
+    assert len(judges) == 1  # the same turn is judged once
+    assert "".join(engine.reply([typed], SHORT))
+    earlier = [turn, Turn("assistant", "x"), typed]  # of an earlier session, with another model
+    assert "".join(engine.reply(earlier, SHORT))
+    told = BlspEngine(tiny_model, language="en")
+    assert told.language_judge() is None
+    assert "".join(told.reply([turn], SHORT))
+
+
+def test_judging_a_language_can_be_cancelled(tiny_model: Any, make_speech: MakeSpeech) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    adapter = copy.deepcopy(tiny_model.adapter)
+    adapter.config = replace(adapter.config, languages=("en",))
+    spoken = SpokenLanguage(tiny_model.encoder, lambda: None)
+    model = BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template, spoken)
+    assert model.language_judge() is not None
+    with pytest.raises(CancelledError):
+        BlspEngine(model).reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "kerstin_de").is_dir(), reason="needs kerstin_de in VOICECHAT_DATA")
+def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelOptions) -> None:
+    engine = load_engine(tiny_or_skip)
+    for path, language in (
+        (ASSETS / "capital_of_france.flac", None),
+        (DATA / "speechocean762/audio/02829.ogg", None),  # to Whisper its accent sounds like Chinese
+        (DATA / "kerstin_de/audio/00001.ogg", "de"),
+        (DATA / "asterisk_es/audio/00000.ogg", "es"),
+        (DATA / "noise_esc10/audio/00001.ogg", None),
+    ):
+        judge = engine.language_judge()
+        assert judge is not None
+        judge.hear_all(load_audio(path))
+        assert judge.foreign == language
+    with pytest.raises(ForeignSpeechError, match=r"^This sounds like German; the embedded model hears English\.$"):
+        engine.reply([Turn("user", speech=load_audio(DATA / "kerstin_de/audio/00001.ogg"))], SHORT)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 
 import voicechat.engine
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
+from blsp.conversation import Turn
 from blsp.errors import ContextFullError, ModelNotFoundError
+from blsp.translation import Translation
 from tests.blsp.encoded_audio import Track, encode
 from voicechat.cli import app
 from voicechat.engine import ScriptedEngine
@@ -38,6 +40,7 @@ class EchoEngine(ScriptedEngine):
         self.asked: list[tuple[str, float]] = []
         self.loads: list[tuple[ModelOptions, str]] = []
         self.max_new_tokens = 0
+        self.before: list[str] = []
 
     def _heard(self, what: str, waveform: np.ndarray) -> str:
         self.asked.append((what, len(waveform) / SAMPLING_RATE))
@@ -50,8 +53,9 @@ class EchoEngine(ScriptedEngine):
     def transcribe(self, waveform: np.ndarray, language: str | None = None) -> str:
         return self._heard(f"transcribe {language}", waveform)
 
-    def translate(self, waveform: np.ndarray, to: str) -> str:
-        return self._heard(f"translate to {to}", waveform)
+    def translate(self, waveform: np.ndarray, to: str, before: Sequence[Translation] = ()) -> Translation:
+        self.before = [translation.text for translation in before]
+        return Translation(Turn("user"), self._heard(f"translate to {to}", waveform))
 
     def answer_once(self, waveform: np.ndarray, instruction: str, config: object) -> str:
         self.max_new_tokens = config.max_new_tokens  # type: ignore[attr-defined]
@@ -202,9 +206,9 @@ def test_long_speech_is_cut_below_20_seconds(engine: EchoEngine, tmp_path: Path)
 # translate and ask
 
 
-@pytest.mark.parametrize("language", ["German", "de", "GERMAN"])
+@pytest.mark.parametrize("language", ["German", "de", "GERMAN", "Deutsch", "de-AT"])
 def test_translate_takes_names_and_codes(engine: EchoEngine, language: str) -> None:
-    result = run("translate", QUESTION, "--to", language, "-f", "json")
+    result = run("translate", QUESTION, "--to", language, "-m", "modern", "-f", "json")
     assert engine.asked[0][0] == "translate to German"
     assert json.loads(result.stdout)["language"] == "de"
 
@@ -212,9 +216,7 @@ def test_translate_takes_names_and_codes(engine: EchoEngine, language: str) -> N
 def test_an_unknown_language_names_the_nearest(engine: EchoEngine) -> None:
     result = run("translate", QUESTION, "--to", "Germn")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == (
-        "Error: There is no language 'Germn'.\nHint: Give an English name or a code, for example: German\n"
-    )
+    assert result.stderr == ("Error: There is no language 'Germn'.\nHint: Give a name or a code, for example: German\n")
 
 
 def test_translate_needs_a_language(engine: EchoEngine) -> None:
@@ -547,7 +549,7 @@ def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_pa
 def test_what_another_task_wrote_is_not_taken_over(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     engine._answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
-    run("translate", path, "--to", "de", "-o", tmp_path / "out")
+    run("translate", path, "--to", "de", "-m", "modern", "-o", tmp_path / "out")
     run("transcribe", path, "-o", tmp_path / "out")
     assert (tmp_path / "out" / "talk.txt").read_text() == "Some words.\nSome words.\n"
 
@@ -660,7 +662,7 @@ def test_a_track_is_chosen_by_its_number(engine: EchoEngine, tmp_path: Path) -> 
         f"Error: {path} has 2 audio tracks, so that there is no track 3.\n"
         in run("ask", path, "Why?", "--track", "3").stderr
     )
-    result = run("translate", path, "--to", "de", "--track", "2", "--raw-rate", "16000")
+    result = run("translate", path, "--to", "de", "-m", "modern", "--track", "2", "--raw-rate", "16000")
     assert (result.exit_code, result.stderr) == (
         2,
         "Error: --track does nothing for raw PCM, which has no tracks.\nHint: Leave out --track.\n",
@@ -673,3 +675,121 @@ def test_a_video_without_sound_says_so(engine: EchoEngine, tmp_path: Path) -> No
     result = run("transcribe", path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: {path} is a video without an audio track.\n")
+
+
+class FakeJudge:
+    """Finds a language in each utterance: None is not clear."""
+
+    known = ("en",)
+
+    def __init__(self, *languages: str | None) -> None:
+        self._languages = list(languages)
+        self.foreign: str | None = None
+        self.is_settled = False
+        self.n_heard = 0
+
+    def hear(self, waveform: np.ndarray) -> None:
+        del waveform
+        self.n_heard += 1
+        language = self._languages.pop(0) if self._languages else "en"
+        self.foreign = language if language not in (None, "en") else None
+        self.is_settled = language is not None
+
+
+def let_judge(engine: EchoEngine, *judges: FakeJudge) -> None:
+    waiting = list(judges)
+    engine.language_judge = lambda: waiting.pop(0)  # type: ignore[assignment,method-assign,return-value]
+
+
+@pytest.mark.parametrize(
+    ("command", "way_out"),
+    [
+        (["transcribe", QUESTION], f"transcribe {QUESTION} --engine cascade"),
+        (["translate", QUESTION, "--to", "en"], f"translate {QUESTION} --to en --engine cascade"),
+        (["ask", QUESTION, "What is {this}?"], f"ask {QUESTION} 'What is {{this}}?' --engine cascade"),
+    ],
+)
+def test_a_language_that_the_model_does_not_know_is_not_guessed_at(
+    engine: EchoEngine, command: list[str | Path], way_out: str
+) -> None:
+    let_judge(engine, FakeJudge("it"))
+    result = run(*command)
+    assert (result.exit_code, result.stdout, engine.asked) == (1, "", [])
+    assert result.stderr == (
+        f"Error: {QUESTION}: this sounds like Italian; the embedded model hears English.\n"
+        f"Hint: Let Whisper write the words: voicechat {way_out}; if it is English after all: --language en\n"
+    )
+
+
+def test_a_foreign_recording_does_not_end_a_batch(engine: EchoEngine, tmp_path: Path) -> None:
+    let_judge(engine, FakeJudge("de"), FakeJudge("en"))
+    result = run("transcribe", QUESTION, SENTENCE, "-f", "json")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert result.exit_code == 1
+    assert first["error"] == f"{QUESTION}: this sounds like German; the embedded model hears English."
+    assert (second["text"], "error" in second) == ("Some words.", False)
+    assert "1 of 2 recordings done, 1 failed." in result.stderr
+
+
+def test_nothing_is_written_before_the_language_is_clear(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    let_judge(engine, FakeJudge(None, "fr"))
+    assert (run("transcribe", path).stdout, engine.asked) == ("", [])
+    judge = FakeJudge(None, None)
+    let_judge(engine, judge)
+    assert run("transcribe", path).stdout == "Some words.\nSome words.\n"  # never clear: it may be known
+    assert judge.n_heard == 2
+    judge = FakeJudge("en")
+    let_judge(engine, judge)
+    run("transcribe", path)
+    assert judge.n_heard == 1
+
+
+def test_what_was_written_before_an_interruption_is_not_judged_again(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    run("transcribe", path, "-o", tmp_path)
+    judge = FakeJudge("it")
+    let_judge(engine, judge)
+    assert run("transcribe", path, "-o", tmp_path).exit_code == 0
+    assert judge.n_heard == 0
+
+
+def test_sentences_are_translated_with_those_before_of_the_same_recording(engine: EchoEngine, tmp_path: Path) -> None:
+    path = two_utterances(tmp_path / "talk.wav")
+    engine._answers = ["Eins.", "Zwei."]
+    run("translate", path, "--to", "de", "-m", "modern")
+    assert engine.before == ["Eins."]
+    run("translate", QUESTION, "--to", "de", "-m", "modern")
+    assert engine.before == []
+
+
+@pytest.mark.parametrize(
+    ("options", "written"),
+    [
+        (["--to", "Chinese"], "Chinese"),
+        (["--to", "zh-TW"], "Traditional Chinese"),
+        (["--to", "Cebuano", "--llm", "Qwen/Qwen2.5-Coder-1.5B-Instruct"], "Cebuano"),
+        (["--to", "Latin", "--llm", "some/body"], "Latin"),
+    ],
+)
+def test_translate_takes_what_the_llm_writes(engine: EchoEngine, options: list[str], written: str) -> None:
+    run("translate", QUESTION, "-m", "modern", *options)
+    assert engine.asked[0][0] == f"translate to {written}"
+
+
+def test_translate_says_what_the_llm_does_not_write(engine: EchoEngine) -> None:
+    llm = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
+    result = run("translate", QUESTION, "--to", "German", "-m", "modern", "--llm", llm)
+    assert (result.exit_code, result.stdout, engine.loads) == (2, "", [])
+    assert result.stderr.startswith("Error: The LLM of modern does not write German; it knows English.\nHint: Take ")
+    result = run("translate", QUESTION, "--to", "Latin", "-m", "modern", "--llm", "Qwen/Qwen2.5-7B-Instruct")
+    assert result.stderr.startswith("Error: The LLM of modern does not write Latin; it knows Arabic, Bengali, Burmese,")
+
+
+def test_whisper_does_not_hear_every_language(engine: EchoEngine) -> None:
+    result = run("transcribe", QUESTION, "--engine", "cascade", "--language", "Cebuano")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: Whisper does not know Cebuano.\nHint: Leave out --language.\n",
+    )

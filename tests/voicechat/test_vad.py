@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import blsp.silero_vad as silero_vad
 from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
 from blsp.silero_vad import (
     FAINT_EVIDENCE,
@@ -132,6 +135,44 @@ def test_evidence_tells_speech_from_noise() -> None:
     for kind in NOISES:
         assert speech_evidence(noise(kind)) < FAINT_EVIDENCE
     assert [is_certain(x) for x in (0, FAINT_EVIDENCE, SURE_EVIDENCE)] == [False, None, True]
+
+
+def test_where_there_are_doubts_the_network_hears_the_sound_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voice is clearer the second time; what only began like one is not."""
+    heard: list[float] = []
+    monkeypatch.setattr(silero_vad, "_evidence", lambda *_: heard.pop(0))
+    for passes, surely in (
+        ([3.0], False),
+        ([60.0], True),
+        ([30.0, 40.0], True),
+        ([4.0, 36.0], True),
+        ([4.0, 35.0], None),
+        ([49.0, 0.0], None),
+        ([4.0, 0.0], None),
+    ):
+        heard[:] = passes
+        silero_vad._counted.cache_clear()
+        assert is_certain(speech_evidence(np.ones(FRAME_SAMPLES, np.float32))) is surely
+        assert heard == []
+
+
+@settings(max_examples=30, derandomize=True, deadline=None)
+@given(st.integers(0, 3 * FRAME_SAMPLES), st.floats(0, 1, width=32), st.integers(0, 2**32 - 1))
+def test_evidence_of_any_sound_is_a_number(n_samples: int, level: float, seed: int) -> None:
+    waveform = level * np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
+    assert 0 <= speech_evidence(waveform) < float("inf")
+
+
+def test_quiet_before_and_after_does_not_matter_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr(silero_vad, "_evidence", lambda _network, _level, sound: lengths.append(len(sound)) or 10.0)
+    silero_vad._counted.cache_clear()
+    sound = np.concatenate([np.zeros(16_000), np.ones(4_800), 0.01 * np.ones(4_800)]).astype(np.float32)
+    speech_evidence(sound)
+    speech_evidence(sound.copy())  # the same sound is not listened to again
+    assert len(lengths) == 2
+    assert lengths[0] == len(sound)
+    assert 4_800 <= lengths[1] <= 4_800 + 2 * FRAME_SAMPLES
 
 
 def test_after_a_reset_all_is_as_at_the_start() -> None:

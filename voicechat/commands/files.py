@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,6 +33,8 @@ from voicechat.options import (
 from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from blsp.audio import Waveform
+    from blsp.translation import Translation
     from voicechat.engine import ChatEngine
     from voicechat.results import OutputOptions
     from voicechat.transcription import Writer
@@ -91,7 +95,11 @@ CueSecondsOption = Annotated[
 ]
 LanguageOption = Annotated[
     str | None,
-    typer.Option("--language", metavar="LANGUAGE", help="Language that is spoken: name or code. For --engine cascade."),
+    typer.Option(
+        "--language",
+        metavar="LANGUAGE",
+        help="Language that is spoken, name or code; it is then not asked whether the model knows it.",
+    ),
 ]
 ToOption = Annotated[str, typer.Option("--to", metavar="LANGUAGE", help="Language to write: name or code.")]
 RawRateOption = Annotated[
@@ -136,12 +144,12 @@ def transcribe(
     quantize: QuantizeOption = None,
 ) -> None:
     """Write down what is said in recordings of any length."""
-    from voicechat.languages import language_code
+    from voicechat.languages import spoken_code
 
     settings, output = load_settings(_given(locals())), _output(locals())
-    code = language_code(language) if language else None
+    code = spoken_code(language) if language else None
     refuse_ineffective(context, settings)
-    known = code or ("en" if settings.engine == "blsp" else None)
+    known = code or _only_language(settings)
     task = _Task("transcribe", lambda e: lambda waveform: e.transcribe(waveform, code), known, has_words=True)
     _run(files, settings, output, _Source(raw_rate, track, code), task)
 
@@ -171,14 +179,30 @@ def translate(
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
 ) -> None:
-    """Write what is said in recordings in another language."""
-    from voicechat.languages import language_code, language_name
+    """Write what is said in recordings in another language.
+
+    The LLM translates the words that were recognised, sentence by sentence, with those before as context.
+    """
+    from voicechat.languages import language_code, language_name, spoken_code
 
     settings, output = load_settings(_given(locals())), _output(locals())
     code, name = language_code(to), language_name(to)
-    spoken = language_code(language) if language else None
+    spoken = spoken_code(language) if language else None
     refuse_ineffective(context, settings)
-    task = _Task("translate", lambda e: lambda waveform: e.translate(waveform, to=name), code)
+    _check_written(settings, code, name)
+
+    def make(e: ChatEngine) -> Writer:
+        before: list[Translation] = []
+
+        def write(waveform: Waveform) -> str:
+            translation = e.translate(waveform, name, before)
+            if translation.text:
+                before.append(translation)
+            return translation.text
+
+        return write
+
+    task = _Task("translate", make, code, f" --to {shlex.quote(to)}")
     _run(files, settings, output, _Source(raw_rate, track, spoken), task)
 
 
@@ -208,10 +232,10 @@ def ask(
     quantize: QuantizeOption = None,
 ) -> None:
     """Answer an instruction about recordings; speech over 30 s is answered in stretches of up to 30 s."""
-    from voicechat.languages import language_code
+    from voicechat.languages import spoken_code
 
     settings, output = load_settings(_given(locals())), _output(locals())
-    code = language_code(language) if language else None
+    code = spoken_code(language) if language else None
     refuse_ineffective(context, settings)
     recordings, instruction = _split_instruction(files)
 
@@ -219,13 +243,41 @@ def ask(
         config = generation_config(settings)
         return lambda waveform: e.answer_once(waveform, instruction, config)
 
-    task = _Task(f"ask {instruction}", make, "en", whole=True)
+    task = _Task("ask", make, "en", f" {shlex.quote(instruction)}", whole=True)
     _run(recordings, settings, output, _Source(raw_rate, track, code), task)
 
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
     """Those of a command's arguments that settings have too."""
     return {name: value for name, value in arguments.items() if name in Settings.__dataclass_fields__}
+
+
+def _only_language(settings: Settings) -> str | None:
+    """Code of the language that a model hears, if it is one."""
+    from blsp.model_languages import adapter_languages
+
+    if settings.engine == "cascade":
+        return None
+    known = adapter_languages(ModelOptions.from_settings(settings).spec())
+    return known[0] if known is not None and len(known) == 1 else None
+
+
+def _check_written(settings: Settings, code: str, name: str) -> None:
+    """Refuse a language that the LLM surely does not write.
+
+    Raises:
+        UsageError: It does not.
+    """
+    from blsp.model_languages import llm_languages, presets_that_write
+    from voicechat.languages import listed
+
+    spec = ModelOptions.from_settings(settings).spec()
+    known = llm_languages(spec)
+    if known is None or code in known:
+        return
+    others = [f"-m {preset}" for preset in presets_that_write(code)]
+    hint = f"Take a model whose LLM does: {others[0]}" if others else "Take another LLM: --engine cascade --llm FOLDER"
+    raise UsageError(f"The LLM of {spec.name} does not write {name}; it knows {listed(known)}.", hint=hint)
 
 
 def _output(arguments: Mapping[str, Any]) -> OutputOptions:
@@ -275,11 +327,13 @@ class _Task:
     """What is written about speech."""
 
     name: str
-    """What it is, to tell it from others."""
+    """The command."""
     make: Callable[[ChatEngine], Writer]
-    """Gives the engine's method, with its arguments filled in."""
+    """Gives for each recording what writes about its speech."""
     language: str | None
     """Code of the language of what is written, for the results."""
+    arguments: str = ""
+    """What follows the recordings on the command line."""
     whole: bool = False
     """Take as much speech at once as the encoder does, instead of one utterance."""
     has_words: bool = False
@@ -310,13 +364,15 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
             engine = load_engine(options, settings.engine, progress, language=source.language)
-        write = task.make(engine)
-        times = {"word_times": engine.word_times} if task.has_words else {}
-        return LoadedWriter(write, language=lambda: engine.language, **times)
+        more = {"word_times": engine.word_times} if task.has_words else {}
+        begin, language = partial(task.make, engine), lambda: engine.language
+        return LoadedWriter(begin, language=language, judge=engine.language_judge, **more)
 
     detector = make_detector(settings.vad, settings.vad_mode)
     recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track)
-    about = Task(options.model, task.language, f"{__version__} {task.name} {task.language} {source} {settings}")
+    hint = f"Let Whisper write the words: voicechat {task.name} {{file}}{task.arguments} --engine cascade"
+    key = f"{__version__} {task.name}{task.arguments} {task.language} {source} {settings}"
+    about = Task(options.model, task.language, hint, key)
     if run_batch(files, load, recording, output, about):
         raise typer.Exit(EXIT_FAILURE)
 

@@ -70,6 +70,15 @@ ContinueOption = Annotated[
 NoSaveAudioOption = Annotated[
     bool, typer.Option("--no-save-audio", help="Keep no recordings of what you say.", rich_help_panel=_SESSION)
 ]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        metavar="LANGUAGE",
+        help="Language that you speak, name or code; it is then not asked whether the model knows it.",
+        rich_help_panel=_SOUND,
+    ),
+]
 InputOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -95,6 +104,7 @@ def talk(
     output_device: OutputDeviceOption = None,
     vad: VadOption = None,
     vad_mode: VadModeOption = None,
+    language: LanguageOption = None,
     speak: SpeakOption = False,
     barge_in: BargeInOption = False,
     system: SystemOption = None,
@@ -123,6 +133,7 @@ def talk(
     given = locals()
     settings = load_settings({name: given[name] for name in Settings.__dataclass_fields__})
     files = join_files(input_files or [], more_files or [])
+    from voicechat.languages import spoken_code
     from voicechat.talk import TalkOptions, hold_conversation
 
     options = TalkOptions(
@@ -136,6 +147,7 @@ def talk(
         can_barge_in=barge_in,
         vad=settings.vad,
         vad_mode=settings.vad_mode,
+        language=spoken_code(language) if language else None,
         session=session,
         is_continued=is_continued,
         keep_audio=not no_save_audio,

@@ -1,0 +1,237 @@
+"""Which language is spoken: one step of Whisper's own decoder (decision 0028).
+
+Whisper writes the language before any word. One step of its decoder gives the probability of each, on states that the
+encoder computes anyway. Those are of the speech alone, while Whisper was trained on 30 s, silence included:
+it takes accents and short stretches for other languages. So what sounds foreign is judged again: by how well its words
+are spelt, and with 30 s.
+
+LanguageDetector   encoder states -> probabilities of languages
+SpokenLanguage     utterances -> the same, by a model's own encoder; the decoder is read from the disk when first needed
+LanguageJudge      utterances of one recording -> the language, where an adapter does not know it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.modeling.encoder import SpeechEncoder
+from blsp.silero_vad import SURE_EVIDENCE, speech_evidence
+from blsp.storage import read_json
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+
+SUSPICIOUS_NATS = 0.5
+"""How much likelier an unknown language has to be than all that are known to be judged again: of English speech a tenth
+is where it is native, and a third by Mandarin speakers."""
+FOREIGN_NATS, FOREIGN_NATS_IF_SHORT = 2.5, 5.0
+"""How much likelier it has to be with 30 s of sound..."""
+SHORT_EVIDENCE = 300.0
+"""...and below how many nats of evidence for speech it is short: about 1.5 s of voice."""
+MAX_SURE, MAX_HEARD = 3, 10
+"""Utterances of a recording after which its language is not asked for: those that are surely speech, and all."""
+
+
+@dataclass(frozen=True)
+class LanguageOpinion:
+    """What Whisper takes an utterance for."""
+
+    log_probs: Mapping[str, float]
+    """Of each language that it knows, by code."""
+
+    def foreign(self, known: Collection[str]) -> tuple[str, float]:
+        """The likeliest language that is not among those known, and by how many nats it is likelier than all of them.
+
+        Raises:
+            ValueError: All languages are known.
+        """
+        code = max(self.log_probs.keys() - set(known), key=self.log_probs.__getitem__)
+        ours = [log_prob for language, log_prob in self.log_probs.items() if language in known]
+        return code, self.log_probs[code] - float(np.logaddexp.reduce(ours, initial=-np.inf))
+
+
+class LanguageDetector:
+    """One step of Whisper's decoder.
+
+    Args:
+        decoder: Whisper's, with a vocabulary of the token that begins a text, and of the languages, in this order.
+        codes: Of the languages.
+    """
+
+    def __init__(self, decoder: WhisperDecoder, codes: Sequence[str]) -> None:
+        self._decoder = decoder
+        self._codes = tuple(codes)
+
+    @torch.inference_mode()
+    def __call__(self, hidden_states: Tensor) -> LanguageOpinion:
+        """What an utterance sounds like, by its encoder states, float (L, D)."""
+        weight = self._decoder.embed_tokens.weight
+        start = torch.zeros(1, 1, dtype=torch.int64, device=weight.device)
+        states = hidden_states[None].to(weight)
+        step = self._decoder(input_ids=start, encoder_hidden_states=states, use_cache=False)
+        last: Tensor = step.last_hidden_state[0, 0]  # (D,)
+        log_probs = (last @ weight[1:].T).float().log_softmax(dim=0)
+        return LanguageOpinion(dict(zip(self._codes, log_probs.tolist())))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> LanguageDetector:
+        """Move it to where the encoder is."""
+        self._decoder.to(device, dtype)
+        return self
+
+
+def load_language_detector(folder: Path) -> LanguageDetector | None:
+    """Read from a Whisper's folder what one step of its decoder needs.
+
+    None for a Whisper of one language, and for an encoder alone.
+
+    Of the vocabulary, half of the decoder, only the languages are read.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged.
+        KeyError: A part is missing.
+    """
+    from safetensors import safe_open
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+    if not (folder / "generation_config.json").is_file():
+        return None
+    settings = read_json(folder / "generation_config.json")
+    languages = {name.strip("<|>"): int(token) for name, token in (settings.get("lang_to_id") or {}).items()}
+    if not languages:
+        return None
+    tokens = [int(settings["decoder_start_token_id"]), *languages.values()]
+    config = WhisperConfig.from_pretrained(folder, local_files_only=True)
+    config.vocab_size, config.pad_token_id = len(tokens), None
+    state: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in (n for n in file.keys() if ".decoder." in f".{n}"):  # noqa: SIM118 - no mapping
+                key = name.rpartition("decoder.")[2]
+                if key == "embed_tokens.weight":
+                    first = min(tokens)
+                    rows = file.get_slice(name)[first : max(tokens) + 1]
+                    state[key] = rows[torch.tensor(tokens) - first].float()
+                else:
+                    state[key] = file.get_tensor(name).float()
+    if not state:
+        return None
+    with torch.device("meta"):
+        decoder = WhisperDecoder(config)
+    decoder.load_state_dict(state, assign=True)
+    return LanguageDetector(decoder.requires_grad_(False).eval(), list(languages))
+
+
+class SpokenLanguage:
+    """What utterances sound like to the Whisper that a model's encoder comes from.
+
+    Args:
+        encoder: The model's.
+        load: Reads the rest of Whisper, as `load_language_detector`; called once, when first needed.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, load: Callable[[], LanguageDetector | None]) -> None:
+        self._encoder = encoder
+        self._load = load
+        self._detector: LanguageDetector | None = None
+        self._is_loaded = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether this Whisper tells languages apart; reads it where that was not done before.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        if not self._is_loaded:
+            self._detector, self._is_loaded = self._load(), True
+        return self._detector is not None
+
+    @torch.inference_mode()
+    def opinion(self, waveform: np.ndarray, *, padded: bool) -> LanguageOpinion | None:
+        """What an utterance of at most 30 s at 16 kHz, float32 (N,), sounds like; None where Whisper does not tell.
+
+        Args:
+            waveform: The utterance.
+            padded: Encode it with silence up to 30 s, as Whisper was trained: slow, and more reliable.
+        """
+        if not self.is_known:
+            return None
+        assert self._detector is not None
+        weight = self._encoder.whisper.conv1.weight
+        features, lengths = extract_features([waveform], self._encoder.n_mels, padded=padded or self._encoder.padded)
+        if padded:
+            lengths = torch.tensor([features.size(2)])
+        states, lengths = self._encoder(features.to(weight.device), lengths.to(weight.device))
+        return self._detector.to(weight.device, weight.dtype)(states[0, : int(lengths[0])])
+
+
+class LanguageJudge:
+    """Whether what is said in one recording, or in one turn, is in a language that an adapter knows.
+
+    Args:
+        spoken: Tells languages apart.
+        known: Codes of those that the adapter knows.
+        spells_well: Whether the words found in a window are surely in one of these; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        spoken: SpokenLanguage,
+        known: Collection[str],
+        spells_well: Callable[[np.ndarray], bool] | None = None,
+    ) -> None:
+        self.known = tuple(known)
+        """Codes of the languages that the adapter knows."""
+        self._spoken = spoken
+        self._spells_well = spells_well
+        self._n_sure = self._n_heard = 0
+        self.is_settled = False
+        """Whether more speech would change nothing."""
+        self.foreign: str | None = None
+        """Code of the language that it is, where the adapter does not know it."""
+
+    def hear(self, waveform: np.ndarray) -> None:
+        """Take the next utterance, at 16 kHz, float32 (N,); of one over 30 s the beginning."""
+        if self.is_settled:
+            return
+        window = waveform[:WINDOW_SAMPLES]
+        self._n_heard += 1
+        if not self._spoken.is_known or self._is_understood(window):
+            self.is_settled = True
+        elif self.foreign is None:
+            self.is_settled = self._n_sure >= MAX_SURE or self._n_heard >= MAX_HEARD
+
+    def hear_all(self, waveform: np.ndarray) -> None:
+        """Take a turn of any length, at 16 kHz, float32 (N,)."""
+        for start in range(0, len(waveform), WINDOW_SAMPLES):
+            self.hear(waveform[start : start + WINDOW_SAMPLES])
+
+    def _is_understood(self, window: np.ndarray) -> bool:
+        """Whether a window, float32 (N,), is surely in a known language; it may be `foreign` instead."""
+        if len(window) < MIN_SAMPLES or (evidence := speech_evidence(window)) < SURE_EVIDENCE:
+            return False
+        self._n_sure += 1
+        if self._nats(window, padded=False)[1] <= SUSPICIOUS_NATS:
+            return True
+        if self._spells_well is not None and self._spells_well(window):
+            return False  # but what comes next will tell
+        language, nats = self._nats(window, padded=True)
+        if nats >= (FOREIGN_NATS_IF_SHORT if evidence < SHORT_EVIDENCE else FOREIGN_NATS):
+            self.foreign, self.is_settled = language, True
+        return False
+
+    def _nats(self, window: np.ndarray, *, padded: bool) -> tuple[str, float]:
+        opinion = self._spoken.opinion(window, padded=padded)
+        assert opinion is not None
+        return opinion.foreign(self.known)
