@@ -3,7 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen3Config,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -27,6 +34,10 @@ PUBLISHED = {
         vocab_size=151_936, hidden_size=2048, intermediate_size=6144, num_hidden_layers=28, num_attention_heads=16,
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
     ),
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": Qwen2Config(
+        vocab_size=151_936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    ),
     "meta-llama/Llama-2-7b-hf": LlamaConfig(
         vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=32, tie_word_embeddings=False,
@@ -38,12 +49,13 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", KNOWN_LLMS)
 def test_known_llms_have_the_size_that_their_config_makes(name: str) -> None:
     config, size = PUBLISHED[name], KNOWN_LLMS[name]
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     assert count_parameters(AutoModelForCausalLM.from_config, config) == size.parameters
     assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (
         size.width, size.layers, size.vocabulary,
     )  # fmt: skip
     assert (size.query_width, size.key_width) == (
-        config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim,
+        config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim,
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_no_usable_question_is_an_error(manifest: Path, tmp_path: Path, speak: W
     speak.answers = ["no"]
     config = QuestionsConfig(out=tmp_path / "run", manifest=manifest, min_words=3, max_words=3)
     config.out.mkdir()
-    with pytest.raises(DataError, match=r"^embedded wrote no usable question about 1 transcripts\.$"):
+    with pytest.raises(DataError, match=r"^tiny wrote no usable question about 1 transcripts\.$"):
         QuestionsStage().run(config, Silent())
     with pytest.raises(DataError, match="has no transcript of 40 to 60 words"):
         QuestionsStage().run(QuestionsConfig(out=config.out, manifest=manifest), Silent())
