@@ -30,8 +30,8 @@ class JointConfig(SearchConfig):
     """Beginnings of an utterance that are followed after the LLM has read them."""
     shortlist: int = 12
     """Beginnings that are followed by sound alone until it reads them."""
-    tokens_at_once: int = 3
-    """Tokens by which beginnings grow before it reads them."""
+    tokens_at_once: int = 8
+    """Tokens by which beginnings grow before it reads them, at most: they grow until the shortlist is full."""
     margin: float = 12.0
     """Beginnings that are so many nats worse than the best are let go."""
     llm_weight: float = 0.8
@@ -106,6 +106,8 @@ class _Beginnings:
     """Letters and digits in each, int64 (N,)."""
     opinions: Tensor
     """Of the LLM, weighted, as far as it has read them; with the bonus for their letters then; float64 (N,)."""
+    is_full: bool = False
+    """Whether others were let go for want of places."""
 
     def select(self, rows: Sequence[int]) -> _Beginnings:
         """Some of them."""
@@ -216,7 +218,7 @@ class JointSearch:
                 self._live = self._live.select([])
             else:
                 self._live = self._longer(self._live)
-            if self.is_over:
+            if self.is_over or self._live.is_full:
                 break
         best = max((ending.sound for ending in self._endings), default=0.0)
         self._endings = [ending for ending in self._endings if ending.sound > best - 2 * self._config.margin]
@@ -284,8 +286,11 @@ class JointSearch:
         least = float(hopes[order[0]]) - config.margin
         written = [live.written[i] + self._spelt[j].text for i, j in zip(parents.tolist(), tokens.tolist())]
         chosen: dict[str, int] = {}  # the same words in other tokens, or with capitals, would only take a place
+        is_full = False
         for i in order:
-            if len(chosen) == config.shortlist or float(hopes[i]) < least:
+            if float(hopes[i]) < least:
+                break
+            if is_full := len(chosen) == config.shortlist:
                 break
             chosen.setdefault(written[i], i)
         rows = torch.tensor(list(chosen.values()), dtype=torch.int64)
@@ -297,6 +302,7 @@ class JointSearch:
             None if spelt is None else spelt.select(rows),
             said[rows],
             live.opinions[parents],
+            is_full,
         )
 
     def _listen(self, tree: LlmTree, paths: Sequence[Path]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from blsp.modeling.fast_decoder import KNOWN_TYPES
 from blsp.modeling.packed_linear import PackedLinear
@@ -48,10 +48,10 @@ class LlmTree:
         self._nodes: dict[Path, int] = {}
         self._found: list[Tensor] = []  # states before the output layer, float (E,), or scores of all tokens, (V,)
         if self._attends_as_told:
-            self._cache = model.read_prefix(self._known, 1) or DynamicCache()
-            self._n_prompt = len(prompt) - 1  # the last token is the root
-            if len(self._unread) > 1:
-                self._states(self._unread[:-1])
+            self._n_prompt = len(prompt)
+            self._cache, root = model.read_root(tuple(prompt))
+            self._nodes[()] = len(self._found)
+            self._found.append(root)
         self.read([()])
 
     @property
@@ -86,29 +86,28 @@ class LlmTree:
     def _read_tree(self, paths: Sequence[Path]) -> None:
         first = len(self._ancestors)
         for path in paths:
-            above = self._ancestors[self._nodes[path[:-1]]] if path else []
-            self._nodes[path] = len(self._ancestors)
+            above = self._ancestors[self._nodes[path[:-1]] - 1] if len(path) > 1 else []
+            self._nodes[path] = 1 + len(self._ancestors)  # the root, which is part of the prompt, comes first
             self._ancestors.append([*above, len(self._ancestors)])
         is_seen = torch.zeros(len(paths), self._n_prompt + len(self._ancestors), dtype=torch.bool)
         is_seen[:, : self._n_prompt] = True
         for row, above in enumerate(self._ancestors[first:]):
             is_seen[row, torch.tensor(above) + self._n_prompt] = True
-        tokens = [path[-1] if path else self._unread[-1] for path in paths]
-        positions = [self._n_prompt + len(path) for path in paths]
+        tokens = [path[-1] for path in paths]
+        positions = [self._n_prompt + len(path) - 1 for path in paths]
         self._found += list(self._states(tokens, is_seen, positions))
 
-    def _states(
-        self, tokens: Sequence[int], is_seen: Tensor | None = None, positions: Sequence[int] | None = None
-    ) -> Tensor:
-        """Read tokens: what the output layer would get, float (Q, E); without a mask one after another."""
+    def _states(self, tokens: Sequence[int], is_seen: Tensor, positions: Sequence[int]) -> Tensor:
+        """Read Q tokens, each with what it sees, bool (Q, P + N): what the output layer would get, float (Q, E)."""
         embeds = self._model.embed_tokens(tokens)[None]
-        options: dict[str, Any] = {}
-        if is_seen is not None:
-            closed = torch.zeros(is_seen.shape, dtype=embeds.dtype)
-            closed = closed.masked_fill(~is_seen, torch.finfo(embeds.dtype).min)
-            options["attention_mask"] = closed[None, None].to(embeds.device)
-            options["position_ids"] = torch.tensor([positions], device=embeds.device)
-        return self._model.last_states(embeds, self._cache, **options)[0]
+        closed = torch.zeros(is_seen.shape, dtype=embeds.dtype)
+        closed = closed.masked_fill(~is_seen, torch.finfo(embeds.dtype).min)
+        return self._model.last_states(
+            embeds,
+            self._cache,
+            attention_mask=closed[None, None].to(embeds.device),
+            position_ids=torch.tensor([positions], device=embeds.device),
+        )[0]
 
     def _read_rows(self, paths: Sequence[Path]) -> None:
         new = set(paths)

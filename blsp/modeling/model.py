@@ -115,6 +115,7 @@ class BlspModel(nn.Module):
         self.marks = Marks.of(tokenizer)
         self._read_table: tuple[WeightsMark, list[Tensor | PackedEmbedding]] | None = None  # in a list: no submodule
         self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        self._roots: dict[tuple[int, ...], Tensor] = {}
         self._prefixes_mark = self.llm_mark()
         llm.requires_grad_(False)
         self.train(False)
@@ -596,6 +597,24 @@ class BlspModel(nn.Module):
         labels = targets[is_answer]  # (N,)
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
 
+    def read_root(self, ids: tuple[int, ...]) -> tuple[DynamicCache, Tensor]:
+        """Keys and values of a prompt, to which more may be added, and what the output layer gets after it, float (E,).
+
+        Both are kept as those of `read_prefix` are, unless the LLM is being trained.
+        """
+        if self.trains_llm:
+            cache = DynamicCache()
+            return cache, self.last_states(self.embed_tokens(ids)[None], cache)[0, -1]
+        if self.llm_mark() != self._prefixes_mark or ids not in self._roots or ids not in self._prefixes:
+            cache = DynamicCache()
+            with torch.inference_mode(False), torch.no_grad():
+                root = self.last_states(self.embed_tokens(ids)[None], cache)[0, -1]
+            self._keep_prefix(ids, [(layer.keys, layer.values) for layer in cache.layers])
+            self._roots[ids] = root
+        cached = self.read_prefix(ids, 1)
+        assert cached is not None
+        return cached, self._roots[ids]
+
     def read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
         """Keys and values of what all rows begin with, computed once for as long as it is in use; None for nothing.
 
@@ -603,21 +622,28 @@ class BlspModel(nn.Module):
         """
         if not ids:
             return None
-        if (mark := self.llm_mark()) != self._prefixes_mark:
-            self._prefixes, self._prefixes_mark = {}, mark
-        layers = self._prefixes.pop(ids, None)
+        layers = None if self.llm_mark() != self._prefixes_mark else self._prefixes.get(ids)
         if layers is None:
             cache = DynamicCache()
             # Whoever asks first may be in inference mode, whose tensors are of no use to training.
             with torch.inference_mode(False), torch.no_grad():
                 self.run_llm(self.embed_tokens(ids)[None], cache, logits_to_keep=1)
             layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self._prefixes[ids] = layers  # the latest stands last
-        if len(self._prefixes) > MAX_PREFIXES:
-            del self._prefixes[next(iter(self._prefixes))]
+        self._keep_prefix(ids, layers)
         return DynamicCache(
             [(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1)) for keys, values in layers]
         )
+
+    def _keep_prefix(self, ids: tuple[int, ...], layers: list[tuple[Tensor, Tensor]]) -> None:
+        """Keep keys and values of a prompt, and let go those that were used longest ago."""
+        if (mark := self.llm_mark()) != self._prefixes_mark:
+            self._prefixes, self._roots, self._prefixes_mark = {}, {}, mark
+        self._prefixes.pop(ids, None)
+        self._prefixes[ids] = layers  # the latest stands last
+        if len(self._prefixes) > MAX_PREFIXES:
+            oldest = next(iter(self._prefixes))
+            del self._prefixes[oldest]
+            self._roots.pop(oldest, None)
 
     def embed_batch_speech(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
         """Speech embeddings of a batch and their lengths, whatever form its speech has; None if it has none."""
