@@ -107,7 +107,7 @@ def _main(
         ),
     ] = False,
 ) -> None:
-    """Talk to a speech LLM on your own machine: it hears your speech, with no recogniser in between."""
+    """Talk to a speech LLM on your own machine: nothing leaves it."""
     del version, debug  # seen to elsewhere
     for problem in misspelt_variables():
         print_notice(problem)

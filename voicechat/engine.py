@@ -1,7 +1,7 @@
 """The one place that sees models: speech and text in, a stream of text out.
 
 ChatEngine       what a session and the file commands need
-BlspEngine       speech goes through the adapter straight into the LLM
+BlspEngine       speech goes through the adapter into the LLM, as words or embeddings
 CascadeEngine    Whisper writes the words, then the LLM reads them (the paper's Whisper+LLM baseline)
 ScriptedEngine   for tests and for trying the interface without a model
 """
@@ -178,7 +178,7 @@ class _LlmConversation:
 
 
 class BlspEngine(_LlmConversation):
-    """Speech goes through Whisper's encoder and the adapter straight into the LLM.
+    """Speech goes through Whisper's encoder and the adapter into the LLM.
 
     Args:
         model: Encoder, adapter and LLM.

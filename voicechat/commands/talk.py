@@ -127,7 +127,8 @@ def talk(
 ) -> None:
     """Hold a spoken conversation: speak into the microphone, or type, and read the answers.
 
-    Your voice goes through Whisper's encoder and an adapter into the LLM; no recogniser stands between. Speak while
+    Your voice goes through Whisper's encoder and an adapter into the LLM: as the words that the adapter reads, with
+    the models that ship. Speak while
     an answer is written to stop it. Commands such as /help, /say FILE, /undo and /new are typed.
     """
     given = locals()
