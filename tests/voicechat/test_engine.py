@@ -286,5 +286,5 @@ def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelOptions) 
         assert judge is not None
         judge.hear_all(load_audio(path))
         assert judge.foreign == language
-    with pytest.raises(ForeignSpeechError, match=r"^This sounds like German; the embedded model hears English\.$"):
+    with pytest.raises(ForeignSpeechError, match=r"^This sounds like German; the tiny model hears English\.$"):
         engine.reply([Turn("user", speech=load_audio(DATA / "kerstin_de/audio/00001.ogg"))], SHORT)
