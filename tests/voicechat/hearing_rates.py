@@ -36,7 +36,7 @@ CUTS = (1.0, 1.5, 2.0, 3.0)
 """Seconds of a clip's beginning; 0 stands for the whole clip."""
 MIN_SPEECH_MS = 300
 RANGE_DB = 20.0
-FITS = (-1.6, -1.8, -2.0, -2.2, -2.4, -2.6, -3.0)
+FITS = (-1.6, -2.0, -2.4, -3.0, -3.5, -4.0)
 
 Case = dict[str, Any]
 
@@ -79,8 +79,7 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
     config, found = SearchConfig(), []
     for utterance in segment_stream([waveform], SpeechDetector(mode)):
         frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
-        logits = adapter.ctc.logits(frames, model.llm.get_input_embeddings().weight)
-        (reading,) = model.readings(logits, lengths, letters, config.tokens_per_frame)
+        (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
         evidence = speech_evidence(utterance.waveform)
         search = WordSearch(reading, model.spellings, config, is_speech=True)
         while search.n_rows:
@@ -144,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(1)
     from blsp.pretrained import load_model, resolve
 
-    model = load_model(resolve(args.model), device="cpu", dtype="float32")
+    model = load_model(resolve(args.model), device="cpu", packed=True)
     assert model.adapter is not None
     results = [json.loads(line) for line in _lines(args.out)]
     known = {(case["corpus"], case["audio"], case["cut"]) for case in results}
