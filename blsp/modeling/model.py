@@ -388,13 +388,15 @@ class BlspModel(nn.Module):
         assert self.adapter.ctc is not None
         if (vocabulary := self.adapter.ctc.vocabulary) is None:
             return self.adapter.ctc.logits(frames, self.token_table)
-        if self._read_table is None or self._read_table[0] != (mark := self.llm_mark()):
-            mark, table = self.llm_mark(), self.token_table
-            part = (
-                table.subset(vocabulary)
-                if isinstance(table, PackedEmbedding)
-                else nn.Parameter(table.detach()[vocabulary], requires_grad=False)
-            )
+        mark, table = self.llm_mark(), self.token_table
+        if self._read_table is None or self._read_table[0] != mark:
+            # Whoever asks first may be in inference mode, whose tensors are of no use to others.
+            with torch.inference_mode(False), torch.no_grad():
+                part = (
+                    table.subset(vocabulary)
+                    if isinstance(table, PackedEmbedding)
+                    else nn.Parameter(table[vocabulary], requires_grad=False)
+                )
             self._read_table = mark, [part]
         return self.adapter.ctc.logits(frames, self._read_table[1][0])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
+from blsp.modeling.packed_linear import PackedEmbedding, quantize_rows, row_norms
 from blsp.modeling.prompt import render
 from blsp.transcription import transcribe, transcribe_batch
 from blsp.word_search import Reading, Words
@@ -226,3 +228,21 @@ def test_the_same_words_in_capitals_take_no_place(tiny_model: BlspModel) -> None
     ends = sorted(tiny_model.stop_token_ids)
     (found,) = find_words_jointly(None, [Reading(torch.tensor(ids), chances)], tiny_model.spellings, ends, config)
     assert {tiny_model.tokenizer.decode(words.ids).lower() for words in found.finished} >= {"e", "t"}
+
+
+def test_who_asks_first_in_inference_mode_leaves_the_scores_of_use_to_others(
+    reading_model: BlspModel, make_speech: MakeSpeech
+) -> None:
+    adapter, llm = reading_model.adapter, copy.deepcopy(reading_model.llm)
+    assert adapter is not None
+    values, scales = quantize_rows(llm.get_input_embeddings().weight.detach())
+    llm.set_input_embeddings(PackedEmbedding(values, scales, row_norms(values)))
+    model = BlspModel(reading_model.encoder, adapter, llm, reading_model.tokenizer, reading_model.template).eval()
+    adapter.set_vocabulary(torch.tensor([64, 70, 90, 200]), writes=False)
+    waveform = make_speech(1.0)
+    transcribe(model, waveform)  # in inference mode
+    frames, _, _ = adapter.forward_with_letters(*model.encode_windows([waveform]))
+    assert frames.requires_grad
+    scores = model.token_scores(frames)
+    with torch.no_grad():
+        torch.testing.assert_close(scores, model.token_scores(frames))
