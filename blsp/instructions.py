@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -84,8 +84,7 @@ def write_instruction() -> Instruction:
     new sentences costs it 5.3 to 5.9 nats instead of 5.9 to 6.5 (RESULTS.md).
     """
     text = "Write a sentence in lower case, without punctuation."
-    shown = [turn for example in _SENTENCES for turn in (Turn("user", text), Turn("assistant", example))]
-    return Instruction(text, tuple(shown))
+    return _shown(text, _SENTENCES)
 
 
 @functools.cache
@@ -93,8 +92,12 @@ def sentence_instruction() -> Instruction:
     """As `write_instruction`, of sentences with capitals and punctuation."""
     text = "Write a sentence."
     written = (f"{line[0].upper()}{line[1:]}{'?' if line.startswith('do ') else '.'}" for line in _SENTENCES)
-    shown = [turn for example in written for turn in (Turn("user", text), Turn("assistant", example))]
-    return Instruction(text, tuple(shown))
+    return _shown(text, written)
+
+
+def _shown(text: str, answers: Iterable[str]) -> Instruction:
+    """An instruction with answers that show how it is followed."""
+    return Instruction(text, tuple(turn for x in answers for turn in (Turn("user", text), Turn("assistant", x))))
 
 
 def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:

@@ -8,7 +8,7 @@ speech. So the search goes on by tokens and letters for a few tokens, and what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -235,14 +235,7 @@ class JointSearch:
             return
         bonus = config.letter_bonus * self._live.n_letters
         opinions = bonus + torch.tensor([self._opinion(path) for path in self._live.paths], dtype=torch.float64)
-        live = _Beginnings(
-            self._live.paths,
-            self._live.written,
-            self._live.tokens,
-            self._live.letters,
-            self._live.n_letters,
-            opinions,
-        )
+        live = replace(self._live, opinions=opinions)
         scores = live.begins(config.letter_weight) + opinions
         hopes = scores + config.outlook * live.n_letters
         order = hopes.argsort(descending=True).tolist()

@@ -41,8 +41,6 @@ class LlmTree:
         if not prompt:
             raise ValueError("`prompt` must hold at least one token, but is empty instead.")
         self._model = model
-        self._known = () if model.trains_llm else tuple(prompt[:-1])
-        self._unread = tuple(prompt[len(self._known) :])
         self._attends_as_told = model.llm.config.model_type in KNOWN_TYPES
         self._ancestors: list[list[int]] = []  # of each node, itself among them
         self._nodes: dict[Path, int] = {}
@@ -50,9 +48,12 @@ class LlmTree:
         if self._attends_as_told:
             self._n_prompt = len(prompt)
             self._cache, root = model.read_root(tuple(prompt))
-            self._nodes[()] = len(self._found)
+            self._nodes[()] = 0
             self._found.append(root)
-        self.read([()])
+        else:
+            self._known = () if model.trains_llm else tuple(prompt[:-1])
+            self._unread = tuple(prompt[len(self._known) :])
+            self.read([()])
 
     @property
     def n_nodes(self) -> int:

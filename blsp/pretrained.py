@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from blsp.placement import check_quantization, cpu_multiplies_bfloat16, select_d
 from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
 from blsp.storage import read_json
+from blsp.temporaries import temporary_folder
 
 if TYPE_CHECKING:
     import torch
@@ -236,10 +236,10 @@ def _unpack_llm(folder: Path, where: _Placement) -> PreTrainedModel:
     from blsp.modeling.packed_llm import load_dense
 
     if where.quantize is not None:
-        with tempfile.TemporaryDirectory(prefix="dense-", dir=folder.parent) as temporary:
+        with temporary_folder("dense-", folder.parent) as temporary:
             with _readable(folder):
                 load_dense(folder, torch.bfloat16).save_pretrained(temporary)
-            return _load_dense_llm(Path(temporary), where)
+            return _load_dense_llm(temporary, where)
     dtype = where.dtype
     if where.device.type == "cpu" and not where.chosen and cpu_multiplies_bfloat16():
         dtype = torch.bfloat16

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.decoding import decode
 from blsp.llm_tree import LlmTree, Path
+from blsp.modeling.sentences import mark_id
 from blsp.word_search import Reading
 
 MARKS = ",.?!"
@@ -39,11 +40,8 @@ class Marks:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Marks | None:
         """Those of a tokenizer; None where one of them takes more than one token after a word."""
-        word = len(tokenizer("a", add_special_tokens=False).input_ids)
-        found = [tokenizer(f"a{mark}", add_special_tokens=False).input_ids for mark in MARKS]
-        if any(len(ids) != word + 1 for ids in found):
-            return None
-        return cls(torch.tensor([ids[-1] for ids in found], dtype=torch.int64))
+        found = [mark_id(tokenizer, mark) for mark in MARKS]
+        return None if None in found else cls(torch.tensor(found, dtype=torch.int64))
 
     @property
     def ends(self) -> list[int]:

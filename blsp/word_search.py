@@ -101,7 +101,7 @@ class Reading:
     letters: Tensor | None = None
     """Log probabilities of the blank (index 0) and of `blsp.modeling.letters.LETTERS`, float (H, 1 + letters)."""
     marks: Tensor | None = None
-    """Log probabilities of `marks` of a `SentenceWriter` in each frame, float (T, M), where the adapter reads them."""
+    """Log probabilities of `blsp.punctuation.Marks` in each frame, float (T, M), where the adapter reads them."""
 
 
 def reading(
@@ -152,10 +152,18 @@ def find_words(
 
     None where the letters spell the best less well than `min_letter_fit`. Of what is surely speech, something was said.
     """
+    search = search_words(reading, spellings, config, is_speech=is_speech)
+    return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.finished
+
+
+def search_words(
+    reading: Reading, spellings: Spellings, config: SearchConfig, *, is_speech: bool = False
+) -> WordSearch:
+    """A search by tokens and letters alone that is over."""
     search = WordSearch(reading, spellings, config, is_speech=is_speech)
     while search.n_rows:
         search.advance()
-    return [] if min_letter_fit is not None and search.letter_fit < min_letter_fit else search.finished
+    return search
 
 
 class WordSearch:
@@ -186,7 +194,6 @@ class WordSearch:
         self._ids: list[list[int]] = [[]]
         self._written = [""]  # each beginning in small letters
         self._said = torch.zeros(1, dtype=torch.int64)  # letters and digits in each
-        self._others = torch.zeros(1, dtype=torch.float64)  # what others gave each
         self._longest = len(reading.log_probs)
         self._best_score = -float("inf")
         self._finished: dict[str, Words] = {}  # by how it is written
@@ -203,33 +210,23 @@ class WordSearch:
         """What may have been said, best first."""
         return sorted(self._finished.values(), key=lambda words: -words.score)
 
-    def advance(self, others: Tensor | None = None, ends: Tensor | None = None) -> list[tuple[int, int]]:
-        """Add a token to each beginning, and go on with the best of what that makes.
-
-        Args:
-            others: What others give each candidate after each beginning, weighted, float64 (N, C).
-            ends: What they give the end there, float64 (N,).
-
-        Returns:
-            Parent and token of each new beginning.
-        """
+    def advance(self) -> None:
+        """Add a token to each beginning, and go on with the best of what that makes."""
         bonus = self._config.letter_bonus
-        self._finish(bonus * self._said if ends is None else bonus * self._said + ends)
+        self._finish(bonus * self._said)
         if not self._spelt or self._longest <= len(self._ids[0]):
             self._ids = []
-            return []
-        given = self._others[:, None].expand(-1, len(self._spelt)) if others is None else self._others[:, None] + others
+            return
         said = self._said[:, None] + self._n_letters
-        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + given + bonus * said, said)
+        parents, tokens = self._promising(self._scorer.scores(self._prefixes) + bonus * said, said)
         if not len(parents):
             self._ids = []
-            return []
+            return
         self._prefixes = self._scorer.extend(self._prefixes, parents, tokens)
-        self._others, self._said = given[parents, tokens], said[parents, tokens]
-        chosen = [(parent, self._ids_of_candidates[token]) for parent, token in zip(parents.tolist(), tokens.tolist())]
-        self._written = [self._text(parent, token) for parent, token in zip(parents.tolist(), tokens.tolist())]
-        self._ids = [[*self._ids[parent], token] for parent, token in chosen]
-        return chosen
+        self._said = said[parents, tokens]
+        chosen = list(zip(parents.tolist(), tokens.tolist()))
+        self._written = [self._text(parent, token) for parent, token in chosen]
+        self._ids = [[*self._ids[parent], self._ids_of_candidates[token]] for parent, token in chosen]
 
     def _text(self, parent: int, candidate: int) -> str:
         return self._written[parent] + self._spelt[candidate].text
@@ -238,7 +235,7 @@ class WordSearch:
         """Note what may end here, given what is added to the score of each, float64 (N,)."""
         if self._is_speech and not self._ids[0]:
             return
-        finished = self._prefixes.complete + self._others + extra
+        finished = self._prefixes.complete + extra
         if self._speller is not None:
             finished = finished + self._config.letter_weight * self._speller.prefixes.complete
         for written, ids, score, said in zip(self._written, self._ids, finished.tolist(), self._said.tolist()):

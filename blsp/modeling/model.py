@@ -46,7 +46,7 @@ from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.punctuation import Marks, with_marks
 from blsp.silero_vad import is_certain, speech_evidence
 from blsp.spoken_language import LanguageJudge, SpokenLanguage
-from blsp.word_search import Reading, SearchConfig, Spellings, Words, WordSearch, find_words, reading
+from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 """What a transformers LLM's `forward` calls the keys and values of earlier positions."""
@@ -278,10 +278,7 @@ class BlspModel(nn.Module):
         logits = self.token_scores(frames)
         config = SearchConfig()
         (read,) = self.readings(logits, lengths, letters, config.tokens_per_frame)
-        search = WordSearch(read, self.spellings, config)
-        while search.n_rows:
-            search.advance()
-        return search.letter_fit
+        return search_words(read, self.spellings, config).letter_fit
 
     def evidence(self, windows: Sequence[np.ndarray]) -> list[float] | None:
         """How much speaks for speech in each window, in nats; None where it does not matter."""
@@ -462,15 +459,10 @@ class BlspModel(nn.Module):
     ) -> list[_Found | None]:
         """What sound and LLM find in each of U stretches; None where there is only noise."""
         assert self.adapter is not None
-        config, fit = config or JointConfig(), self.adapter.config.min_letter_fit
-        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
-        believed = lengths
-        if fit is None or letters is None:
-            believed, fit = self.adapter.without_noise(logits, lengths), None
+        config = config or JointConfig()
+        may_be_speech, fits = self._doubts(logits, lengths, letters, evidence)
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
-        heard = [
-            i for i, (n, surely) in enumerate(zip(believed.tolist(), certain)) if (n if surely is None else surely)
-        ]
+        heard = [i for i, maybe in enumerate(may_be_speech) if maybe]
         searches = find_words_jointly(
             tree,
             [readings[i] for i in heard],
@@ -479,10 +471,9 @@ class BlspModel(nn.Module):
             config,
             is_speech=[evidence is not None for _ in heard],  # what is none by it is not looked at
         )
-        found: list[_Found | None] = [None] * len(certain)
+        found: list[_Found | None] = [None] * len(readings)
         for i, search in zip(heard, searches):
-            is_noise = fit is not None and not certain[i] and search.letter_fit < fit
-            if not is_noise and search.finished and search.finished[0].ids:
+            if search.letter_fit >= fits[i] and search.finished and search.finished[0].ids:
                 found[i] = _Found(search.finished[0], readings[i])
         return found
 
@@ -503,19 +494,28 @@ class BlspModel(nn.Module):
             evidence: How much speaks for speech in each, in nats; None where only head and letters are there to tell.
         """
         assert self.adapter is not None
-        config, fit = SearchConfig(), self.adapter.config.min_letter_fit
+        config = SearchConfig()
         has_evidence = evidence is not None  # what is no speech by it has no words; of all else they are looked for
-        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
-        believed = lengths
-        if fit is None or letters is None:
-            believed, fit = self.adapter.without_noise(logits, lengths), None
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=None if surely else fit, is_speech=has_evidence)
-            if (n if surely is None else surely)
-            else []
-            for n, heard, surely in zip(believed.tolist(), readings, certain)
+            find_words(heard, self.spellings, config, min_letter_fit=fit, is_speech=has_evidence) if maybe else []
+            for heard, maybe, fit in zip(readings, *self._doubts(logits, lengths, letters, evidence))
         ]
+
+    def _doubts(
+        self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, evidence: Sequence[float] | None
+    ) -> tuple[list[bool], list[float]]:
+        """Whether something may be said in each of U stretches, and the letter fit from which its words are believed.
+
+        Arguments as of `words`.
+        """
+        assert self.adapter is not None
+        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
+        believed, fit = lengths, self.adapter.config.min_letter_fit
+        if fit is None or letters is None:
+            believed, fit = self.adapter.without_noise(logits, lengths), None
+        may_be_speech = [bool(n) if surely is None else surely for n, surely in zip(believed.tolist(), certain)]
+        return may_be_speech, [-math.inf if surely or fit is None else fit for surely in certain]
 
     @torch.no_grad()
     def _expect(self, sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

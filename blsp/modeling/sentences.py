@@ -80,7 +80,7 @@ def _likely(words: Sequence[Words]) -> list[Words]:
 
 def _question_mark(tokenizer: PreTrainedTokenizerBase, after: Tensor) -> tuple[list[int], list[bool]]:
     """The mark's token, if it is one, and which sentences are questions by the scores of what follows, (n, V)."""
-    asks, tells = (_mark_id(tokenizer, mark) for mark in ("?", "."))
+    asks, tells = (mark_id(tokenizer, mark) for mark in ("?", "."))
     if asks is None or tells is None:
         return [], [False] * len(after)
     return [asks], (after[:, asks] - after[:, tells] > QUESTION_FROM).tolist()
@@ -91,7 +91,7 @@ def _capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _mark_id(tokenizer: PreTrainedTokenizerBase, mark: str) -> int | None:
+def mark_id(tokenizer: PreTrainedTokenizerBase, mark: str) -> int | None:
     """The token of a punctuation mark after a word; None where it takes several."""
     word, marked = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", f"a{mark}"))
     return int(marked[-1]) if len(marked) == len(word) + 1 else None

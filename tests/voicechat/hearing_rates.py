@@ -28,7 +28,7 @@ import torch
 from blsp.audio import SAMPLING_RATE, load_audio
 from blsp.modeling.model import BlspModel
 from blsp.silero_vad import is_certain, speech_evidence
-from blsp.word_search import SearchConfig, Words, WordSearch
+from blsp.word_search import SearchConfig, Words, search_words
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
@@ -81,9 +81,7 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
         frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
         (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
         evidence = speech_evidence(utterance.waveform)
-        search = WordSearch(reading, model.spellings, config, is_speech=True)
-        while search.n_rows:
-            search.advance()
+        search = search_words(reading, model.spellings, config, is_speech=True)
         best = search.finished[0] if search.finished else Words([], 0.0, 0)
         found.append(
             {
