@@ -67,6 +67,7 @@ from voicechat.listener import (
 )
 from voicechat.recording import SessionRecording, TolerantRecording
 from voicechat.saving import SavedFiles
+from voicechat.signals import on_interruption
 from voicechat.slash_commands import SlashCommand, parse_line
 from voicechat.source_pump import SourcePump
 from voicechat.vad import SpeechDetector, level_dbfs
@@ -82,6 +83,8 @@ FRAMES_PER_LEVEL = 3
 TICK_SECONDS = 0.05
 END_SECONDS, STOP_SECONDS = 2.0, 0.05
 """How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
+KEEP_SECONDS = 1.0
+"""How long the end waits for a slow disk where something else ends the process."""
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
 HINT_MICROPHONE_RETURNS = "It is used again when it is back; until then type your turns, or `/say FILE.wav`."
 
@@ -205,11 +208,12 @@ class Session:
                 found=lambda name: self._inbox.put(SourceFound(name)),
             )
             self.show(Listening())
-        try:
-            while not self._is_over:
-                self._take_next()
-        finally:
-            self._close()
+        with on_interruption(self._keep_answer):
+            try:
+                while not self._is_over:
+                    self._take_next()
+            finally:
+                self._close()
         return self._failures.count
 
     def _take_next(self) -> None:
@@ -239,6 +243,14 @@ class Session:
         while not self._inbox.empty():  # what went wrong at the very end
             if isinstance(item := self._inbox.get(), Remark):
                 self.show(item.notice)
+
+    def _keep_answer(self) -> None:
+        """Keep what was answered so far, where the process ends before `run` can."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            text = answer.text[: self._voice.stop()].rstrip() if answer.is_spoken else answer.text
+            self._dialogue.answer(text, answer.first_token_ms, interrupted=True)
+        self.recording.close(KEEP_SECONDS)
 
     def _take(self, item: InboxItem | HeardFrame) -> None:
         if isinstance(item, (ReplyDelta, ReplyHeard, ReplyEnded)):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from voicechat.history import load_session
+
 ROOT = Path(__file__).parents[2]
 GUARDED = "import sys, os\nfrom voicechat.process import guarded_process\nwith guarded_process():\n    "
 CLOSED = "Error: Standard output is closed, so that there is no place for the results.\n"
@@ -140,6 +142,36 @@ def test_a_signal_ends_what_python_cannot_interrupt(number: signal.Signals, stat
         stdout, stderr = program.communicate(timeout=60)
     assert (program.returncode, stdout, stderr) == (status, "kept\n", "told\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> None:
+    body = (
+        "from pathlib import Path\n"
+        "from blsp.generation import GenerationConfig\n"
+        "from voicechat.engine import ScriptedEngine\n"
+        "from voicechat.events import TextDelta\n"
+        "from voicechat.history import SessionHeader, load_session\n"
+        "from voicechat.inbox import TypedLine\n"
+        "from voicechat.recording import open_recording\n"
+        "from voicechat.session import Session\n"
+        f"root = Path({str(tmp_path)!r})\n"
+        "def show(event):\n"
+        "    if isinstance(event, TextDelta):\n"
+        "        print('ready', flush=True)\n"
+        f"        {COMPUTES}\n"
+        "recording, _ = open_recording(SessionHeader('scripted', 'scripted'), name='kept', root=root)\n"
+        "with guarded_process():\n"
+        "    engine = ScriptedEngine([['word ', 'word']], delay_seconds=0.05)\n"
+        "    session = Session(engine, GenerationConfig(), show, recording=recording)\n"
+        "    session.post(TypedLine('go'))\n"
+        "    session.run()\n"
+    )
+    with started(HEARS + body) as program:
+        program.send_signal(signal.SIGTERM)
+        program.communicate(timeout=60)
+    assert program.returncode == 143
+    turns = [(turn.text, turn.interrupted) for turn in load_session("kept", tmp_path).turns]
+    assert turns == [("go", False), ("word ", True)]
 
 
 def test_a_second_ctrl_c_ends_even_the_tidying() -> None:
