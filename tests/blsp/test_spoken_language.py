@@ -65,7 +65,7 @@ def test_an_utterance_is_encoded_once(tiny_encoder: SpeechEncoder, folder: Path,
     """The language and the words are read from the same states, and only while the encoder is the same."""
     passes: list[int] = []
     hook = tiny_encoder.whisper.conv1.register_forward_hook(lambda *_: passes.append(1))
-    waveforms = [make_speech(0.5), make_speech(0.5, seed=1), make_speech(0.5, seed=2)]
+    waveforms = [make_speech(0.5, seed=seed) for seed in (71, 72, 73)]  # the encoder may have kept those of other tests
     with torch.inference_mode():
         for waveform in (*waveforms[:2], *waveforms[:2], waveforms[2], waveforms[0]):
             tiny_encoder(*extract_features([waveform]))
