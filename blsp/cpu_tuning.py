@@ -83,7 +83,8 @@ def _choice(facts: Any) -> CpuChoice | None:
         choice = CpuChoice(**facts)
     except TypeError:
         return None
-    is_known = choice.few_rows in get_args(FewRows) and choice.many_rows in get_args(ManyRows)
+    few = choice.few_rows in get_args(FewRows) and choice.output_rows in get_args(FewRows)
+    is_known = few and choice.many_rows in get_args(ManyRows)
     is_number = choice.threads is None or (isinstance(choice.threads, int) and choice.threads > 0)
     return choice if is_known and is_number else None
 

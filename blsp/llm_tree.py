@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from blsp.modeling.fast_decoder import KNOWN_TYPES
+from blsp.modeling.fast_decoder import KNOWN_TYPES, FastDecoder
 from blsp.modeling.packed_linear import PackedLinear
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ class LlmTree:
             raise ValueError("`prompt` must hold at least one token, but is empty instead.")
         self._model = model
         self._attends_as_told = model.llm.config.model_type in KNOWN_TYPES
+        self._read_so_far: FastDecoder | DynamicCache
         self._ancestors: list[list[int]] = []  # of each node, itself among them
         self._nodes: dict[Path, int] = {}
         self._found: list[Tensor] = []  # states before the output layer, float (E,), or scores of all tokens, (V,)
         if self._attends_as_told:
             self._n_prompt = len(prompt)
-            self._cache, root = model.read_root(tuple(prompt))
+            self._read_so_far, root = model.read_root(tuple(prompt))
             self._nodes[()] = 0
             self._found.append(root)
         else:
@@ -100,14 +101,17 @@ class LlmTree:
 
     def _states(self, tokens: Sequence[int], is_seen: Tensor, positions: Sequence[int]) -> Tensor:
         """Read Q tokens, each with what it sees, bool (Q, P + N): what the output layer would get, float (Q, E)."""
-        embeds = self._model.embed_tokens(tokens)[None]
+        embeds = self._model.embed_tokens(tokens)
+        at = torch.tensor(positions, device=embeds.device)
+        if isinstance(self._read_so_far, FastDecoder):
+            return self._read_so_far.read_apart(embeds, at, is_seen.to(embeds.device))
         closed = torch.zeros(is_seen.shape, dtype=embeds.dtype)
         closed = closed.masked_fill(~is_seen, torch.finfo(embeds.dtype).min)
         return self._model.last_states(
-            embeds,
-            self._cache,
+            embeds[None],
+            self._read_so_far,
             attention_mask=closed[None, None].to(embeds.device),
-            position_ids=torch.tensor([positions], device=embeds.device),
+            position_ids=at[None],
         )[0]
 
     def _read_rows(self, paths: Sequence[Path]) -> None:

@@ -16,7 +16,8 @@ from typing import TypeVar, get_args
 import torch
 from torch import nn
 
-from blsp.modeling.packed_linear import FewRows, ManyRows, PackedEmbedding, PackedLinear
+from blsp.modeling.int8_products import multiplies_exactly
+from blsp.modeling.packed_linear import FewRows, ManyRows, PackedEmbedding, PackedLinear, block_together
 from blsp.placement import cpu_multiplies_bfloat16
 
 _ROUNDS = 4
@@ -26,8 +27,14 @@ _ROWS_A_PROMPT = 8
 """Rows that are written for a prompt that is read, where threads have to serve both."""
 _BETTER = 0.95
 """A way is better where it takes less than this share of the time; else the one before is: others compute, too."""
+_MUCH_BETTER = 0.7
+"""A second copy of the weights, in 4 bits, has to take less than this share of the time that the one in 8 takes."""
 _LAYER = 7
 """Matrices of a layer."""
+_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of the matrices of a layer that read the same, in the order in which they do."""
+_SOME_LAYERS = 8
+"""Layers that are measured: all would take twice the memory, where weights are laid out anew."""
 
 Way = TypeVar("Way")
 
@@ -38,41 +45,74 @@ class CpuChoice:
 
     few_rows: FewRows
     many_rows: ManyRows
+    output_rows: FewRows
+    """As `few_rows`, for the output layer."""
     threads: int | None
     """None: as many as torch takes, or the user says."""
 
 
 def measure(llm: nn.Module) -> CpuChoice:
     """The fastest way to run an LLM whose matrices are packed, on this CPU; takes a second or two."""
-    linears = _linears(llm)
-    few, many = _fastest_few(linears), _fastest_many(linears)
-    apply(llm, CpuChoice(few, many, None))
-    return CpuChoice(few, many, _fastest_threads(linears))
+    linears = [module for module in llm.modules() if isinstance(module, PackedLinear)]
+    outputs = [linear for linear in linears if linear.n_exact]
+    # Some in turn, as when a token is written: a single one would stay in the processor's cache.
+    layers = [linear for linear in linears if not linear.n_exact][: _SOME_LAYERS * _LAYER]
+    many = _fastest_many(layers)
+    for linear in layers:
+        linear.many_rows = many
+        if many == "blocked":
+            linear.block(keep=True)
+    few = _fastest_few(layers, _MUCH_BETTER if many == "blocked" else 1)
+    for linear in layers:
+        linear.few_rows = few
+    return CpuChoice(few, many, _fastest_few(outputs, 1) if outputs else few, _fastest_threads(layers))
 
 
 def apply(llm: nn.Module, choice: CpuChoice) -> None:
-    """Run an LLM whose matrices are packed as chosen. Threads are torch's, of the whole process."""
+    """Run an LLM whose matrices are packed as chosen. Threads are torch's, of the whole process.
+
+    Raises:
+        RuntimeError: Weights are to be laid out for products that this CPU does not have.
+    """
     for module in llm.modules():
         if isinstance(module, (PackedLinear, PackedEmbedding)):
             module.many_rows = choice.many_rows
         if isinstance(module, PackedLinear):
-            module.few_rows = choice.few_rows
+            module.few_rows = choice.output_rows if module.n_exact else choice.few_rows
+    if choice.many_rows == "blocked":
+        _block(llm, together=choice.few_rows == "as many")
     if choice.threads is not None:
         torch.set_num_threads(choice.threads)
 
 
-def _linears(llm: nn.Module) -> list[PackedLinear]:
-    """All matrices in turn, as when a token is written: a single one would stay in the processor's cache."""
-    return [module for module in llm.modules() if isinstance(module, PackedLinear)]
+def _block(llm: nn.Module, *, together: bool) -> None:
+    """Lay out all weights but that of the output layer, which is looked up by rows too, layer by layer."""
+    for module in llm.modules():
+        for names in _SAME_INPUT if together else ():
+            linears = [getattr(module, name, None) for name in names]
+            if all(isinstance(linear, PackedLinear) and linear.values is not None for linear in linears):
+                block_together(linears)  # type: ignore[arg-type]
+        if isinstance(module, PackedLinear) and not module.n_exact and module.dense is None:
+            module.block()
 
 
-def _fastest_few(linears: Sequence[PackedLinear]) -> FewRows:
+def _fastest_few(linears: Sequence[PackedLinear], second_copy: float) -> FewRows:
+    """For few rows.
+
+    Args:
+        linears: Matrices.
+        second_copy: The weight in 4 bits has to take less than this share of the time of the one that is there anyway.
+    """
+
     def run(way: FewRows) -> None:
         for linear in linears:
             linear.few_rows = way
         _run(linears, 1)
 
-    return _fastest({way: partial(run, way) for way in get_args(FewRows)})
+    ways = {way: partial(run, way) for way in get_args(FewRows)}
+    if second_copy < 1:
+        return _fastest({"as many": ways["as many"], "4 bits": ways["4 bits"]}, second_copy)
+    return _fastest(ways)
 
 
 def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
@@ -83,10 +123,12 @@ def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
     def run(way: ManyRows) -> None:
         for linear in some:
             linear.many_rows = way
+            if way == "blocked":
+                linear.block(keep=True)
         _run(some, _PROMPT_ROWS)
 
     ways = [way for way in get_args(ManyRows) if way != "bfloat16" or cpu_multiplies_bfloat16()]
-    return _fastest({way: partial(run, way) for way in ways})
+    return _fastest({way: partial(run, way) for way in ways if way != "int8" or multiplies_exactly()})
 
 
 def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:
@@ -127,8 +169,8 @@ def _run(linears: Sequence[PackedLinear], n_rows: int) -> None:
         linear(torch.ones(n_rows, linear.in_features))
 
 
-def _fastest(ways: Mapping[Way, Callable[[], object]]) -> Way:
-    """Which of some ways takes least time, the first of those that are about as fast.
+def _fastest(ways: Mapping[Way, Callable[[], object]], better: float = _BETTER) -> Way:
+    """Which of some ways takes least time; one after another has to take less than a share of its time, `better`.
 
     They take turns, so that what else the machine does disturbs all of them; one that is far behind is dropped.
     """
@@ -146,4 +188,4 @@ def _fastest(ways: Mapping[Way, Callable[[], object]]) -> Way:
             if seconds[way] > _FAR_BEHIND * min(seconds.values()):
                 del racing[way]
     best = min(seconds.values())
-    return next(way for way in ways if way in seconds and seconds[way] * _BETTER <= best)
+    return next(way for way in ways if way in seconds and seconds[way] * better <= best)

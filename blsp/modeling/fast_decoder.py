@@ -77,20 +77,56 @@ class FastDecoder:
         Returns:
             Scores of what comes next, float (V,).
         """
-        model, start, stop = self._llm.model, self.length, self.length + len(embeds)
+        start, stop = self.length, self.length + len(embeds)
         self._make_room(stop)
         rotation = self._cos[start:stop], self._sin[start:stop]
         if self._step is not None and len(embeds) == 1:
             return self._read_row(self._step, embeds, rotation, check)
-        x = embeds
-        for i, layer in enumerate(model.layers):
+        mask = _causal(len(embeds), start, embeds.device) if len(embeds) > 1 and start else None
+        x = self._through_layers(embeds, rotation, mask, check)
+        scores: Tensor = self._llm.lm_head(self._normed(x[-1:], self._llm.model.norm.weight))[0]
+        return scores
+
+    @torch.inference_mode()
+    def read_apart(self, embeds: Tensor, positions: Tensor, is_seen: Tensor) -> Tensor:
+        """Read on by what need not follow each other, such as several ways to go on.
+
+        Args:
+            embeds: float (Q, E).
+            positions: At which each stands, int64 (Q,).
+            is_seen: What each attends to of all that was read, these among it, bool (Q, P).
+
+        Returns:
+            What the output layer would get, float (Q, E).
+        """
+        self._make_room(max(self.length + len(embeds), int(positions.max()) + 1))
+        rotation = self._cos[positions], self._sin[positions]
+        return self._normed(self._through_layers(embeds, rotation, is_seen), self._llm.model.norm.weight)
+
+    def copy(self) -> FastDecoder:
+        """A decoder that has read the same."""
+        other = FastDecoder(self._llm)
+        other._make_room(self.length)
+        other.length = self.length
+        for theirs, mine in zip([*other._keys, *other._values], [*self._keys, *self._values]):
+            theirs[:, :, : self.length] = mine[:, :, : self.length]
+        return other
+
+    def _through_layers(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        check: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """What the last layer passes on, float (Q, E), with a mask of what is seen, bool (Q, P); None: all before."""
+        for i, layer in enumerate(self._llm.model.layers):
             if check is not None:
                 check()
-            x = x + self._attend(i, layer.self_attn, self._normed(x, layer.input_layernorm.weight), rotation, start)
+            x = x + self._attend(i, layer.self_attn, self._normed(x, layer.input_layernorm.weight), rotation, mask)
             x = x + layer.mlp(self._normed(x, layer.post_attention_layernorm.weight))
-        self.length = stop
-        scores: Tensor = self._llm.lm_head(self._normed(x[-1:], model.norm.weight))[0]
-        return scores
+        self.length += len(x)
+        return x
 
     def _read_row(
         self, step: PackedStep, embeds: Tensor, rotation: tuple[Tensor, Tensor], check: Callable[[], None] | None
@@ -106,8 +142,8 @@ class FastDecoder:
         self.length = stop
         return step.scores(x)
 
-    def _attend(self, i: int, layer: Any, x: Tensor, rotation: tuple[Tensor, Tensor], start: int) -> Tensor:
-        n, stop = len(x), start + len(x)
+    def _attend(self, i: int, layer: Any, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        n, start, stop = len(x), self.length, self.length + len(x)
         query, key, value = (
             projection(x).view(n, -1, self._head_dim).transpose(0, 1)  # (Q, H D) -> (H, Q, D)
             for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
@@ -118,8 +154,8 @@ class FastDecoder:
             _rotate(query, *rotation)[None],
             self._keys[i][:, :, :stop],
             self._values[i][:, :, :stop],
-            attn_mask=_causal(n, start, x.device) if n > 1 and start else None,
-            is_causal=n > 1 and start == 0,
+            attn_mask=mask,
+            is_causal=n > 1 and mask is None,
             enable_gqa=True,
         )  # (1, H, Q, D)
         y: Tensor = layer.o_proj(found[0].transpose(0, 1).reshape(n, -1))

@@ -38,6 +38,7 @@ from blsp.modeling.batch import (
     token_ids,
 )
 from blsp.modeling.encoder import SpeechEncoder
+from blsp.modeling.fast_decoder import FastDecoder, reason_against
 from blsp.modeling.packed_linear import PackedEmbedding
 from blsp.modeling.packed_llm import token_table
 from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, render
@@ -115,7 +116,7 @@ class BlspModel(nn.Module):
         self.marks = Marks.of(tokenizer)
         self._read_table: tuple[WeightsMark, list[Tensor | PackedEmbedding]] | None = None  # in a list: no submodule
         self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-        self._roots: dict[tuple[int, ...], Tensor] = {}
+        self._roots: dict[tuple[int, ...], tuple[FastDecoder, Tensor]] = {}
         self._prefixes_mark = self.llm_mark()
         llm.requires_grad_(False)
         self.train(False)
@@ -599,23 +600,27 @@ class BlspModel(nn.Module):
         labels = targets[is_answer]  # (N,)
         return ModelOutput(F.cross_entropy(logits.float(), labels), logits, labels)
 
-    def read_root(self, ids: tuple[int, ...]) -> tuple[DynamicCache, Tensor]:
-        """Keys and values of a prompt, to which more may be added, and what the output layer gets after it, float (E,).
+    def read_root(self, ids: tuple[int, ...]) -> tuple[FastDecoder | DynamicCache, Tensor]:
+        """A prompt that was read, to which more may be added, and what the output layer gets after it, float (E,).
 
-        Both are kept as those of `read_prefix` are, unless the LLM is being trained.
+        It is kept as what `read_prefix` reads is, unless the LLM is being trained.
         """
-        if self.trains_llm:
-            cache = DynamicCache()
+        if reason_against(self.llm) is not None:
+            return self._read_root_by_transformers(ids)
+        if self.llm_mark() != self._prefixes_mark or ids not in self._roots or self.trains_llm:
+            decoder = FastDecoder(self.llm)
+            embeds, positions = self.embed_tokens(ids), torch.arange(len(ids), device=self.device)
+            states = decoder.read_apart(embeds, positions, positions[:, None] >= positions)
+            if self.trains_llm:
+                return decoder, states[-1]
+            self._keep(self._roots, ids, (decoder, states[-1]))
+        decoder, root = self._roots[ids]
+        return decoder.copy(), root
+
+    def _read_root_by_transformers(self, ids: tuple[int, ...]) -> tuple[DynamicCache, Tensor]:
+        cache = DynamicCache()
+        with torch.no_grad():
             return cache, self.last_states(self.embed_tokens(ids)[None], cache)[0, -1]
-        if self.llm_mark() != self._prefixes_mark or ids not in self._roots or ids not in self._prefixes:
-            cache = DynamicCache()
-            with torch.inference_mode(False), torch.no_grad():
-                root = self.last_states(self.embed_tokens(ids)[None], cache)[0, -1]
-            self._keep_prefix(ids, [(layer.keys, layer.values) for layer in cache.layers])
-            self._roots[ids] = root
-        cached = self.read_prefix(ids, 1)
-        assert cached is not None
-        return cached, self._roots[ids]
 
     def read_prefix(self, ids: tuple[int, ...], n_rows: int) -> DynamicCache | None:
         """Keys and values of what all rows begin with, computed once for as long as it is in use; None for nothing.
@@ -631,21 +636,21 @@ class BlspModel(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self.run_llm(self.embed_tokens(ids)[None], cache, logits_to_keep=1)
             layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self._keep_prefix(ids, layers)
+        self._keep(self._prefixes, ids, layers)
         return DynamicCache(
             [(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1)) for keys, values in layers]
         )
 
-    def _keep_prefix(self, ids: tuple[int, ...], layers: list[tuple[Tensor, Tensor]]) -> None:
-        """Keep keys and values of a prompt, and let go those that were used longest ago."""
+    def _keep(self, kept: dict[tuple[int, ...], Any], ids: tuple[int, ...], what: Any) -> None:
+        """Keep what was read of a prompt, and let go what was used longest ago."""
         if (mark := self.llm_mark()) != self._prefixes_mark:
-            self._prefixes, self._roots, self._prefixes_mark = {}, {}, mark
-        self._prefixes.pop(ids, None)
-        self._prefixes[ids] = layers  # the latest stands last
-        if len(self._prefixes) > MAX_PREFIXES:
-            oldest = next(iter(self._prefixes))
-            del self._prefixes[oldest]
-            self._roots.pop(oldest, None)
+            self._prefixes.clear()
+            self._roots.clear()
+            self._prefixes_mark = mark
+        kept.pop(ids, None)
+        kept[ids] = what  # the latest stands last
+        if len(kept) > MAX_PREFIXES:
+            del kept[next(iter(kept))]
 
     def embed_batch_speech(self, batch: PromptBatch) -> tuple[Tensor | None, Tensor | None]:
         """Speech embeddings of a batch and their lengths, whatever form its speech has; None if it has none."""

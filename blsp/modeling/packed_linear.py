@@ -1,8 +1,8 @@
 """Linear layers with 4-bit and 8-bit weights for CPUs.
 
-One row (a token being written) is a matter of memory: the fewer bytes a weight has, the faster. Many rows (a prompt
-being read) are a matter of arithmetic: a small LLM keeps its dense weights for them, which are exact; a larger one has
-8 bits, whose products are the fastest that a CPU has, on AMX, VNNI and plain AVX2 alike.
+One row (a token being written) is a matter of memory: the fewer bytes a weight has, the faster, until arithmetic is the
+limit. Many rows (a prompt being read) are a matter of arithmetic: a small LLM keeps its dense weights for them, which
+are exact; a larger one has 8 bits, whose products are the fastest that a CPU has (`blsp.modeling.int8_products`).
 
 Shapes:
     N rows, K inputs, M outputs, G groups of `GROUP` inputs.
@@ -10,21 +10,24 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blsp.modeling.int8_products import LEVELS, BlockedTogether, BlockedWeight, multiplies_exactly, multiply_plain
 from blsp.modeling.packed_layout import GROUP, this_cpu_layout, to_kernel
 
 FEW_ROWS = 4
 """Up to so many rows are multiplied by the kernels for few rows, where there is no dense weight."""
 FewRows = Literal["4 bits", "8 bits", "as many"]
 """How few rows are multiplied: by torch's kernels for 4 or 8 bits, or as many rows are. Without 4 bits, by 8."""
-ManyRows = Literal["int8", "float32", "bfloat16"]
-"""How many rows are multiplied where there is no dense weight: as integers, or by the 8-bit weight made dense."""
-_LEVELS = 127
+ManyRows = Literal["int8", "blocked", "float32", "bfloat16"]
+"""How many rows are multiplied where there is no dense weight: as integers, by the weight as it is or laid out for it
+once, or by the 8-bit weight made dense."""
 N_EXACT = 64
 """Tokens whose scores are exact where an output layer is in 4 bits as well as in 8."""
 _MAX_OUTPUTS = 1 << 14
@@ -34,7 +37,7 @@ _MAX_OUTPUTS = 1 << 14
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """8 bits a value with a scale for each row: float (M, K) -> int8 (M, K) and float32 (M,)."""
     weight = weight.float()
-    scales = (weight.abs().amax(dim=1) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    scales = (weight.abs().amax(dim=1) / LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
     return (weight / scales[:, None]).round_().to(torch.int8), scales
 
 
@@ -99,6 +102,7 @@ class PackedLinear(nn.Module):
         self.few_rows: FewRows = "4 bits"
         self.many_rows: ManyRows = "int8"
         self.n_exact = n_exact
+        self.blocked: Callable[[Tensor], Tensor] | None = None
         self.group = GROUP if groups is None else self.in_features // len(groups)
         row_scales = None if scales is None else scales.to(torch.bfloat16)
         for name, tensor in {
@@ -143,7 +147,35 @@ class PackedLinear(nn.Module):
     @property
     def bits(self) -> int:
         """Of the weight for few rows."""
-        return 4 if self.levels is not None and (self.few_rows == "4 bits" or self.values is None) else 8
+        has_8 = self.values is not None or self.blocked is not None
+        return 4 if self.levels is not None and (self.few_rows == "4 bits" or not has_8) else 8
+
+    def block(self, *, keep: bool = False) -> None:
+        """Lay the 8-bit weight out for products of many rows, and of few where they are multiplied `"as many"`.
+
+        Args:
+            keep: Keep the weight as it was, too, and the one in 4 bits that is of no use then.
+
+        Raises:
+            RuntimeError: This build of torch, or this CPU, has no such product, or there is no 8-bit weight.
+        """
+        if self.blocked is None:
+            self.blocked = BlockedWeight(*self._in_8_bits())
+        if not keep:
+            self._use_blocked(self.blocked)
+
+    def _in_8_bits(self) -> tuple[Tensor, Tensor]:
+        if self.values is None or self.scales is None:
+            raise RuntimeError("There is no weight in 8 bits.")
+        return self.values, self.scales
+
+    def _use_blocked(self, product: Callable[[Tensor], Tensor]) -> None:
+        self.blocked, self.values, self.row_scales = product, None, None
+        if self.few_rows == "as many":
+            self.levels = self.groups = None
+        else:  # not as a part of a mapped file, which holds the weight that is not needed any more
+            self.levels, self.groups = (None if x is None else x.clone() for x in (self.levels, self.groups))
+            self.few_rows = "4 bits" if self.levels is not None else "as many"
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (..., K) -> (..., M), of the same type."""
@@ -152,8 +184,8 @@ class PackedLinear(nn.Module):
             if self.dense is not None:
                 return F.linear(x, self.dense, self.bias)
             y = self._many(x)
-            return (y if self.bias is None else y.add_(self.bias)).to(x.dtype)
-        y = self.row(x.reshape(n_rows, self.in_features).to(torch.bfloat16)).to(x.dtype)
+            return (y if self.bias is None else y + self.bias).to(x.dtype)
+        y = self.row(x.reshape(n_rows, self.in_features)).to(x.dtype)
         if self.n_exact and n_rows == 1 and self.bits == 4:
             self._score_exactly(y[0], x.reshape(-1))
         if self.bias is not None:
@@ -161,7 +193,10 @@ class PackedLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features)
 
     def row(self, x: Tensor) -> Tensor:
-        """A row, or a few, by a kernel for few rows, without the bias: bfloat16 (N, K) -> (N, M)."""
+        """A row, or a few, by the weight for few rows, without the bias: float (N, K) -> (N, M)."""
+        if self.few_rows == "as many" and self.blocked is not None:
+            return self.blocked(x)
+        x = x.to(torch.bfloat16)
         if self.bits == 4:
             found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.levels, self.group, self.groups)
         else:
@@ -177,9 +212,12 @@ class PackedLinear(nn.Module):
 
     def _many(self, x: Tensor) -> Tensor:
         """Many rows by 8 bits, without the bias: float (..., K) -> float32 (..., M)."""
-        assert self.values is not None
-        assert self.scales is not None
-        y = multiply(x.reshape(-1, self.in_features), self.values, self.many_rows).mul_(self.scales)
+        if self.blocked is not None and self.many_rows == "blocked":
+            y = self.blocked(x)
+        else:
+            assert self.values is not None
+            assert self.scales is not None
+            y = multiply(x.reshape(-1, self.in_features), self.values, self.many_rows).mul_(self.scales)
         return y.view(*x.shape[:-1], self.out_features)
 
     def rows(self, outputs: Tensor) -> Tensor:
@@ -196,26 +234,34 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, many_rows={many}"
 
 
+def block_together(linears: Sequence[PackedLinear]) -> None:
+    """Lay out the 8-bit weights of layers that read the same input as one; they take few rows `"as many"`.
+
+    Args:
+        linears: In the order in which they read it.
+
+    Raises:
+        RuntimeError: As of `PackedLinear.block`.
+    """
+    together = BlockedTogether([linear._in_8_bits() for linear in linears])
+    for i, linear in enumerate(linears):
+        linear._use_blocked(partial(together.product, i))
+
+
 def multiply(rows: Tensor, values: Tensor, how: ManyRows = "int8") -> Tensor:
-    """Rows by an 8-bit weight, whose scales are left to the caller: float (N, K), int8 (M, K) -> float32 (N, M)."""
-    if how != "int8":
-        kind = getattr(torch, how)
-        return torch.cat(
-            [rows.to(kind) @ part.to(kind).t() for part in torch.split(values, _MAX_OUTPUTS)], dim=1
-        ).float()
-    # Two terms of 8 bits for each row: what the layers of an LLM pass on has outliers, for which one is too coarse.
-    rows = rows.float()
-    scales = (rows.abs().amax(dim=1, keepdim=True) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
-    exact = rows / scales
-    first = exact.round()
-    rest = ((exact - first) * (2 * _LEVELS)).round()  # at most half a level is left
-    terms = torch.cat([first, rest]).to(torch.int8)
+    """Rows by an 8-bit weight, whose scales are left to the caller: float (N, K), int8 (M, K) -> float32 (N, M).
+
+    Integers are used where they are right: else it is by float32.
+    """
+    in_integers = how in ("int8", "blocked") and multiplies_exactly()
+    kind = torch.bfloat16 if how == "bfloat16" else torch.float32
     y = torch.empty(len(rows), len(values))
     for start in range(0, len(values), _MAX_OUTPUTS):
         part = values[start : start + _MAX_OUTPUTS]
-        high, low = torch._int_mm(terms, part.t()).chunk(2)
-        y[:, start : start + len(part)] = high.float().add_(low, alpha=1 / (2 * _LEVELS))
-    return y.mul_(scales)
+        y[:, start : start + len(part)] = (
+            multiply_plain(rows, part) if in_integers else rows.to(kind) @ part.to(kind).t()
+        )
+    return y
 
 
 class PackedEmbedding(nn.Module):
@@ -240,6 +286,7 @@ class PackedEmbedding(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
         self.num_embeddings, self.embedding_dim = values.shape
         self.many_rows: ManyRows = "int8"
+        self._blocked: list[BlockedWeight] = []
 
     @property
     def device(self) -> torch.device:
@@ -256,14 +303,21 @@ class PackedEmbedding(nn.Module):
         return self.values[ids].float() * self.scales[ids][..., None]
 
     def subset(self, ids: Tensor) -> PackedEmbedding:
-        """The embeddings of some tokens, int64 (C,), copied."""
+        """The embeddings of some tokens, int64 (C,), copied, and laid out where products are `"blocked"`."""
         part = PackedEmbedding(self.values[ids], self.scales[ids], self.norms[ids])
         part.many_rows = self.many_rows
+        if self.many_rows == "blocked":
+            shares = zip(torch.split(part.values, _MAX_OUTPUTS), torch.split(part.norms, _MAX_OUTPUTS))
+            part._blocked = [BlockedWeight(values, norms.reciprocal()) for values, norms in shares]
         return part
 
     def likeness(self, x: Tensor) -> Tensor:
         """Products with the tokens' directions (their embeddings at unit length): float (..., E) -> (..., V)."""
-        products = multiply(x.reshape(-1, self.embedding_dim), self.values, self.many_rows).div_(self.norms)
+        rows = x.reshape(-1, self.embedding_dim)
+        if self._blocked:
+            products = torch.cat([part(rows) for part in self._blocked], dim=1)
+        else:
+            products = multiply(rows, self.values, self.many_rows).div_(self.norms)
         return products.view(*x.shape[:-1], self.num_embeddings).to(x.dtype)
 
     def mean(self, weights: Tensor) -> Tensor:

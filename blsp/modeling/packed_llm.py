@@ -27,6 +27,8 @@ EMBEDDINGS = "model.embed_tokens"
 _OUTPUT = "lm_head"
 _ALIGNMENT = 64
 """Bytes. torch's 8-bit kernels read in whole vectors, and crash where a weight does not begin at such an address."""
+_SMALL = 1 << 20
+"""Values of a tensor below which it is copied: else it keeps the whole file mapped when the matrices are not needed."""
 
 Tensors = dict[str, Tensor]
 
@@ -49,7 +51,7 @@ def token_table(llm: PreTrainedModel) -> Tensor | PackedEmbedding:
 
 
 def load_packed(folder: Path) -> PreTrainedModel:
-    """The LLM of a folder, its matrices packed. Weights are mapped from their files, not copied.
+    """The LLM of a folder, its matrices packed. Matrices are mapped from their files, not copied.
 
     Where 4 bits are laid out for another CPU, they are copied in the layout of this one.
 
@@ -109,8 +111,8 @@ def _read(folder: Path) -> tuple[str, Tensors]:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor, copied where it does not begin at a multiple of what the kernels take for granted."""
-    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
+    """The tensor, copied where it is small, or does not begin at a multiple of what the kernels take for granted."""
+    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT or tensor.numel() < _SMALL else tensor
 
 
 def _empty(folder: Path) -> Any:

@@ -56,22 +56,21 @@ class PackedStep:
         values[0, :, -1] = (value if layer.value.bias is None else value + layer.value.bias).view(-1, head_dim)
         query = heads[:n_heads].view(self._n_kv_heads, -1, head_dim)  # (K, H / K, D)
         weights = torch.baddbmm(query.new_zeros(1), query, keys[0].mT, beta=0, alpha=head_dim**-0.5).softmax(dim=2)
-        x += layer.output.row(torch.bmm(weights, values[0]).view(1, -1).to(torch.bfloat16))
+        x += layer.output.row(torch.bmm(weights, values[0]).view(1, -1))
         normed = self._normed(x, layer.feed_forward_norm)
-        gated = F.silu(layer.gate.row(normed).float()).mul_(layer.up.row(normed))
-        x += layer.down.row(gated.to(torch.bfloat16))
+        x += layer.down.row(F.silu(layer.gate.row(normed).float()).mul_(layer.up.row(normed)))
         return x
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores of what comes next: float32 (1, E) -> (V,)."""
-        found: Tensor = self._head(self._normed(x, self._norm.weight).float())[0]
+        found: Tensor = self._head(self._normed(x, self._norm.weight))[0]
         return found
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm of one row: float32 (1, E) -> bfloat16 (1, E)."""
+        """RMSNorm of one row: float32 (1, E) -> (1, E)."""
         row = x[0]
         scale = (float(torch.dot(row, row)) / len(row) + self._eps) ** -0.5
-        return (x * weight).mul_(scale).to(torch.bfloat16)
+        return (x * weight).mul_(scale)
 
 
 class _Layer:
@@ -92,10 +91,17 @@ class _Layer:
         self.bias = None if biases[0] is None else torch.cat(biases)  # type: ignore[arg-type]
 
 
+def _has_row(linear: PackedLinear) -> bool:
+    """Whether it multiplies a row other than many."""
+    return linear.few_rows != "as many" or linear.blocked is not None
+
+
 def can_step(llm: Any) -> bool:
     """Whether `PackedStep` computes all that an LLM does to one row."""
     linears = [part for layer in llm.model.layers for part in layer.modules() if hasattr(part, "in_features")]
-    if not all(isinstance(part, PackedLinear) and part.few_rows != "as many" for part in [*linears, llm.lm_head]):
+    if not all(isinstance(part, PackedLinear) and _has_row(part) for part in linears):
+        return False
+    if not isinstance(llm.lm_head, PackedLinear):
         return False
     if llm.model.norm.weight.dtype != torch.float32 or llm.config.hidden_act != "silu":
         return False

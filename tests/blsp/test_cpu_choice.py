@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from blsp import cpu_tuning
-from blsp.modeling import cpu_choice
+from blsp.modeling import cpu_choice, int8_products
 from blsp.modeling.cpu_choice import CpuChoice, apply, measure, physical_cores
 from blsp.modeling.packed_linear import PackedLinear
 from blsp.storage import read_json, write_json
@@ -29,16 +30,18 @@ def llm() -> nn.Module:
 def slow_ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that each way of multiplying takes, or None where torch cannot; others take none."""
     slow: dict[str, Any] = {}
+    now = [0.0]
     forward = PackedLinear.forward
 
     def slowed(linear: PackedLinear, x: torch.Tensor) -> torch.Tensor:
         way = linear.few_rows if len(x) == 1 else linear.many_rows
         if way in slow and slow[way] is None:
             raise NotImplementedError
-        time.sleep(slow.get(way, 0.0))
+        now[0] += 0.001 + slow.get(way, 0.0)
         return forward(linear, x)
 
     monkeypatch.setattr(PackedLinear, "forward", slowed)
+    monkeypatch.setattr(cpu_choice, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(cpu_choice, "cpu_multiplies_bfloat16", lambda: True)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return slow
@@ -51,21 +54,64 @@ def slow_ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         ({"4 bits": 0.02, "as many": 0.02, "int8": 0.02, "bfloat16": 0.01}, "8 bits", "float32"),
         ({"4 bits": None, "8 bits": 0.02, "int8": None, "float32": 0.01}, "as many", "bfloat16"),
         ({}, "4 bits", "int8"),  # equally fast: the one that takes least memory
+        ({"4 bits": 0.018, "as many": 0.02, "int8": 0.02, "blocked": 0.0}, "as many", "blocked"),  # one copy serves all
+        ({"4 bits": 0.01, "as many": 0.02, "int8": 0.02, "blocked": 0.0}, "4 bits", "blocked"),
     ],
 )
 def test_the_fastest_way_is_taken(
     llm: nn.Module, slow_ways: dict[str, Any], seconds: dict[str, Any], few: str, many: str
 ) -> None:
-    slow_ways.update(seconds)
+    slow_ways.update({"blocked": 0.09, **seconds})
+    if many == "blocked":
+        slow_ways.update({"float32": 0.02, "bfloat16": 0.02})
     if not seconds:
         slow_ways.update(dict.fromkeys(["4 bits", "8 bits", "as many", "int8", "float32", "bfloat16"], 0.01))
-    assert measure(llm) == CpuChoice(few, many, None)  # type: ignore[arg-type]
+    assert measure(llm) == CpuChoice(few, many, few, None)  # type: ignore[arg-type]
+
+
+def test_integers_that_overflow_are_not_taken(llm: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_choice, "multiplies_exactly", lambda: False)
+    monkeypatch.setattr(int8_products, "row_levels", lambda: None)
+    assert measure(llm).many_rows in ("float32", "bfloat16")
+
+
+def test_a_weight_is_kept_once(llm: nn.Module) -> None:
+    x = torch.randn(1, 64)
+    before = llm(x)
+    apply(llm, CpuChoice("as many", "blocked", "as many", None))
+    assert [(layer.values, layer.levels, layer.bits) for layer in llm] == [(None, None, 8)] * 2  # type: ignore[union-attr]
+    assert float((llm(x) - before).norm() / before.norm()) < 0.1
+    assert llm(torch.cat([x] * 9))[4] == pytest.approx(llm(x)[0], rel=1e-5, abs=1e-5)
+
+
+def test_layers_that_read_the_same_are_one_weight() -> None:
+    torch.manual_seed(0)
+    llm = nn.Sequential(nn.Module())
+    names = ("q_proj", "k_proj", "v_proj")
+    for name, size in zip(names, (64, 32, 32)):
+        llm[0].add_module(name, PackedLinear.of(torch.randn(size, 64), torch.randn(size), keep=False))
+    layers, x = [llm[0].get_submodule(name) for name in names], torch.randn(9, 64)
+    before = [layer(x) for layer in layers]
+    apply(llm, CpuChoice("as many", "blocked", "as many", None))
+    for layer, expected in zip(layers, before):
+        assert layer.values is None
+        torch.testing.assert_close(layer(x), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layers[1](x[:1]), before[1][:1], rtol=1e-3, atol=1e-3)
+
+
+def test_an_output_layer_keeps_the_weight_that_scores_exactly() -> None:
+    torch.manual_seed(0)
+    llm = nn.Sequential(PackedLinear.of(torch.randn(320, 64), bits=4, keep=False, n_exact=8))
+    x = torch.randn(1, 64)
+    before = llm(x)
+    apply(llm, CpuChoice("as many", "blocked", "4 bits", None))
+    assert torch.equal(llm(x), before)
 
 
 def test_a_choice_is_applied_to_all_matrices(llm: nn.Module) -> None:
     before = torch.get_num_threads()
     try:
-        apply(llm, CpuChoice("8 bits", "float32", 1))
+        apply(llm, CpuChoice("8 bits", "float32", "8 bits", 1))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -106,7 +152,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]
 
     def measure(llm: nn.Module) -> CpuChoice:
         seen.append(llm)
-        return CpuChoice("8 bits", "int8", None)
+        return CpuChoice("8 bits", "int8", "8 bits", None)
 
     monkeypatch.setattr(cpu_choice, "measure", measure)
     return seen
@@ -126,7 +172,8 @@ def test_what_was_measured_is_kept(
     assert len(measured) == 3
     facts = read_json(path)
     assert len(facts) == 3
-    for damage in ({"few_rows": "3 bits", "many_rows": "int8", "threads": None}, [], {"x": 1}, "text"):
+    unknown = {"few_rows": "3 bits", "many_rows": "int8", "output_rows": "4 bits", "threads": None}
+    for damage in (unknown, [], {"x": 1}, "text"):
         write_json(path, dict.fromkeys(facts, damage))
         cpu_tuning.tune(llm, "a")
     assert len(measured) == 7

@@ -68,6 +68,27 @@ def test_what_is_forgotten_is_read_anew() -> None:
     torch.testing.assert_close(decoder.read(embeds[20:]), first, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ways_to_go_on_are_read_side_by_side(kind: str) -> None:
+    llm = make(kind)
+    embeds = llm.get_input_embeddings()(torch.randint(0, 320, (14,)))
+    decoder = FastDecoder(llm)
+    decoder.read(embeds[:10])
+    ahead = decoder.copy()
+    # Two ways: 10, 11, 12 and 10, 13; where the first has read further, the second stands at the same position.
+    is_seen = torch.ones(4, 14, dtype=torch.bool).tril(diagonal=10)
+    is_seen[3, 11:13] = False
+    states = ahead.read_apart(embeds[10:], torch.tensor([10, 11, 12, 11]), is_seen)
+    assert (decoder.length, ahead.length) == (10, 14)
+    for row, way in {2: [10, 11, 12], 3: [10, 13]}.items():
+        alone = decoder.copy()
+        expected = alone.read(embeds[way])
+        with torch.inference_mode():
+            torch.testing.assert_close(llm.lm_head(states[row]), expected, rtol=1e-4, atol=1e-4)
+    whole = FastDecoder(llm)
+    torch.testing.assert_close(decoder.read(embeds[10:]), whole.read(embeds), rtol=1e-4, atol=1e-4)
+
+
 def test_a_pass_that_is_stopped_leaves_what_was_read() -> None:
     llm = make("llama")
     embeds = llm.get_input_embeddings()(torch.randint(0, 320, (20,)))

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from blsp.modeling.cpu_choice import CpuChoice, apply
 from blsp.modeling.fast_decoder import FastDecoder
+from blsp.modeling.int8_products import row_levels
 from blsp.modeling.packed_layout import GROUP
 from blsp.modeling.packed_linear import N_EXACT, PackedLinear, quantize_groups
 from blsp.modeling.packed_step import can_step
@@ -43,8 +45,13 @@ def packed_llm(kind: str, *, bits: int = 8) -> Any:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_row_is_read_as_by_the_layers_themselves(kind: str, bits: int) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_a_row_is_read_as_by_the_layers_themselves(kind: str, bits: int, blocked: bool) -> None:
     llm = packed_llm(kind, bits=bits)
+    if blocked:
+        if row_levels() is None:
+            pytest.skip("torch has no blocked weights on this CPU")
+        apply(llm, CpuChoice("as many" if bits == 8 else "4 bits", "blocked", "4 bits", None))
     ids = torch.randint(0, 320, (1, 30))
     embeds = llm.get_input_embeddings()(ids[0])
     decoder = FastDecoder(llm)
