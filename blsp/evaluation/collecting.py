@@ -178,5 +178,5 @@ def _add_ratios(found: Collection, cascade: str) -> None:
     for task, metric in [key for key in found.measures if key[1] in COMPARED]:
         by_system = found.statistics(task, metric)
         for system, own in by_system.items():
-            if cascade in by_system and system != cascade:
+            if cascade in by_system and system != cascade and by_system[cascade].value > 0:
                 found.add(system, [Measure(task, ratio_statistics(own, by_system[cascade], cascade))])

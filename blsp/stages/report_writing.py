@@ -83,7 +83,7 @@ def make_report(config: ReportConfig, watcher: Watcher) -> Report:
         scores=tuple(scores),
         comparisons=tuple(comparisons),
         figures=tuple(_figures(config, scores, readings)),
-        tables=(*_alignment_tables(names, scores), *_translation_tables(answers)),
+        tables=(*_alignment_tables(names, scores), *translation_tables(answers)),
         worst=tuple(_worst(config, answers, found)),
         facts=_facts(config, answers),
     )
@@ -193,7 +193,7 @@ def _alignment_tables(names: Sequence[str], scores: Sequence[Score]) -> Iterator
         )
 
 
-def _translation_tables(answers: Sequence[Answers]) -> Iterator[Table]:
+def translation_tables(answers: Sequence[Answers]) -> Iterator[Table]:
     """Some translations of each task and language beside each other, evenly spread over the test set."""
     for title in dict.fromkeys(each.task.title for each in answers if each.task.kind == "translation_as_typed"):
         chosen = [each for each in answers if each.task.title == title]

@@ -15,13 +15,16 @@ from test_evaluation_stage import make_manifest
 from blsp.config import write_yaml
 from blsp.errors import ConfigError
 from blsp.evaluation import hypotheses, systems
+from blsp.evaluation.collecting import Answers, collect
 from blsp.evaluation.report import read_report
 from blsp.evaluation.systems import System
+from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
 from blsp.stages.base import Silent
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
+from blsp.stages.report_writing import translation_tables
 from blsp.storage import sha256_of
 
 MakeSpeech = Callable[..., np.ndarray]
@@ -187,3 +190,23 @@ def test_the_whole_evaluation_with_tiny_systems(
 
     monkeypatch.setattr(hypotheses, "answer_batch", lambda *arguments: pytest.fail("answered again"))
     assert run_jobs(recipe, lambda job, log: Silent()) == json.loads(json.dumps(results))
+
+
+def test_translations_stand_beside_each_other_and_in_per_cent_of_the_cascades(tmp_path: Path) -> None:
+    task = TaskConfig(kind="translation_as_typed", name="st", targets=("German", "French"))
+    written = {"typed": ["Guten Tag", "Bonjour"], "cascade": ["Guten Tag", "Bonsoir"], "ours": ["Guten Abend", ""]}
+    answers = []
+    for system, texts in written.items():
+        path = tmp_path / f"{system}.jsonl"
+        line = {"task": "st", "id": "u0", "reference": "Hello", "hypothesis": texts[-1], "answers": texts}
+        path.write_text(f"{json.dumps(line)}\n")
+        answers.append(Answers(system, task, path))
+    found = collect(list(written), answers, typed="typed", cascade="cascade")
+    assert list(found.statistics("st into German", "chrF")) == ["cascade", "ours"]
+    (ratio,) = found.statistics("st into German", "chrF, % of cascade").values()
+    assert ratio.value == pytest.approx(found.statistics("st into German", "chrF")["ours"].value)
+    assert found.statistics("st into French", "chrF, % of cascade")["ours"].value == 0
+    assert [(t.title, t.header, t.rows) for t in translation_tables(answers)] == [
+        ("Translations: st into German", ("Said", *written), (("Hello", "Guten Tag", "Guten Tag", "Guten Abend"),)),
+        ("Translations: st into French", ("Said", *written), (("Hello", "Bonjour", "Bonsoir", "–"),)),
+    ]
