@@ -137,11 +137,14 @@ def make_comparisons(found: Collection, pairs: Sequence[tuple[str, str]], config
 def find_worst(answers: Answers, found: Collection, limit: int) -> list[Hypothesis]:
     """The answers of a system to a task with the most errors, with their audio."""
     lines = answers.lines()
-    statistics = next(
+    found_here = (
         by_system[answers.system].statistics
         for (task, _), by_system in found.measures.items()
         if task == answers.task.title and answers.system in by_system
     )
+    statistics = next((each for each in found_here if each.n == len(lines)), None)
+    if statistics is None:  # only some of them are scored, as answers with a key are
+        return []
     assert answers.task.manifest is not None
     root = answers.task.manifest.parent
     hypotheses = [

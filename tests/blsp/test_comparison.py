@@ -15,7 +15,7 @@ from test_evaluation_stage import make_manifest
 from blsp.config import write_yaml
 from blsp.errors import ConfigError
 from blsp.evaluation import hypotheses, systems
-from blsp.evaluation.collecting import Answers, collect
+from blsp.evaluation.collecting import Answers, collect, find_worst
 from blsp.evaluation.report import read_report
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
@@ -210,3 +210,18 @@ def test_translations_stand_beside_each_other_and_in_per_cent_of_the_cascades(tm
         ("Translations: st into German", ("Said", *written), (("Hello", "Guten Tag", "Guten Tag", "Guten Abend"),)),
         ("Translations: st into French", ("Said", *written), (("Hello", "Bonjour", "Bonsoir", "–"),)),
     ]
+
+
+def test_the_worst_answers_are_those_by_a_metric_of_all_of_them(tmp_path: Path, make_speech: MakeSpeech) -> None:
+    keys = tmp_path / "keys.jsonl"
+    keys.write_text('{"question": "Hello number 1.", "accepted": ["yes"]}\n')
+    task = TaskConfig(kind="answer", name="answers", manifest=make_manifest(tmp_path, make_speech), keys=keys)
+    answers = []
+    for system, texts in (("typed", ["yes", "no"]), ("ours", ["yes", "maybe"])):
+        lines = [{"id": f"u{i}", "reference": f"Hello number {i}.", "hypothesis": text} for i, text in enumerate(texts)]
+        (tmp_path / f"{system}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        answers.append(Answers(system, task, tmp_path / f"{system}.jsonl"))
+    found = collect(["typed", "ours"], answers, typed="typed")
+    assert [worst.hypothesis for worst in find_worst(answers[1], found, 1)] == ["maybe"]
+    assert found.statistics("answers", "correct by key")["typed"].n == 1
+    assert find_worst(answers[0], found, 1) == []  # what was typed is scored by the key alone
