@@ -11,12 +11,13 @@ from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
 from blsp.data.manifest import Utterance
 from blsp.decoding import GenerationConfig
-from blsp.errors import UnsupportedError
+from blsp.errors import NoSpeechError, UnsupportedError
 from blsp.evaluation.likelihood import calibrated_log_likelihoods
 from blsp.evaluation.question_answering import Question
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import NOTHING_TO_THE_POINT, TaskConfig
 from blsp.evaluation.understanding import named_label
+from blsp.generation import Conversation
 from blsp.instructions import Instruction
 from blsp.transcription import transcribe, transcribe_batch
 from blsp.translation import Translator
@@ -80,6 +81,8 @@ def answer_batch(
         prompts = [i.turns(given) if speaks else _text_turns(task, i, given) for i, given in zip(asked, singles)]
         if task.kind == "classification":
             return _classify(system, task, prompts)
+        if task.alone:
+            return [_reply(system, task, prompt, given) for prompt, given in zip(prompts, singles)]
         results = [{"hypothesis": answer} for answer in _generate(system, task, prompts)]
     if task.repeats and not speaks:
         results = [{**result, "recognised": text} for result, text in zip(results, singles)]
@@ -148,6 +151,19 @@ def _translate(system: System, task: TaskConfig, inputs: Sequence[Any]) -> list[
             else:
                 found.append(translator.translate(speech=given).text)
     return [{"hypothesis": found[-1], "answers": found, "recognised": text} for found, text in zip(answers, words)]
+
+
+def _reply(system: System, task: TaskConfig, prompt: Sequence[Turn], given: Any) -> dict[str, Any]:
+    """What the program answers in a new conversation, and the words that its LLM has read, where there are any."""
+    if not prompt:
+        return {"hypothesis": "", "recognised": ""}
+    conversation = Conversation(system.model)
+    conversation.set_turns(prompt[:-1])
+    try:
+        answer = "".join(conversation.reply(prompt[-1], GenerationConfig(max_new_tokens=task.max_new_tokens)))
+    except NoSpeechError:
+        return {"hypothesis": "", "recognised": ""}
+    return {"hypothesis": answer.strip(), "recognised": given if isinstance(given, str) else conversation.heard}
 
 
 def _generate(system: System, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[str]:

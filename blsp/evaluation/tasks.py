@@ -114,6 +114,9 @@ class TaskConfig:
     """question: what the stage `questions` wrote about the test set."""
     keys: Path | None = None
     """answer: right answers to some of the questions: lines of `question` and `accepted`, any of which may be there."""
+    alone: bool = False
+    """answer: one after another, as in a conversation of the program. A packed LLM multiplies a single row otherwise
+    than several, so that an answer's words depend on what is written beside it."""
     only_with_reference: bool = False
     """Leave out utterances without the translation, label or text that is asked for."""
     paper_task: str | None = None
@@ -130,6 +133,8 @@ class TaskConfig:
             )
         if self.keys is not None and self.kind != "answer":
             raise ValueError(f"`keys` must be given for kind answer only, but is {self.keys}.")
+        if self.alone and self.kind != "answer":
+            raise ValueError(f"`alone` must be false for kind {self.kind}, but is true.")
         if self.turns < 1:
             raise ValueError(f"`turns` must be at least 1, but is {self.turns}.")
         if self.kind == "classification" and bool(self.labels) == bool(self.labels_of):

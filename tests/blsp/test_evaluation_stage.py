@@ -32,6 +32,7 @@ from blsp.evaluation.sounds import SoundConfig
 from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
 from blsp.features import extract_features
+from blsp.generation import Conversation
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
@@ -268,6 +269,21 @@ def test_conversations_go_on_with_their_own_answers(
 
 
 @pytest.mark.parametrize("hears", ["speech", "transcript"])
+def test_answers_written_alone_are_those_of_a_conversation(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, make_speech: MakeSpeech, hears: Any
+) -> None:
+    use_model(tiny_model)
+    task = TaskConfig(kind="answer", alone=True, max_new_tokens=6)
+    EvaluationStage().run(replace(config, tasks=(task,), hears=hears), Silent())
+    for i, line in enumerate(lines_of(config)):
+        text, speech = f"Hello number {i}.", make_speech(SECONDS[i], seed=i)
+        turn = Turn("user", text) if hears == "transcript" else Turn("user", "", speech)
+        answer = "".join(Conversation(tiny_model).reply(turn, GenerationConfig(max_new_tokens=6)))
+        assert line["hypothesis"] == answer.strip()
+        assert line["recognised"] == (text if hears == "transcript" else None)  # it hands over no words
+
+
+@pytest.mark.parametrize("hears", ["speech", "transcript"])
 def test_what_is_heard_is_translated_into_every_language(
     config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, monkeypatch: pytest.MonkeyPatch, hears: Any
 ) -> None:
@@ -489,6 +505,7 @@ def test_plan_counts_utterances_and_hours(config: EvaluationConfig, monkeypatch:
         ({"tasks": [{"kind": "speech"}]}, "'tasks.0.kind' must be one of asr, translation, classification"),
         ({"tasks": [{"kind": "classification"}]}, "`labels` or `labels_of` must be given"),
         ({"tasks": [{"kind": "translation_as_typed"}]}, "`targets` must be given for kind translation_as_typed"),
+        ({"tasks": [{"kind": "asr", "alone": True}]}, "`alone` must be false for kind asr"),
         ({"tasks": [{"kind": "asr", "keys": "k.jsonl"}]}, "`keys` must be given for kind answer only"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, but is 0"),
     ],
