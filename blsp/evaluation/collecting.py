@@ -10,7 +10,7 @@ from typing import Any
 from blsp.data.line_store import read_lines
 from blsp.data.manifest import Utterance, read_manifest
 from blsp.errors import DataError
-from blsp.evaluation.measures import Line, Measure, measure, ratio_statistics
+from blsp.evaluation.measures import COMPARED, Line, Measure, measure, ratio_statistics
 from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.scores import Comparison, Hypothesis, Score
 from blsp.evaluation.statistics import ResamplingConfig, make_mean_score, make_score, paired_test, worst_answers
@@ -137,11 +137,14 @@ def make_comparisons(found: Collection, pairs: Sequence[tuple[str, str]], config
 def find_worst(answers: Answers, found: Collection, limit: int) -> list[Hypothesis]:
     """The answers of a system to a task with the most errors, with their audio."""
     lines = answers.lines()
-    statistics = next(
+    found_here = (
         by_system[answers.system].statistics
         for (task, _), by_system in found.measures.items()
         if task == answers.task.title and answers.system in by_system
     )
+    statistics = next((each for each in found_here if each.n == len(lines)), None)
+    if statistics is None:  # only some of them are scored, as answers with a key are
+        return []
     assert answers.task.manifest is not None
     root = answers.task.manifest.parent
     hypotheses = [
@@ -175,8 +178,8 @@ def _utterances(answers: Answers, lines: Sequence[Line]) -> list[Utterance]:
 
 
 def _add_ratios(found: Collection, cascade: str) -> None:
-    for task in found.ids:
-        agreements = found.statistics(task, "agreement")
-        for system, own in agreements.items():
-            if cascade in agreements and system != cascade:
-                found.add(system, [Measure(task, ratio_statistics(own, agreements[cascade], cascade))])
+    for task, metric in [key for key in found.measures if key[1] in COMPARED]:
+        by_system = found.statistics(task, metric)
+        for system, own in by_system.items():
+            if cascade in by_system and system != cascade and by_system[cascade].value > 0:
+                found.add(system, [Measure(task, ratio_statistics(own, by_system[cascade], cascade))])

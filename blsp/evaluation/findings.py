@@ -120,6 +120,10 @@ def _agreements(found: Collection, subject: Subject, config: ResamplingConfig) -
                 f"{task}: {subject.main}'s answers to speech agree with those to the transcript "
                 f"{_value(statistics, config)} % as often as {subject.cascade}'s do (n = {statistics.n})."
             )
+        elif ", % of " in metric and subject.main in by_system:
+            statistics = by_system[subject.main].statistics
+            beginning = f"{task}: {metric.split(', % of ')[0]} of {subject.main} is "
+            yield f"{beginning}{_value(statistics, config)} % of {subject.cascade}'s (n = {statistics.n})."
 
 
 def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[_Finding]:

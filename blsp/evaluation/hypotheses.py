@@ -11,14 +11,16 @@ from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
 from blsp.data.manifest import Utterance
 from blsp.decoding import GenerationConfig
-from blsp.errors import UnsupportedError
+from blsp.errors import NoSpeechError, UnsupportedError
 from blsp.evaluation.likelihood import calibrated_log_likelihoods
 from blsp.evaluation.question_answering import Question
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import NOTHING_TO_THE_POINT, TaskConfig
 from blsp.evaluation.understanding import named_label
+from blsp.generation import Conversation
 from blsp.instructions import Instruction
-from blsp.transcription import transcribe_batch
+from blsp.transcription import transcribe, transcribe_batch
+from blsp.translation import Translator
 
 Group = Sequence[Utterance]
 """Utterances that are answered in one line: the turns of a conversation; of other tasks a single one."""
@@ -29,7 +31,8 @@ Questions = Mapping[str, Question]
 def reference(task: TaskConfig, group: Group, questions: Questions | None = None) -> str | None:
     """What the right answer is; None where the manifest does not say.
 
-    For the tasks `answer` and `conversation` it is the question: the right answer is the LLM's own to its transcript.
+    For the tasks `answer` and `conversation` it is the question: the right answer is the LLM's own to its transcript;
+    for `translation_as_typed` it is the transcript.
     A label that is not among those to choose from stays as it is: no choice is right.
     """
     last = group[-1]
@@ -60,8 +63,8 @@ def answer_batch(
         questions: For the task `question`, what is asked about each utterance.
 
     Returns:
-        For each group `hypothesis`, and by the task `recognised` (text by the recogniser alone), `answers` (of all
-        turns), `named`, `likeliest` and `calibrated` (labels).
+        For each group `hypothesis`, and by the task `recognised` (text by the recogniser alone, or the words that are
+        translated), `answers` (of all turns, or in all languages), `named`, `likeliest` and `calibrated` (labels).
     """
     words = _words(system, task, groups, waveforms)
     speaks = words is None
@@ -69,6 +72,8 @@ def answer_batch(
     if task.kind == "conversation":
         return _converse(system, task, inputs)
     singles = [given[0] for given in inputs]
+    if task.kind == "translation_as_typed":
+        return _translate(system, task, singles)
     if task.repeats and speaks and task.jointly:
         results = [{"hypothesis": text} for text in transcribe_batch(system.model, singles)]
     else:
@@ -76,6 +81,8 @@ def answer_batch(
         prompts = [i.turns(given) if speaks else _text_turns(task, i, given) for i, given in zip(asked, singles)]
         if task.kind == "classification":
             return _classify(system, task, prompts)
+        if task.alone:
+            return [_reply(system, task, prompt, given) for prompt, given in zip(prompts, singles)]
         results = [{"hypothesis": answer} for answer in _generate(system, task, prompts)]
     if task.repeats and not speaks:
         results = [{**result, "recognised": text} for result, text in zip(results, singles)]
@@ -130,6 +137,35 @@ def _converse(system: System, task: TaskConfig, inputs: Sequence[Sequence[Any]])
     return [{"hypothesis": answer[-1], "answers": answer} for answer in answers]
 
 
+def _translate(system: System, task: TaskConfig, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Translations as the program makes them: of the words, where they can be had, each text alone."""
+    model = system.model
+    reads_words = system.hears != "speech" or (model.adapter is not None and model.adapter.ctc is not None)
+    words = [x if isinstance(x, str) else transcribe(model, x) if reads_words else "" for x in inputs]
+    answers: list[list[str]] = [[] for _ in inputs]
+    for language in task.targets:
+        translator = Translator(model, language)
+        for given, text, found in zip(inputs, words, answers):
+            if reads_words:
+                found.append(translator.translate(text).text if text else "")
+            else:
+                found.append(translator.translate(speech=given).text)
+    return [{"hypothesis": found[-1], "answers": found, "recognised": text} for found, text in zip(answers, words)]
+
+
+def _reply(system: System, task: TaskConfig, prompt: Sequence[Turn], given: Any) -> dict[str, Any]:
+    """What the program answers in a new conversation, and the words that its LLM has read, where there are any."""
+    if not prompt:
+        return {"hypothesis": "", "recognised": ""}
+    conversation = Conversation(system.model)
+    conversation.set_turns(prompt[:-1])
+    try:
+        answer = "".join(conversation.reply(prompt[-1], GenerationConfig(max_new_tokens=task.max_new_tokens)))
+    except NoSpeechError:
+        return {"hypothesis": "", "recognised": ""}
+    return {"hypothesis": answer.strip(), "recognised": given if isinstance(given, str) else conversation.heard}
+
+
 def _generate(system: System, task: TaskConfig, prompts: Sequence[Sequence[Turn]]) -> list[str]:
     config = GenerationConfig(max_new_tokens=task.max_new_tokens)
     asked = [i for i, prompt in enumerate(prompts) if prompt]
@@ -165,6 +201,8 @@ def no_answer(system_recognises: bool, task: TaskConfig) -> dict[str, Any]:
     empty: dict[str, Any] = {"unreadable": True}
     if task.kind == "conversation":
         return {**empty, "hypothesis": "", "answers": [""] * task.turns}
+    if task.kind == "translation_as_typed":
+        return {**empty, "hypothesis": "", "answers": [""] * len(task.targets), "recognised": ""}
     if task.kind != "classification":
         return {**empty, "hypothesis": "", **({"recognised": ""} if system_recognises else {})}
     if task.by in ("generation", "both"):

@@ -10,19 +10,36 @@ import numpy as np
 
 from blsp.evaluation import comet
 from blsp.evaluation.metric_counts import (
+    Array,
     UtteranceStatistics,
     accuracy_statistics,
     bleu_statistics,
+    chrf_statistics,
+    mean_statistics,
     word_error_statistics,
 )
-from blsp.evaluation.normalizers import normalizer_for
-from blsp.evaluation.question_answering import accept_rate_statistics, agreement, agreement_statistics, agrees
-from blsp.evaluation.tasks import ACCURACIES, TaskConfig
+from blsp.evaluation.normalizers import ENGLISH, normalizer_for
+from blsp.evaluation.question_answering import (
+    accept_rate_statistics,
+    agreement,
+    agreement_statistics,
+    agrees,
+    first_sentence,
+    is_accepted,
+    read_keys,
+)
+from blsp.evaluation.tasks import ACCURACIES, BESIDE_TYPED, TaskConfig
 
 Line = Mapping[str, Any]
 ALONE = "recogniser alone"
 KL = "KL (nats)"
 """Metric of how far behaviour on speech is from behaviour on transcripts: divergence of the first token."""
+
+
+CORRECT = "correct by key"
+"""Metric of the answers to questions with a key: the share that holds one of the accepted answers."""
+COMPARED = ("agreement", "exact match", "first sentence", CORRECT, "chrF")
+"""Metrics that are also reported as a percentage of the cascade's."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +67,14 @@ def measure(
     Args:
         task: The task.
         lines: The system's hypotheses.
-        typed: For `answer` and `conversation`, the LLM's hypotheses for the transcripts, in the same order.
+        typed: For tasks beside the typed text, the LLM's hypotheses for the transcripts, in the same order.
         accepted: For `question`, a judge's verdicts in the same order.
         sources: For `translation`, what was said, for COMET.
     """
     if task.kind == "asr":
         return _word_errors(task, lines)
-    if task.kind in ("answer", "conversation"):
-        return [] if typed is None else _agreements(task, lines, typed)
+    if task.kind in BESIDE_TYPED:
+        return [*([] if typed is None else _agreements(task, lines, typed)), *_correct_by_key(task, lines)]
     if task.kind == "classification":
         return [Measure(task.title, s, task.paper_task) for s in _accuracies(task, lines)]
     if task.kind == "no_speech":
@@ -111,8 +128,22 @@ def _agreements(task: TaskConfig, lines: Sequence[Line], typed: Sequence[Line]) 
     """How often an answer to speech is taken for the one to the transcript, and how like they are."""
     if task.kind == "answer":
         pairs = [(line["hypothesis"], other["hypothesis"]) for line, other in zip(typed, lines)]
-        f1 = agreement_statistics([agreement(*pair) for pair in pairs])[0]
-        return [Measure(task.title, _agreement(pairs)), Measure(task.title, f1)]
+        f1, exact, _ = agreement_statistics([agreement(*pair) for pair in pairs])
+        firsts = [agreement(first_sentence(a), first_sentence(b)).exact_match for a, b in pairs]
+        first = mean_statistics(
+            [100.0 * same for same in firsts], metric="first sentence", details={"normalizer": ENGLISH}
+        )
+        return [Measure(task.title, each) for each in (_agreement(pairs), f1, exact, first)]
+    if task.kind == "translation_as_typed":
+        return [
+            Measure(
+                into(task, language),
+                chrf_statistics(
+                    references=[line["answers"][i] for line in typed], hypotheses=[line["answers"][i] for line in lines]
+                ),
+            )
+            for i, language in enumerate(task.targets)
+        ]
     return [
         Measure(
             f"{task.title}, turn {turn + 1}",
@@ -120,6 +151,20 @@ def _agreements(task: TaskConfig, lines: Sequence[Line], typed: Sequence[Line]) 
         )
         for turn in range(task.turns)
     ]
+
+
+def into(task: TaskConfig, language: str) -> str:
+    """Name of a task for one of the languages that it translates into."""
+    return f"{task.title} into {language}"
+
+
+def _correct_by_key(task: TaskConfig, lines: Sequence[Line]) -> list[Measure]:
+    """Right answers among those to questions with a key; none where the task has no such questions."""
+    if task.keys is None:
+        return []
+    keys = read_keys(task.keys)
+    correct = [is_accepted(line["hypothesis"], keys[line["reference"]]) for line in lines if line["reference"] in keys]
+    return [Measure(task.title, accuracy_statistics(correct, metric=CORRECT))] if correct else []
 
 
 def _agreement(pairs: Sequence[tuple[str, str]]) -> UtteranceStatistics:
@@ -130,12 +175,18 @@ def _agreement(pairs: Sequence[tuple[str, str]]) -> UtteranceStatistics:
 
 
 def ratio_statistics(own: UtteranceStatistics, other: UtteranceStatistics, name: str) -> UtteranceStatistics:
-    """A share as a percentage of another system's share on the same utterances.
+    """A score as a percentage of another system's score on the same utterances.
 
     Args:
         own: Of the one system.
         other: Of the other.
         name: What the other is called.
     """
-    counts = np.stack([own.counts[:, 0], other.counts[:, 0]], axis=1)
-    return replace(own, metric=f"{own.metric}, % of {name}", counts=counts)
+    width = own.counts.shape[1]
+
+    def ratio(sums: Array) -> Array:
+        ours, others = own.corpus_score(sums[..., :width]), other.corpus_score(sums[..., width:])
+        return np.asarray(100 * ours / np.where(others > 0, others, np.nan), dtype=np.float64)
+
+    counts = np.concatenate([own.counts, other.counts], axis=1)
+    return replace(own, metric=f"{own.metric}, % of {name}", counts=counts, corpus_score=ratio)

@@ -56,6 +56,7 @@ Your output:"""
 )
 """Judges an answer. Source: listing 2."""
 
+_SENTENCE_END = re.compile(r"(?<=[^\W\d][.!?])\s|\n")
 _LABELLED = re.compile(
     r'"?question"?\s*:\s*(?P<question>.+?)\s*,?\s*(?:,|\n|(?="))\s*"?(?:answer|response)"?\s*:\s*(?P<answer>[^\n]+)',
     re.IGNORECASE | re.DOTALL,
@@ -181,6 +182,25 @@ def agrees(reference: str, hypothesis: str, *, normalizer_name: str = ENGLISH) -
     """Whether two answers are taken for the same: their first word is, or token F1 is at least 0.5."""
     found = agreement(reference, hypothesis, normalizer_name=normalizer_name)
     return found.first_word or found.token_f1 >= MIN_TOKEN_F1
+
+
+def first_sentence(text: str) -> str:
+    """What comes before the first sentence mark or line break; the number of an item in a list ends no sentence."""
+    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
+
+
+def read_keys(path: Path) -> dict[str, tuple[str, ...]]:
+    """Accepted answers by question, from lines of `question` and `accepted`.
+
+    Raises:
+        DataError: The file is not there, or a line of it is damaged.
+    """
+    return {line["question"]: tuple(line["accepted"]) for _, line in read_lines(path)}
+
+
+def is_accepted(answer: str, accepted: Sequence[str]) -> bool:
+    """Whether one of the accepted answers is in an answer, as whole words, capitals or not."""
+    return any(re.search(rf"(?<!\w){re.escape(each)}(?!\w)", answer, re.IGNORECASE) for each in accepted)
 
 
 def agreement_statistics(

@@ -8,7 +8,7 @@ from typing import Any
 from blsp.evaluation.metrics import corpus_word_errors, sacrebleu
 from blsp.evaluation.normalizers import normalizer, normalizer_for
 from blsp.evaluation.question_answering import agreement, agreement_statistics
-from blsp.evaluation.tasks import ACCURACIES, TaskConfig
+from blsp.evaluation.tasks import ACCURACIES, BESIDE_TYPED, TaskConfig
 from blsp.evaluation.understanding import accuracy
 
 Line = Mapping[str, Any]
@@ -37,7 +37,7 @@ def score(task: TaskConfig, lines: Sequence[Line]) -> dict[str, str | int | floa
         agreements = [agreement(line["reference"], line["hypothesis"]) for line in lines]
         found = agreement_statistics(agreements)
         return {**{each.metric.replace(" ", "_"): each.value for each in found}, "utterances": len(lines)}
-    if task.kind in ("answer", "conversation"):  # only beside the answers to the transcripts
+    if task.kind in BESIDE_TYPED:  # only beside the answers to the transcripts
         return {"utterances": len(lines)}
     scores: dict[str, str | int | float] = {}
     for field, metric in ACCURACIES.items():

@@ -14,6 +14,8 @@ Hearing = Literal["speech", "transcript", "whisper", "ctc"]
 whisper, ctc: it reads what Whisper's decoder or the CTC recogniser has written (Whisper+LLM, CTC+LLM)."""
 BY_ADAPTER: tuple[Hearing, ...] = ("speech", "ctc")
 """Ways to hear that take encoder and adapter."""
+BESIDE_TYPED = ("answer", "conversation", "translation_as_typed")
+"""Kinds of tasks whose right answers are the LLM's own to the transcripts."""
 ACCURACIES = {
     "named": "accuracy",
     "likeliest": "accuracy by likelihood",
@@ -62,10 +64,20 @@ LABELS["fsc_all"] = (*LABELS["fsc"], "deactivate lights")
 class TaskConfig:
     """One task, and how the model is asked to do it."""
 
-    kind: Literal["asr", "translation", "classification", "answer", "conversation", "question", "no_speech"]
+    kind: Literal[
+        "asr",
+        "translation",
+        "classification",
+        "answer",
+        "conversation",
+        "question",
+        "no_speech",
+        "translation_as_typed",
+    ]
     """What is asked. asr: the words. translation. classification: one of some labels. answer: a reply to a spoken
     question, to agree with the reply to its transcript. conversation: `turns` spoken questions in one conversation.
-    question: an answer to a written question about what is said. no_speech: the words, where there are none."""
+    question: an answer to a written question about what is said. no_speech: the words, where there are none.
+    translation_as_typed: translations as `voicechat translate` makes them, to agree with those of the transcript."""
     name: str = ""
     """Name in the results; by default the kind."""
     manifest: Path | None = None
@@ -85,6 +97,8 @@ class TaskConfig:
     """asr: also report what the adapter's CTC head reads, without the LLM."""
     target: str = "German"
     """translation: language of the references, as the instruction names it."""
+    targets: tuple[str, ...] = ()
+    """translation_as_typed: languages by their English names; the words are found once for all of them."""
     labels_of: Literal["snips", "fsc", "fsc_all", "slue_voxceleb"] | None = None
     """classification: the paper's test set whose labels are meant; fsc_all: with the one that the paper leaves out."""
     labels: tuple[str, ...] = ()
@@ -98,6 +112,11 @@ class TaskConfig:
     """conversation: questions in each."""
     questions: Path | None = None
     """question: what the stage `questions` wrote about the test set."""
+    keys: Path | None = None
+    """answer: right answers to some of the questions: lines of `question` and `accepted`, any of which may be there."""
+    alone: bool = False
+    """answer: one after another, as in a conversation of the program. A packed LLM multiplies a single row otherwise
+    than several, so that an answer's words depend on what is written beside it."""
     only_with_reference: bool = False
     """Leave out utterances without the translation, label or text that is asked for."""
     paper_task: str | None = None
@@ -108,6 +127,14 @@ class TaskConfig:
     def __post_init__(self) -> None:
         if (self.kind == "question") != (self.questions is not None):
             raise ValueError(f"`questions` must be given for kind question and no other, but is {self.questions}.")
+        if (self.kind == "translation_as_typed") != bool(self.targets):
+            raise ValueError(
+                f"`targets` must be given for kind translation_as_typed and no other, but is {self.targets}."
+            )
+        if self.keys is not None and self.kind != "answer":
+            raise ValueError(f"`keys` must be given for kind answer only, but is {self.keys}.")
+        if self.alone and self.kind != "answer":
+            raise ValueError(f"`alone` must be false for kind {self.kind}, but is true.")
         if self.turns < 1:
             raise ValueError(f"`turns` must be at least 1, but is {self.turns}.")
         if self.kind == "classification" and bool(self.labels) == bool(self.labels_of):

@@ -101,7 +101,7 @@ class EvaluationStage(Stage[EvaluationConfig]):
     def plan(self, config: EvaluationConfig) -> Plan:
         """Utterances and hours of each task, counted where the test set is there."""
         facts: dict[str, str | int | float] = {}
-        problems = []
+        problems, rows = [], 0
         later = dict.fromkeys(path for task in config.tasks if not (path := config.manifest_of(task)).exists())
         notes = [f"{len(later)} test sets are not there yet: {', '.join(map(str, later))}"] if later else []
         for task in config.tasks:
@@ -110,11 +110,11 @@ class EvaluationStage(Stage[EvaluationConfig]):
                 manifest = Manifest(config.manifest_of(task))
                 numbers = spread(len(manifest), config.max_utterances)
                 facts[f"{task.title}: utterances"] = len(numbers)
+                rows += len(numbers) * max(1, len(task.targets))
                 facts[f"{task.title}: hours"] = round(float(manifest.durations[numbers].sum()) / 3600, 3)
         if _lacks_sacrebleu(config):
             problems.append("BLEU scores need the package sacrebleu, which is not installed.")
         longest = max(task.max_new_tokens for task in config.tasks)
-        rows = sum(int(value) for name, value in facts.items() if name.endswith(": utterances"))
         cost = decoding_cost(
             config.model,
             rows,

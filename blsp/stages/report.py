@@ -88,6 +88,7 @@ class ReportStage(Stage[ReportConfig]):
     def inputs(self, config: ReportConfig) -> list[Path]:
         """All that was answered, read and trained."""
         found: list[Path] = [task.manifest for task in config.tasks if task.manifest is not None]
+        found += [task.keys for task in config.tasks if task.keys is not None]
         for system in config.systems:
             found += [*system.answers.values(), *system.verdicts.values()]
             found += [] if system.representations is None else [system.representations]

@@ -21,12 +21,14 @@ from blsp.analysis.report_parts import (
     read_readings,
     token_figures,
 )
+from blsp.data.behaviours import spread
 from blsp.data.manifest import read_manifest
 from blsp.errors import DataError
 from blsp.evaluation import comet, provenance
 from blsp.evaluation.collecting import Answers, Collection, collect, find_worst, make_comparisons, make_scores
 from blsp.evaluation.cost import read_cost
 from blsp.evaluation.findings import Subject, find
+from blsp.evaluation.measures import into
 from blsp.evaluation.paper_results import PAPER_TABLES, modality_task
 from blsp.evaluation.report_layout import MISSING, format_value
 from blsp.evaluation.scores import Figure, Report, Score, Table
@@ -35,6 +37,8 @@ from blsp.stages.base import Watcher
 from blsp.stages.report import ReportConfig
 from blsp.stages.run_folder import config_digest
 
+_SHOWN_TRANSLATIONS = 10
+"""Rows of a table of examples."""
 _CHARTS = (
     ("WER", "asr", "Word error rate", "WER (%)"),
     ("agreement", "agreement", "Answers to speech that agree with those to the transcript", "agreement (%)"),
@@ -79,7 +83,7 @@ def make_report(config: ReportConfig, watcher: Watcher) -> Report:
         scores=tuple(scores),
         comparisons=tuple(comparisons),
         figures=tuple(_figures(config, scores, readings)),
-        tables=tuple(_alignment_tables(names, scores)),
+        tables=(*_alignment_tables(names, scores), *translation_tables(answers)),
         worst=tuple(_worst(config, answers, found)),
         facts=_facts(config, answers),
     )
@@ -187,6 +191,21 @@ def _alignment_tables(names: Sequence[str], scores: Sequence[Score]) -> Iterator
             "Means over utterances; intervals are under all scores. KL(text || speech) of the answer's first token. "
             "A cosine says something only as far as it is above that of strangers' transcripts.",
         )
+
+
+def translation_tables(answers: Sequence[Answers]) -> Iterator[Table]:
+    """Some translations of each task and language beside each other, evenly spread over the test set."""
+    for title in dict.fromkeys(each.task.title for each in answers if each.task.kind == "translation_as_typed"):
+        chosen = [each for each in answers if each.task.title == title]
+        lines = {each.system: each.lines() for each in chosen}
+        numbers = spread(len(next(iter(lines.values()))), _SHOWN_TRANSLATIONS)
+        for i, language in enumerate(chosen[0].task.targets):
+            rows = [
+                (said[number]["reference"], *(found[number]["answers"][i] or MISSING for found in lines.values()))
+                for said in [lines[chosen[0].system]]
+                for number in numbers
+            ]
+            yield Table(f"Translations: {into(chosen[0].task, language)}", ("Said", *lines), tuple(rows))
 
 
 def _text(score: Score | None) -> str:

@@ -15,13 +15,16 @@ from test_evaluation_stage import make_manifest
 from blsp.config import write_yaml
 from blsp.errors import ConfigError
 from blsp.evaluation import hypotheses, systems
+from blsp.evaluation.collecting import Answers, collect, find_worst
 from blsp.evaluation.report import read_report
 from blsp.evaluation.systems import System
+from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
 from blsp.stages.base import Silent
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
+from blsp.stages.report_writing import translation_tables
 from blsp.storage import sha256_of
 
 MakeSpeech = Callable[..., np.ndarray]
@@ -187,3 +190,38 @@ def test_the_whole_evaluation_with_tiny_systems(
 
     monkeypatch.setattr(hypotheses, "answer_batch", lambda *arguments: pytest.fail("answered again"))
     assert run_jobs(recipe, lambda job, log: Silent()) == json.loads(json.dumps(results))
+
+
+def test_translations_stand_beside_each_other_and_in_per_cent_of_the_cascades(tmp_path: Path) -> None:
+    task = TaskConfig(kind="translation_as_typed", name="st", targets=("German", "French"))
+    written = {"typed": ["Guten Tag", "Bonjour"], "cascade": ["Guten Tag", "Bonsoir"], "ours": ["Guten Abend", ""]}
+    answers = []
+    for system, texts in written.items():
+        path = tmp_path / f"{system}.jsonl"
+        line = {"task": "st", "id": "u0", "reference": "Hello", "hypothesis": texts[-1], "answers": texts}
+        path.write_text(f"{json.dumps(line)}\n")
+        answers.append(Answers(system, task, path))
+    found = collect(list(written), answers, typed="typed", cascade="cascade")
+    assert list(found.statistics("st into German", "chrF")) == ["cascade", "ours"]
+    (ratio,) = found.statistics("st into German", "chrF, % of cascade").values()
+    assert ratio.value == pytest.approx(found.statistics("st into German", "chrF")["ours"].value)
+    assert found.statistics("st into French", "chrF, % of cascade")["ours"].value == 0
+    assert [(t.title, t.header, t.rows) for t in translation_tables(answers)] == [
+        ("Translations: st into German", ("Said", *written), (("Hello", "Guten Tag", "Guten Tag", "Guten Abend"),)),
+        ("Translations: st into French", ("Said", *written), (("Hello", "Bonjour", "Bonsoir", "–"),)),
+    ]
+
+
+def test_the_worst_answers_are_those_by_a_metric_of_all_of_them(tmp_path: Path, make_speech: MakeSpeech) -> None:
+    keys = tmp_path / "keys.jsonl"
+    keys.write_text('{"question": "Hello number 1.", "accepted": ["yes"]}\n')
+    task = TaskConfig(kind="answer", name="answers", manifest=make_manifest(tmp_path, make_speech), keys=keys)
+    answers = []
+    for system, texts in (("typed", ["yes", "no"]), ("ours", ["yes", "maybe"])):
+        lines = [{"id": f"u{i}", "reference": f"Hello number {i}.", "hypothesis": text} for i, text in enumerate(texts)]
+        (tmp_path / f"{system}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        answers.append(Answers(system, task, tmp_path / f"{system}.jsonl"))
+    found = collect(["typed", "ours"], answers, typed="typed")
+    assert [worst.hypothesis for worst in find_worst(answers[1], found, 1)] == ["maybe"]
+    assert found.statistics("answers", "correct by key")["typed"].n == 1
+    assert find_worst(answers[0], found, 1) == []  # what was typed is scored by the key alone

@@ -32,6 +32,7 @@ from blsp.evaluation.sounds import SoundConfig
 from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
 from blsp.features import extract_features
+from blsp.generation import Conversation
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
@@ -40,6 +41,7 @@ from blsp.stages.base import Silent
 from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
+from blsp.translation import Translation, Translator
 
 MakeSpeech = Callable[..., np.ndarray]
 SECONDS = (1.0, 0.4, 2.2, 0.7, 1.6, 0.9, 1.2)
@@ -266,6 +268,46 @@ def test_conversations_go_on_with_their_own_answers(
     assert lines[0]["hypothesis"] == lines[0]["answers"][-1]
 
 
+@pytest.mark.parametrize("hears", ["speech", "transcript"])
+def test_answers_written_alone_are_those_of_a_conversation(
+    config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, make_speech: MakeSpeech, hears: Any
+) -> None:
+    use_model(tiny_model)
+    task = TaskConfig(kind="answer", alone=True, max_new_tokens=6)
+    EvaluationStage().run(replace(config, tasks=(task,), hears=hears), Silent())
+    for i, line in enumerate(lines_of(config)):
+        text, speech = f"Hello number {i}.", make_speech(SECONDS[i], seed=i)
+        turn = Turn("user", text) if hears == "transcript" else Turn("user", "", speech)
+        answer = "".join(Conversation(tiny_model).reply(turn, GenerationConfig(max_new_tokens=6)))
+        assert line["hypothesis"] == answer.strip()
+        assert line["recognised"] == (text if hears == "transcript" else None)  # it hands over no words
+
+
+@pytest.mark.parametrize("hears", ["speech", "transcript"])
+def test_what_is_heard_is_translated_into_every_language(
+    config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, monkeypatch: pytest.MonkeyPatch, hears: Any
+) -> None:
+    def translate(self: Translator, text: str = "", speech: Any = None, before: Any = ()) -> Translation:
+        return Translation(Turn("user", text), f"{self._language}: {text}")
+
+    def transcribe(model: BlspModel, waveform: np.ndarray) -> str:
+        heard.append(len(waveform))
+        return "I heard"
+
+    heard: list[int] = []
+    use_model(ctc_model)
+    monkeypatch.setattr(Translator, "translate", translate)
+    monkeypatch.setattr(hypotheses, "transcribe", transcribe)
+    task = TaskConfig(kind="translation_as_typed", targets=("German", "French"))
+    result = EvaluationStage().run(replace(config, tasks=(task,), hears=hears), Silent())
+    assert result["tasks"][task.title] == {"utterances": 7}
+    assert len(heard) == (7 if hears == "speech" else 0)  # once for both languages
+    for i, line in enumerate(lines_of(config)):
+        words = "I heard" if hears == "speech" else f"Hello number {i}."
+        assert (line["reference"], line["recognised"]) == (f"Hello number {i}.", words)
+        assert line["answers"] == [f"German: {words}", f"French: {words}"]
+
+
 def test_where_nothing_was_written_down_nothing_is_repeated(
     config: EvaluationConfig, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,6 +504,9 @@ def test_plan_counts_utterances_and_hours(config: EvaluationConfig, monkeypatch:
         ({"manifest": None}, "`manifest` must be given, for the stage or for the task 'asr'"),
         ({"tasks": [{"kind": "speech"}]}, "'tasks.0.kind' must be one of asr, translation, classification"),
         ({"tasks": [{"kind": "classification"}]}, "`labels` or `labels_of` must be given"),
+        ({"tasks": [{"kind": "translation_as_typed"}]}, "`targets` must be given for kind translation_as_typed"),
+        ({"tasks": [{"kind": "asr", "alone": True}]}, "`alone` must be false for kind asr"),
+        ({"tasks": [{"kind": "asr", "keys": "k.jsonl"}]}, "`keys` must be given for kind answer only"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, but is 0"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import sacrebleu as sacrebleu_package
 
 from blsp.evaluation.measures import Measure, alone, measure, ratio_statistics
-from blsp.evaluation.metric_counts import accuracy_statistics
+from blsp.evaluation.metric_counts import accuracy_statistics, chrf_statistics
 from blsp.evaluation.normalizers import normalizer
 from blsp.evaluation.tasks import TaskConfig
 
@@ -90,6 +90,39 @@ def test_answers_agree_by_first_word_or_half_of_the_words() -> None:
     assert measure(task, spoken) == []
 
 
+def test_answers_as_when_typed_to_the_word_and_by_their_first_sentence() -> None:
+    task = TaskConfig(kind="answer", name="answers")
+    questions = ["q"] * 3
+    typed = lines(questions, ["Paris is the capital. It is old.", "1. Seven days. Sure", "Yes"])
+    spoken = lines(questions, ["paris is the capital! It is big.", "1. Eight days. Sure", "yes."])
+    found = values(measure(task, spoken, typed=typed))
+    assert found["answers", "exact match"] == pytest.approx(100 / 3)
+    assert found["answers", "first sentence"] == pytest.approx(200 / 3)
+
+
+def test_right_answers_are_counted_of_the_questions_with_a_key(tmp_path: Any) -> None:
+    keys = tmp_path / "keys.jsonl"
+    keys.write_text(
+        '{"question": "Who?", "accepted": ["Ann", "Bo Lee"]}\n{"question": "How many?", "accepted": ["7"]}\n'
+    )
+    task = TaskConfig(kind="answer", name="answers", keys=keys)
+    answers = lines(["Who?", "Why?", "How many?", "Who?"], ["It was bo lee.", "So.", "There are 70.", "Anna"])
+    (found,) = measure(task, answers)
+    assert (found.statistics.metric, found.statistics.n) == ("correct by key", 3)
+    assert found.statistics.value == pytest.approx(100 / 3)
+
+
+def test_translations_are_compared_with_those_of_the_transcripts() -> None:
+    task = TaskConfig(kind="translation_as_typed", name="st", targets=("German", "Chinese"))
+    texts = [["Guten Tag.", "你好"], ["Wie geht es dir?", "你好吗？"]]
+    others = [["Guten Abend.", "你好"], ["Wie geht es Ihnen?", "你好吗？"]]
+    typed = lines(["a", "b"], ["", ""], answers=texts)
+    found = values(measure(task, lines(["a", "b"], ["", ""], answers=others), typed=typed))
+    expected = sacrebleu_package.corpus_chrf([x[0] for x in others], [[x[0] for x in texts]]).score
+    assert found == {("st into German", "chrF"): pytest.approx(expected), ("st into Chinese", "chrF"): 100.0}
+    assert measure(task, typed) == []
+
+
 def test_each_turn_of_a_conversation_is_a_task() -> None:
     task = TaskConfig(kind="conversation", name="talk", turns=2)
     typed = lines(["q", "q"], ["b", "d"], answers=[["one", "two"], ["three", "four"]])
@@ -117,6 +150,9 @@ def test_a_share_of_another_share() -> None:
     other = accuracy_statistics([True, True, True, True], metric="agreement")
     found = ratio_statistics(own, other, "Whisper+LLM")
     assert (found.metric, found.value, found.n) == ("agreement, % of Whisper+LLM", 50.0, 4)
+    whole = chrf_statistics(references=["Guten Tag", "ja"], hypotheses=["Guten Tag", "ja"])
+    part = chrf_statistics(references=["Guten Tag", "ja"], hypotheses=["Guten Abend", "ja"])
+    assert ratio_statistics(part, whole, "x").value == pytest.approx(part.value)
     nothing = accuracy_statistics([False] * 4, metric="agreement")
     assert math.isnan(ratio_statistics(own, nothing, "x").value)
 

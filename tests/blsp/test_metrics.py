@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from blsp.evaluation.metric_counts import chrf_statistics
 from blsp.evaluation.metrics import WordErrors, corpus_word_errors, sacrebleu, wer, word_errors
 
 
@@ -100,6 +101,16 @@ def test_sacrebleu_splits_chinese_into_characters() -> None:
     score = sacrebleu(references=["今天天气很好我们出去"], hypotheses=["今天天气很好我们回家"], language="zh")
     assert "tok:zh" in score.signature
     assert score.score > 50
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_chrf_is_sacrebleus(n: int) -> None:
+    sacrebleu_package = pytest.importorskip("sacrebleu")
+    references = ["Das ist ein kleines Haus am See.", "Ja", "", "Wir gehen heute Abend ins Kino."][:n]
+    hypotheses = ["Das ist das kleine Haus an einem See", "Nein, ja.", "Oh", ""][:n]
+    expected = sacrebleu_package.corpus_chrf(hypotheses, [references]).score
+    assert chrf_statistics(references=references, hypotheses=hypotheses).value == pytest.approx(expected)
+    assert chrf_statistics(references=["ab"], hypotheses=["cd"]).value == 0.0
 
 
 def test_sacrebleu_refuses_nothing() -> None:
