@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from blsp.llm_tree import LlmTree
 from blsp.modeling.fast_decoder import FastDecoder, reason_against
 from blsp.modeling.model import BlspModel, cut_into_windows
 
@@ -57,7 +58,9 @@ class CachedContext:
 
     def __init__(self, model: BlspModel) -> None:
         self._model = model
-        self._blocks = transformer_layers(model)
+        layers = transformer_layers(model)
+        # `FastDecoder` calls the parts of a layer, not the layer.
+        self._blocks = [*layers, *(part for layer in layers for name, part in layer.named_children() if name == "mlp")]
         self._cache = DynamicCache()
         self._decoder = FastDecoder(model.llm) if reason_against(model.llm) is None else None
         self._mark = model.llm_mark()
@@ -103,7 +106,11 @@ class CachedContext:
 
     @torch.inference_mode()
     def embed_speech(
-        self, waveform: npt.NDArray[np.float32], cancel: threading.Event | None = None, max_length: int | None = None
+        self,
+        waveform: npt.NDArray[np.float32],
+        cancel: threading.Event | None = None,
+        max_length: int | None = None,
+        before: Sequence[Piece] = (),
     ) -> Piece:
         """What the LLM is to read of one waveform, float32 (N,).
 
@@ -113,15 +120,19 @@ class CachedContext:
             waveform: What was said.
             cancel: Stops the work when set.
             max_length: A piece that has more positions is not gone on with: its end is missing.
+            before: All that the LLM has read by then, so that it expects words that follow; none: any sentence.
 
         Raises:
             CancelledError: `cancel` was set.
         """
+        decoder = self._decoder if before and self._model.expects_words else None
+        if decoder is not None:
+            self.read(before, cancel)
         ids: list[int] = []
         embeds: list[Tensor] = []
         with cancelled_by(cancel, self._blocks):
             for window in cut_into_windows(waveform):
-                words = self._model.read_speech([window])
+                words = self._read_window(window, decoder)
                 if words is not None:
                     ids += words[0]
                 else:
@@ -130,6 +141,15 @@ class CachedContext:
                 if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
                     break
         return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
+
+    def _read_window(self, window: npt.NDArray[np.float32], decoder: FastDecoder | None) -> list[list[int]] | None:
+        if decoder is None:
+            return self._model.read_speech([window])
+        n_read = decoder.length
+        try:
+            return self._model.read_speech([window], LlmTree(self._model, decoder))
+        finally:
+            decoder.crop(n_read)
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:

@@ -31,9 +31,7 @@ class JointConfig(SearchConfig):
     shortlist: int = 12
     """Beginnings that are followed by sound alone until it reads them."""
     tokens_at_once: int = 8
-    """Tokens by which beginnings grow before it reads them, at most..."""
-    least_tokens: int = 1
-    """...and at least: they grow until the shortlist is full."""
+    """Tokens by which beginnings grow before it reads them, at most: they grow until the shortlist is full."""
     margin: float = 12.0
     """Beginnings that are so many nats worse than the best are let go."""
     llm_weight: float = 0.8
@@ -47,7 +45,7 @@ class JointConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("shortlist", "tokens_at_once", "least_tokens"):
+        for name in ("shortlist", "tokens_at_once"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {getattr(self, name)} instead.")
         for name in ("llm_weight", "margin"):
@@ -214,13 +212,13 @@ class JointSearch:
         """Follow beginnings for a few tokens by sound, and the first of these by what the LLM expects there too."""
         if tree is not None:
             self._listen(tree, self._live.paths)
-        for n_tokens in range(1, self._config.tokens_at_once + 1):
+        for _ in range(self._config.tokens_at_once):
             self._note_endings()
             if not self._spelt or self._longest <= len(self._live.paths[0]):
                 self._live = self._live.select([])
             else:
                 self._live = self._longer(self._live)
-            if self.is_over or (self._live.is_full and n_tokens >= self._config.least_tokens):
+            if self.is_over or self._live.is_full:
                 break
         best = max((ending.sound for ending in self._endings), default=0.0)
         self._endings = [ending for ending in self._endings if ending.sound > best - 2 * self._config.margin]

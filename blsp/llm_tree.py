@@ -32,29 +32,33 @@ class LlmTree:
 
     Args:
         model: The model.
-        prompt: Token ids, at least one.
+        prompt: Token ids, at least one; or what has read it, and would read the tree behind it.
 
     Source: tree attention, as in SpecInfer (arXiv 2305.09781).
     """
 
-    def __init__(self, model: BlspModel, prompt: Sequence[int]) -> None:
-        if not prompt:
+    def __init__(self, model: BlspModel, prompt: Sequence[int] | FastDecoder) -> None:
+        if not isinstance(prompt, FastDecoder) and not prompt:
             raise ValueError("`prompt` must hold at least one token, but is empty instead.")
         self._model = model
         self._attends_as_told = model.llm.config.model_type in KNOWN_TYPES
-        self._read_so_far: FastDecoder | DynamicCache
         self._ancestors: list[list[int]] = []  # of each node, itself among them
         self._nodes: dict[Path, int] = {}
         self._found: list[Tensor] = []  # states before the output layer, float (E,), or scores of all tokens, (V,)
-        if self._attends_as_told:
-            self._n_prompt = len(prompt)
-            self._read_so_far, root = model.read_root(tuple(prompt))
-            self._nodes[()] = 0
-            self._found.append(root)
+        if isinstance(prompt, FastDecoder):
+            self._begin(prompt, prompt.length, prompt.state)
+        elif self._attends_as_told:
+            decoder, root = model.read_root(tuple(prompt))
+            self._begin(decoder, len(prompt), root)
         else:
             self._known = () if model.trains_llm else tuple(prompt[:-1])
             self._unread = tuple(prompt[len(self._known) :])
             self.read([()])
+
+    def _begin(self, read_so_far: FastDecoder | DynamicCache, n_prompt: int, root: Tensor) -> None:
+        self._read_so_far, self._n_prompt = read_so_far, n_prompt
+        self._nodes[()] = 0
+        self._found.append(root)
 
     @property
     def n_nodes(self) -> int:

@@ -128,18 +128,27 @@ class PromptHistory:
     def _pieces(self, entry: Entry, cancel: threading.Event | None) -> list[Piece]:
         """Pieces of one turn, speech encoded once."""
         if entry.pieces is None and entry.turn.role == "user":
-            entry.pieces = [self._piece(segment, entry.turn, cancel) for segment in self._template.user(entry.turn)]
+            pieces: list[Piece] = []
+            for segment in self._template.user(entry.turn):
+                pieces.append(self._piece(segment, entry, pieces, cancel))
+            entry.pieces = pieces
         elif entry.pieces is None:
             ids = self._template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
             entry.pieces = [Piece(ids), Piece(self._template.answer_closing)]
         return entry.pieces or []
 
-    def _piece(self, segment: Segment, turn: Turn, cancel: threading.Event | None) -> Piece:
-        if isinstance(segment, SpeechSegment):
-            if turn.transcript is not None and self._context.reads_words:
-                return Piece(self._template.answer(turn.transcript), is_speech=True)
-            return self._context.embed_speech(segment.waveform, cancel, self._max_tokens)
-        return Piece(segment.ids)
+    def _piece(self, segment: Segment, entry: Entry, own: Sequence[Piece], cancel: threading.Event | None) -> Piece:
+        """A piece of a user's turn, after `own` ones."""
+        if not isinstance(segment, SpeechSegment):
+            return Piece(segment.ids)
+        if entry.turn.transcript is not None and self._context.reads_words:
+            return Piece(self._template.answer(entry.turn.transcript), is_speech=True)
+        before: list[Piece] = []
+        if len(self.entries) > self.first and self.entries[-1].turn.role == "assistant" and entry not in self.entries:
+            # Of the first turn nothing is expected: a conversation may begin with anything.
+            past = [piece for i in range(self.first, len(self.entries)) for piece in self._entry_pieces(i, cancel)]
+            before = [*self._opening(), *past, *own]
+        return self._context.embed_speech(segment.waveform, cancel, self._max_tokens, before)
 
 
 def _length(pieces: Sequence[Piece]) -> int:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from blsp.temporaries import remove_temporaries
 
-PATIENCE_SECONDS = 0.02
+PATIENCE_SECONDS = 0.01
 """How long the main thread may take to hear a signal."""
 _AGAIN_SECONDS = 0.002
 _HEARD, _IGNORED = 0, 255

@@ -50,6 +50,7 @@ class FastDecoder:
         self._step = PackedStep(llm, *sizes) if can_step(llm) else None
         self.length = 0
         """Positions read."""
+        self._last: Tensor | None = None
         self._make_buffers(0)
 
     def _make_buffers(self, positions: int) -> None:
@@ -84,6 +85,7 @@ class FastDecoder:
             return self._read_row(self._step, embeds, rotation, check)
         mask = _causal(len(embeds), start, embeds.device) if len(embeds) > 1 and start else None
         x = self._through_layers(embeds, rotation, mask, check)
+        self._last = x[-1:]
         scores: Tensor = self._llm.lm_head(self._normed(x[-1:], self._llm.model.norm.weight))[0]
         return scores
 
@@ -102,6 +104,17 @@ class FastDecoder:
         self._make_room(max(self.length + len(embeds), int(positions.max()) + 1))
         rotation = self._cos[positions], self._sin[positions]
         return self._normed(self._through_layers(embeds, rotation, is_seen), self._llm.model.norm.weight)
+
+    @property
+    def state(self) -> Tensor:
+        """What the output layer got after what `read` read last, float (E,).
+
+        Raises:
+            ValueError: Nothing was read.
+        """
+        if self._last is None:
+            raise ValueError("`state` needs something that was read, but nothing was.")
+        return self._normed(self._last, self._llm.model.norm.weight)[0]
 
     def copy(self) -> FastDecoder:
         """A decoder that has read the same."""
@@ -139,7 +152,7 @@ class FastDecoder:
             if check is not None:
                 check()
             x = step.attend(i, x, rotation, keys[:, :, :stop], values[:, :, :stop])
-        self.length = stop
+        self.length, self._last = stop, x
         return step.scores(x)
 
     def _attend(self, i: int, layer: Any, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:

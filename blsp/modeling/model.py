@@ -339,10 +339,19 @@ class BlspModel(nn.Module):
         n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
         return nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens
 
-    def read_speech(self, waveforms: Sequence[np.ndarray]) -> list[list[int]] | None:
+    @property
+    def expects_words(self) -> bool:
+        """Whether words are found together with the LLM, so that it matters what was said before."""
+        return self._writes and reason_against(self.llm) is None
+
+    def read_speech(self, waveforms: Sequence[np.ndarray], tree: LlmTree | None = None) -> list[list[int]] | None:
         """Token ids of what the LLM reads for each waveform, where the adapter hands over words; else None.
 
         Their embeddings are what `embed_speech` gives, which see.
+
+        Args:
+            waveforms: What was said.
+            tree: The LLM after what was said before, where the model `expects_words`; None: it expects any sentence.
         """
         if self.adapter is None or not self.adapter.reads_words:
             return None
@@ -350,7 +359,9 @@ class BlspModel(nn.Module):
             sentence
             for batch in window_batches(waveforms)
             for sentence in self.sentences(
-                *self.adapter.forward_with_letters(*self.encode_windows(batch)), evidence=self.evidence(batch)
+                *self.adapter.forward_with_letters(*self.encode_windows(batch)),
+                evidence=self.evidence(batch),
+                tree=tree,
             )
         )
         counts = map(count_windows, waveforms)
@@ -363,14 +374,15 @@ class BlspModel(nn.Module):
         letters: LetterScores | None,
         logits: Tensor | None = None,
         evidence: Sequence[float] | None = None,
+        tree: LlmTree | None = None,
     ) -> list[Sentence]:
-        """What each of U stretches says, as the LLM reads it; arguments as of `read_out`."""
+        """What each of U stretches says, as the LLM reads it; arguments as of `read_out` and `read_speech`."""
         assert self.adapter is not None
         assert self.adapter.ctc is not None
         if logits is None:
             logits = self.token_scores(frames)
         if self._writes:
-            return self._written(logits, lengths, letters, evidence)
+            return self._written(logits, lengths, letters, evidence, tree=tree)
         return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
 
     def token_scores(self, frames: Tensor) -> Tensor:
@@ -406,11 +418,12 @@ class BlspModel(nn.Module):
         letters: LetterScores | None,
         evidence: Sequence[float] | None,
         config: JointConfig | None = None,
+        tree: LlmTree | None = None,
     ) -> list[Sentence]:
-        """What each of U stretches says, as people write it; arguments as of `words`."""
+        """What each of U stretches says, as people write it; arguments as of `words` and `read_speech`."""
         assert self.marks is not None
         ends = [*sorted(self.stop_token_ids), *self.marks.ends]
-        tree = LlmTree(self, self._prompt_ids(sentence_instruction()))
+        tree = tree or LlmTree(self, self._prompt_ids(sentence_instruction()))
         typed = PlainText(self.tokenizer)
         sentences = []
         for found in self._search(tree, ends, logits, lengths, letters, evidence, config):

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.context import CachedContext, CancelledError, Piece
+from blsp.context import CachedContext, CancelledError, Piece, cancelled_by
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError, NoSpeechError
 from blsp.generation import Conversation, GenerationConfig, generate_texts
+from blsp.llm_tree import LlmTree
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText
 from blsp.prompt_history import Entry
@@ -308,6 +309,16 @@ def test_cancel_stops_between_two_layers(tiny_model: BlspModel, at: int) -> None
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
     ask(conversation, "go on")
     assert_cached_equals_uncached(conversation)
+
+
+def test_cancel_stops_what_is_read_side_by_side(tiny_model: BlspModel) -> None:
+    """While words are looked for, the LLM reads many ways to go on."""
+    model, cancel = private_copy(tiny_model), threading.Event()
+    tree = LlmTree(model, [5, 6])
+    layers = Layers([layer.mlp for layer in model.llm.model.layers], cancel)
+    with pytest.raises(CancelledError), cancelled_by(cancel, CachedContext(model)._blocks):
+        tree.read([(7,)])
+    assert (layers.first, layers.last) == (1, 0)
 
 
 def test_cancel_stops_the_encoder_too(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
@@ -627,7 +638,9 @@ def word_model(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> BlspMo
     """A model whose adapter hears the same words whatever is said, and none in less than half a second."""
     words = list(PlainText(tiny_model.tokenizer).ids("What is this?"))
     model = private_copy(tiny_model)
-    monkeypatch.setattr(model, "read_speech", lambda waveforms: [words if len(w) >= 8000 else [] for w in waveforms])
+    monkeypatch.setattr(
+        model, "read_speech", lambda waveforms, _=None: [words if len(w) >= 8000 else [] for w in waveforms]
+    )
     return model
 
 
@@ -651,6 +664,33 @@ def test_words_that_are_known_already_are_not_heard_again(
     monkeypatch.setattr(word_model, "read_speech", lambda _: pytest.fail("listened"))
     known = Turn("user", speech=speech, transcript="What is this?")
     assert "".join(Conversation(word_model).reply(known, SHORT)) == expected
+
+
+def test_words_are_expected_after_what_was_said_before(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything, expected = torch.arange(word_model.llm.config.vocab_size), []
+    find = word_model.read_speech
+
+    def listen(waveforms: Any, tree: LlmTree | None = None) -> Any:
+        expected.append(None if tree is None else tree.log_probs([()], everything)[0])
+        if tree is not None:
+            tree.read([(5, 6, 7), (8,)])  # a search leaves nothing behind
+        return find(waveforms)
+
+    monkeypatch.setattr(type(word_model), "expects_words", True)
+    monkeypatch.setattr(word_model, "read_speech", listen)
+    conversation = Conversation(word_model)
+    for _ in range(2):
+        list(conversation.reply(Turn("user", speech=make_speech(1.0)), SHORT))
+    assert expected.pop(0) is None
+    assert_cached_equals_uncached(conversation)
+    conversation.undo()
+    pieces = prompt(conversation, Turn("user", speech=make_speech(1.0)))
+    before = pieces[: max(i for i, piece in enumerate(pieces) if piece.is_speech)]
+    with torch.no_grad():
+        logits = word_model.llm(torch.tensor([[key for piece in before for key in piece.keys]])).logits[0, -1]
+    torch.testing.assert_close(expected[0], logits.double().log_softmax(dim=0), rtol=1e-4, atol=1e-4)
 
 
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:
