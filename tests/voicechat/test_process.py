@@ -144,6 +144,7 @@ def test_a_signal_ends_what_python_cannot_interrupt(number: signal.Signals, stat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> None:
     body = (
         "from pathlib import Path\n"
