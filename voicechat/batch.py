@@ -35,6 +35,8 @@ class LoadedWriter:
 
     begin: Callable[[], Writer]
     """Gives for each recording what writes about its speech, from its beginning to its end."""
+    together: Callable[[Sequence[Waveform]], Sequence[str] | None] = lambda _waveforms: None
+    """Writes about some stretches at once, as `begin` would about one after the other; None: that gains nothing."""
     word_times: WordTimes = lambda _waveform, _text: None
     """When each word of what it writes is said, if it knows."""
     language: Callable[[], str | None] = lambda: None
@@ -98,6 +100,7 @@ def _write_one(sink: ResultSink, author: _Author, recording: RecordingOptions, p
                     advance=progress.at(file),
                     word_times=author.word_times,
                     is_settled=author.is_settled,
+                    prepare=author.prepare,
                 )
             ) as segments:
                 for segment in segments:
@@ -141,8 +144,15 @@ class _Author:
         self._write: Writer | None = None
         self._found: Written | None = None
         self._latest: tuple[Waveform, Written] | None = None
+        self._prepared: list[tuple[Waveform, str]] = []
         self.language: str | None = None
         """Code of the language of what was written about last, if it was found."""
+
+    def prepare(self, waveforms: Sequence[Waveform]) -> None:
+        """See `Prepare`."""
+        new = [waveform for waveform in waveforms if self._journal is None or self._journal.find(waveform) is None]
+        texts = self._writer().together(new) if len(new) > 1 else None
+        self._prepared = [] if texts is None else list(zip(new, texts))
 
     def write(self, waveform: Waveform) -> str:
         """See `Writer`."""
@@ -152,7 +162,8 @@ class _Author:
             return self._found.text
         if self._write is None:
             self._write = self._writer().begin()
-        text = self._write(waveform)
+        known = [text for prepared, text in self._prepared if prepared is waveform]
+        text = known[0] if known else self._write(waveform)
         self.language = self._writer().language()
         return text
 

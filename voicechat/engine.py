@@ -81,6 +81,10 @@ class ChatEngine(Protocol):
         """The words of one utterance."""
         ...
 
+    def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
+        """The words of some utterances, as `transcribe` gives those of each; None where that takes as long."""
+        ...
+
     def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
         """One utterance in another language, given by its English name.
 
@@ -159,6 +163,10 @@ class _LlmConversation:
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         raise NotImplementedError
+
+    def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
+        del waveforms
+        return None
 
     @property
     def _reads_words(self) -> bool:
@@ -245,6 +253,12 @@ class BlspEngine(_LlmConversation):
         from blsp.transcription import transcribe
 
         return transcribe(self.model, waveform)
+
+    def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
+        """The words of some utterances, which the LLM reads in the same passes."""
+        from blsp.transcription import transcribe_batch
+
+        return transcribe_batch(self.model, waveforms)
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Start and end of each word, by the letters that the adapter reads."""
@@ -413,6 +427,11 @@ class ScriptedEngine:
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
         """Give the next answer."""
         return "".join(self.reply([Turn("user", text=instruction, speech=waveform)], config))
+
+    def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
+        """Nothing."""
+        del waveforms
+        return None
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """Give the next answer."""

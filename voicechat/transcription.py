@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from voicechat.vad import FrameClassifier
 
 Writer = Callable[[Waveform], str]
 """Speech -> what is written about it: an engine's method with its arguments filled in."""
+Prepare = Callable[[Sequence[Waveform]], None]
+"""Takes the stretches about which is written next, some of which may be cheaper together."""
 WordTimes = Callable[[Waveform, str], Sequence[tuple[float, float]] | None]
 """Speech and its words -> start and end of each of them in seconds; None where they are not known."""
 
@@ -32,6 +35,8 @@ class RecordingOptions:
     """Write about as much speech at once as the encoder takes, instead of every utterance."""
     track: int | None = None
     """Which of its audio tracks to read, from 1; None reads the first, and warns where there are more."""
+    at_once: int = 1
+    """How many utterances of a file may be taken together; of what is still being said, each is taken as it ends."""
 
 
 def write_segments(
@@ -43,6 +48,7 @@ def write_segments(
     advance: Callable[[float], None] = lambda _: None,
     word_times: WordTimes = lambda _waveform, _text: None,
     is_settled: Callable[[Waveform], bool] = lambda _waveform: True,
+    prepare: Prepare = lambda _waveforms: None,
 ) -> Generator[Segment, None, None]:
     """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
 
@@ -55,6 +61,7 @@ def write_segments(
         word_times: Called with each stretch and what was written about it.
         is_settled: Called with the first stretches, before anything is written about them, until it is clear that they
             are in a language that is understood; raises an error where they are in another.
+        prepare: Called with some stretches before something is written about each.
 
     Yields:
         Segments in order; a stretch about which nothing was written is left out.
@@ -71,13 +78,16 @@ def write_segments(
     if options.whole:
         stretches = _joined(stretches)
     n_written = 0
-    for stretch in _held_back(stretches, is_settled):
-        text = write(stretch.waveform).strip()
-        if text:
-            n_written += 1
-            segment = Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
-            times = word_times(stretch.waveform, text)
-            yield with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
+    at_once = options.at_once if Path(source).is_file() else 1
+    for group in _grouped(_held_back(stretches, is_settled), at_once):
+        prepare([stretch.waveform for stretch in group])
+        for stretch in group:
+            text = write(stretch.waveform).strip()
+            if text:
+                n_written += 1
+                segment = Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
+                times = word_times(stretch.waveform, text)
+                yield with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
     if n_written == 0:
         raise NoSpeechError(
             f"{name_of(source)}: no speech was found in {position.seconds:.1f} s of audio.",
@@ -110,6 +120,19 @@ def _held_back(stretches: Iterable[UtteranceReady], is_settled: Callable[[Wavefo
             yield from waiting
             waiting.clear()
     yield from waiting
+
+
+def _grouped(stretches: Iterable[UtteranceReady], at_once: int) -> Iterator[list[UtteranceReady]]:
+    """Stretches in groups of at most so many, and of no more speech than the encoder takes at once."""
+    group: list[UtteranceReady] = []
+    limit = WHISPER_WINDOW_SECONDS * SAMPLING_RATE
+    for stretch in stretches:
+        if group and (len(group) == at_once or sum(len(x.waveform) for x in (*group, stretch)) > limit):
+            yield group
+            group = []
+        group.append(stretch)
+    if group:
+        yield group
 
 
 def _joined(utterances: Iterable[UtteranceReady]) -> Iterator[UtteranceReady]:

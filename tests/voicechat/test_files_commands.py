@@ -53,6 +53,9 @@ class EchoEngine(ScriptedEngine):
     def transcribe(self, waveform: np.ndarray, language: str | None = None) -> str:
         return self._heard(f"transcribe {language}", waveform)
 
+    def transcribe_together(self, waveforms: Sequence[np.ndarray]) -> list[str] | None:
+        return None
+
     def translate(self, waveform: np.ndarray, to: str, before: Sequence[Translation] = ()) -> Translation:
         self.before = [translation.text for translation in before]
         return Translation(Turn("user"), self._heard(f"translate to {to}", waveform))
@@ -190,6 +193,27 @@ def test_text_appears_while_the_recording_is_still_read(engine: EchoEngine, monk
     monkeypatch.setattr("sys.stdout", out)
     app(["transcribe", "-", "--raw-rate", "16000"], standalone_mode=False)
     assert seen == ["", "Utterance 1.\n", "Utterance 1.\nUtterance 2.\n"]
+
+
+def test_utterances_of_a_file_are_taken_together(
+    engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def transcribe_together(waveforms: Sequence[np.ndarray]) -> list[str]:
+        taken.append(len(waveforms))
+        return [f"Utterance {len(taken)}.{number}." for number in range(len(waveforms))]
+
+    monkeypatch.setattr(engine, "transcribe_together", transcribe_together)
+    monkeypatch.setattr(engine, "transcribe", lambda *_: "Alone.")
+    clip = np.concatenate([load_audio(QUESTION), np.zeros(SAMPLING_RATE, np.float32)])
+    soundfile.write(path := tmp_path / "talk.wav", np.tile(clip, 6), SAMPLING_RATE)
+    expected = [f"Utterance {group}.{number}." for group, size in ((1, 4), (2, 2)) for number in range(size)]
+    assert run("transcribe", path).stdout.splitlines() == expected
+    raw = to_pcm16(np.tile(clip, 2)).tobytes()
+    assert run("transcribe", "-", "--raw-rate", "16000", stdin=raw).stdout.splitlines() == ["Alone."] * 2
+    assert run("transcribe", QUESTION).stdout == "Alone.\n"
+    assert taken == [4, 2]
 
 
 @pytest.mark.slow

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from voicechat.results import OutputOptions
     from voicechat.transcription import Writer
 
+_AT_ONCE = 4
+"""Utterances of a file that are transcribed together: with more, the first result comes late."""
 Format = Literal["txt", "srt", "vtt", "tsv", "json", "all"]
 
 Files = Annotated[
@@ -364,12 +366,15 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
             engine = load_engine(options, settings.engine, progress, language=source.language)
-        more = {"word_times": engine.word_times} if task.has_words else {}
         begin, language = partial(task.make, engine), lambda: engine.language
-        return LoadedWriter(begin, language=language, judge=engine.language_judge, **more)
+        if not task.has_words:
+            return LoadedWriter(begin, language=language, judge=engine.language_judge)
+        together, word_times = engine.transcribe_together, engine.word_times
+        return LoadedWriter(begin, together, word_times, language, engine.language_judge)
 
     detector = make_detector(settings.vad, settings.vad_mode)
-    recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track)
+    at_once = _AT_ONCE if task.has_words else 1
+    recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track, at_once=at_once)
     hint = f"Let Whisper write the words: voicechat {task.name} {{file}}{task.arguments} --engine cascade"
     key = f"{__version__} {task.name}{task.arguments} {task.language} {source} {settings}"
     about = Task(options.model, task.language, hint, key)
