@@ -81,7 +81,7 @@ if TYPE_CHECKING:
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""
 TICK_SECONDS = 0.05
-END_SECONDS, STOP_SECONDS = 2.0, 0.05
+END_SECONDS, STOP_SECONDS = 2.0, 0.02
 """How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
 KEEP_SECONDS = 1.0
 """How long the end waits for a slow disk where something else ends the process."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ _MUCH_BETTER = 0.7
 """A second copy of the weights, in 4 bits, has to take less than this share of the time that the one in 8 takes."""
 _LAYER = 7
 """Matrices of a layer."""
+_WORKERS = 2
+"""Weights that are laid out at the same time."""
 _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of the matrices of a layer that read the same, in the order in which they do."""
 _SOME_LAYERS = 8
@@ -86,14 +89,21 @@ def apply(llm: nn.Module, choice: CpuChoice) -> None:
 
 
 def _block(llm: nn.Module, *, together: bool) -> None:
-    """Lay out all weights but that of the output layer, which is looked up by rows too, layer by layer."""
+    """Lay out all weights but that of the output layer, which is looked up by rows too."""
+    jobs: list[Callable[[], None]] = []
+    taken: set[PackedLinear] = set()
     for module in llm.modules():
         for names in _SAME_INPUT if together else ():
-            linears = [getattr(module, name, None) for name in names]
-            if all(isinstance(linear, PackedLinear) and linear.values is not None for linear in linears):
-                block_together(linears)  # type: ignore[arg-type]
-        if isinstance(module, PackedLinear) and not module.n_exact and module.dense is None:
-            module.block()
+            children = [getattr(module, name, None) for name in names]
+            linears = [child for child in children if isinstance(child, PackedLinear) and child.values is not None]
+            if len(linears) == len(names):
+                jobs.append(partial(block_together, linears))
+                taken.update(linears)
+        if isinstance(module, PackedLinear) and not module.n_exact and module.dense is None and module not in taken:
+            jobs.append(module.block)
+    with ThreadPoolExecutor(_WORKERS) as pool:  # oneDNN lays a weight out on one thread, mostly
+        for job in [pool.submit(job) for job in jobs]:
+            job.result()
 
 
 def _fastest_few(linears: Sequence[PackedLinear], second_copy: float) -> FewRows:
