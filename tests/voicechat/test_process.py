@@ -81,7 +81,10 @@ def test_bytes_on_standard_input_that_are_no_text() -> None:
 
 
 IMPORTS = "import os, signal, sys, tempfile, time\nfrom voicechat.process import guarded_process\n"
-HEARS = IMPORTS + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # where the tests ignore it
+HEARS = (
+    IMPORTS + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)\n"
+)  # where the tests ignore them, as under nohup
 COMPUTES = "__import__('hashlib').pbkdf2_hmac('sha256', b'', b'', 500_000_000)"
 """Takes minutes, in C and without Python's lock: no signal reaches Python meanwhile."""
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
