@@ -63,12 +63,14 @@ def measure(llm: nn.Module) -> CpuChoice:
     many = _fastest_many(layers)
     for linear in layers:
         linear.many_rows = many
-        if many == "blocked":
-            linear.block(keep=True)
+        linear.blocked = linear.blocked if many == "blocked" else None
     few = _fastest_few(layers, _MUCH_BETTER if many == "blocked" else 1)
     for linear in layers:
         linear.few_rows = few
-    return CpuChoice(few, many, _fastest_few(outputs, 1) if outputs else few, _fastest_threads(layers))
+    choice = CpuChoice(few, many, _fastest_few(outputs, 1) if outputs else few, _fastest_threads(layers))
+    for linear in layers:
+        linear.blocked = None  # `apply` lays out layers of one input together
+    return choice
 
 
 def apply(llm: nn.Module, choice: CpuChoice) -> None:
@@ -126,19 +128,26 @@ def _fastest_few(linears: Sequence[PackedLinear], second_copy: float) -> FewRows
 
 
 def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
-    some = [linear for linear in linears if linear.dense is None][:_LAYER]
+    some = [linear for linear in linears if linear.dense is None]
     if not some:
         return "int8"
 
     def run(way: ManyRows) -> None:
         for linear in some:
             linear.many_rows = way
-            if way == "blocked":
-                linear.block(keep=True)
         _run(some, _PROMPT_ROWS)
 
-    ways = [way for way in get_args(ManyRows) if way != "bfloat16" or cpu_multiplies_bfloat16()]
-    return _fastest({way: partial(run, way) for way in ways if way != "int8" or multiplies_exactly()})
+    ways = set(get_args(ManyRows))
+    if not cpu_multiplies_bfloat16():
+        ways.remove("bfloat16")
+    if not multiplies_exactly():
+        ways.remove("int8")
+    try:
+        for linear in some:  # beforehand: laying out takes ten times as long as multiplying
+            linear.block(keep=True)
+    except RuntimeError:
+        ways.remove("blocked")
+    return _fastest({way: partial(run, way) for way in get_args(ManyRows) if way in ways})
 
 
 def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:

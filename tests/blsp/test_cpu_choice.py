@@ -40,6 +40,13 @@ def slow_ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         now[0] += 0.001 + slow.get(way, 0.0)
         return forward(linear, x)
 
+    block = PackedLinear.block
+
+    def block_slowly(linear: PackedLinear, *, keep: bool = False) -> None:
+        now[0] += 1.0 if linear.blocked is None else 0.0  # once, which says nothing of the products
+        block(linear, keep=keep)
+
+    monkeypatch.setattr(PackedLinear, "block", block_slowly)
     monkeypatch.setattr(PackedLinear, "forward", slowed)
     monkeypatch.setattr(cpu_choice, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(cpu_choice, "cpu_multiplies_bfloat16", lambda: True)
