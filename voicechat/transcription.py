@@ -127,10 +127,13 @@ def _grouped(stretches: Iterable[UtteranceReady], at_once: int) -> Iterator[list
     group: list[UtteranceReady] = []
     limit = WHISPER_WINDOW_SECONDS * SAMPLING_RATE
     for stretch in stretches:
-        if group and (len(group) == at_once or sum(len(x.waveform) for x in (*group, stretch)) > limit):
+        if group and sum(len(x.waveform) for x in (*group, stretch)) > limit:
             yield group
             group = []
         group.append(stretch)
+        if len(group) == at_once:  # not when the next one comes: it may still have to be said
+            yield group
+            group = []
     if group:
         yield group
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,11 @@ from blsp.errors import ContextFullError, ModelNotFoundError
 from blsp.translation import Translation
 from tests.blsp.encoded_audio import Track, encode
 from voicechat.cli import app
+from voicechat.endpointing import UtteranceReady
 from voicechat.engine import ScriptedEngine
 from voicechat.options import ModelOptions
+from voicechat.transcription import RecordingOptions, write_segments
+from voicechat.vad import make_detector
 
 ASSETS = Path(__file__).parent.parent / "assets"
 QUESTION = ASSETS / "capital_of_france.flac"
@@ -193,6 +196,28 @@ def test_text_appears_while_the_recording_is_still_read(engine: EchoEngine, monk
     monkeypatch.setattr("sys.stdout", out)
     app(["transcribe", "-", "--raw-rate", "16000"], standalone_mode=False)
     assert seen == ["", "Utterance 1.\n", "Utterance 1.\nUtterance 2.\n"]
+
+
+@pytest.mark.parametrize(("source", "expected"), [("-", ["1", "said", "2"]), (str(QUESTION), ["said", "1", "2"])])
+def test_what_is_still_being_said_is_written_as_it_ends(
+    source: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    def stretches(*_: object) -> Iterator[UtteranceReady]:
+        for number in (1, 2):
+            if number == 2:
+                happened.append("said")
+            samples = number * SAMPLING_RATE
+            yield UtteranceReady(
+                np.full(SAMPLING_RATE, number, np.float32), samples, samples + SAMPLING_RATE, forced=False
+            )
+
+    monkeypatch.setattr("voicechat.transcription.segment_stream", stretches)
+    options = RecordingOptions(make_detector("silero", 2), at_once=4)
+    for segment in write_segments(source, lambda waveform: f"{waveform[0]:.0f}", options, warn=pytest.fail):
+        happened += [segment.text]
+    assert happened == expected
 
 
 def test_utterances_of_a_file_are_taken_together(
