@@ -62,8 +62,7 @@ class PromptHistory:
 
     def prompt(self, user: Entry, cancel: threading.Event | None = None) -> list[Piece]:
         """Everything the LLM reads before it answers `user`."""
-        past = [piece for i in range(self.first, len(self.entries)) for piece in self._entry_pieces(i, cancel)]
-        return [*self._opening(), *past, *self._after(len(self.entries), user, cancel)]
+        return [*self._so_far(cancel), *self._after(len(self.entries), user, cancel)]
 
     def fits(self, user: Entry, room: int, cancel: threading.Event | None = None) -> bool:
         """Whether the prompt takes at most `room` positions."""
@@ -109,6 +108,11 @@ class PromptHistory:
             entry.pieces = None  # speech embeddings of dropped turns need no memory
         self.first = kept
 
+    def _so_far(self, cancel: threading.Event | None) -> list[Piece]:
+        """Everything the LLM reads of the conversation so far."""
+        past = [piece for i in range(self.first, len(self.entries)) for piece in self._entry_pieces(i, cancel)]
+        return [*self._opening(), *past]
+
     def _opening(self) -> list[Piece]:
         return [Piece(self._template.opening(self.system))]
 
@@ -146,8 +150,7 @@ class PromptHistory:
         before: list[Piece] = []
         if len(self.entries) > self.first and self.entries[-1].turn.role == "assistant" and entry not in self.entries:
             # Of the first turn nothing is expected: a conversation may begin with anything.
-            past = [piece for i in range(self.first, len(self.entries)) for piece in self._entry_pieces(i, cancel)]
-            before = [*self._opening(), *past, *own]
+            before = [*self._so_far(cancel), *own]
         return self._context.embed_speech(segment.waveform, cancel, self._max_tokens, before)
 
 

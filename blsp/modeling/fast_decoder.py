@@ -10,6 +10,7 @@ Shapes:
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -118,9 +119,8 @@ class FastDecoder:
 
     def copy(self) -> FastDecoder:
         """A decoder that has read the same."""
-        other = FastDecoder(self._llm)
-        other._make_room(self.length)
-        other.length = self.length
+        other = copy(self)
+        other._make_buffers(self.length + _ROOM)
         for theirs, mine in zip([*other._keys, *other._values], [*self._keys, *self._values]):
             theirs[:, :, : self.length] = mine[:, :, : self.length]
         return other

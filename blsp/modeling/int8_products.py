@@ -10,7 +10,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -84,7 +84,14 @@ class BlockedWeight:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rows by the weight: float (..., K) -> float32 (N, M)."""
-        terms, scales = split_rows(x.reshape(-1, self._n_inputs), self._levels)
+        return self.product(*self.split(x))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows as `product` takes them, for weights that read the same: float (..., K)."""
+        return split_rows(x.reshape(-1, self._n_inputs), self._levels)
+
+    def product(self, terms: Tensor, scales: Tensor) -> Tensor:
+        """Rows that were `split` by the weight: float32 (N, M)."""
         high, low = _product(terms, self._levels, self._weight, self._scales, self._zeros).chunk(2)
         return high.add_(low, alpha=1 / (2 * self._levels)).mul_(scales)
 
@@ -153,11 +160,16 @@ def multiplies_exactly() -> bool:
         return False
 
 
-def multiply_plain(rows: Tensor, values: Tensor) -> Tensor:
-    """Rows by an 8-bit weight as it is, whose scales are left to the caller: float (N, K), int8 (M, K) -> (N, M)."""
+def multiply_plain(rows: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Rows, float (N, K), by parts of an 8-bit weight as they are, int8 (M, K); gives (N, M) for each.
+
+    The weight's scales are left to the caller.
+    """
     first, rest, scales = _split(rows, LEVELS)
-    high, low = torch._int_mm(torch.cat([first, rest]).to(torch.int8), values.t()).chunk(2)
-    return high.float().add_(low, alpha=1 / (2 * LEVELS)).mul_(scales)
+    terms = torch.cat([first, rest]).to(torch.int8)
+    for values in parts:
+        high, low = torch._int_mm(terms, values.t()).chunk(2)
+        yield high.float().add_(low, alpha=1 / (2 * LEVELS)).mul_(scales)
 
 
 def _full_range(n_rows: int) -> Tensor:

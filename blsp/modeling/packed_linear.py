@@ -253,14 +253,16 @@ def multiply(rows: Tensor, values: Tensor, how: ManyRows = "int8") -> Tensor:
 
     Integers are used where they are right: else it is by float32.
     """
-    in_integers = how in ("int8", "blocked") and multiplies_exactly()
-    kind = torch.bfloat16 if how == "bfloat16" else torch.float32
-    y = torch.empty(len(rows), len(values))
-    for start in range(0, len(values), _MAX_OUTPUTS):
-        part = values[start : start + _MAX_OUTPUTS]
-        y[:, start : start + len(part)] = (
-            multiply_plain(rows, part) if in_integers else rows.to(kind) @ part.to(kind).t()
-        )
+    parts = torch.split(values, _MAX_OUTPUTS)
+    if how in ("int8", "blocked") and multiplies_exactly():
+        products = multiply_plain(rows, parts)
+    else:
+        dense_rows = rows.to(torch.bfloat16 if how == "bfloat16" else torch.float32)
+        products = (dense_rows @ part.to(dense_rows.dtype).t() for part in parts)
+    y, start = torch.empty(len(rows), len(values)), 0
+    for product in products:  # one after the other: together they would take twice the memory
+        y[:, start : start + product.size(1)] = product
+        start += product.size(1)
     return y
 
 
@@ -315,7 +317,8 @@ class PackedEmbedding(nn.Module):
         """Products with the tokens' directions (their embeddings at unit length): float (..., E) -> (..., V)."""
         rows = x.reshape(-1, self.embedding_dim)
         if self._blocked:
-            products = torch.cat([part(rows) for part in self._blocked], dim=1)
+            split = self._blocked[0].split(rows)
+            products = torch.cat([part.product(*split) for part in self._blocked], dim=1)
         else:
             products = multiply(rows, self.values, self.many_rows).div_(self.norms)
         return products.view(*x.shape[:-1], self.num_embeddings).to(x.dtype)
