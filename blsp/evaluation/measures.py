@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from blsp.data.answer_filter import sentences
 from blsp.evaluation import comet
 from blsp.evaluation.metric_counts import (
     Array,
@@ -24,7 +25,6 @@ from blsp.evaluation.question_answering import (
     agreement,
     agreement_statistics,
     agrees,
-    first_sentence,
     is_accepted,
     read_keys,
 )
@@ -129,7 +129,7 @@ def _agreements(task: TaskConfig, lines: Sequence[Line], typed: Sequence[Line]) 
     if task.kind == "answer":
         pairs = [(line["hypothesis"], other["hypothesis"]) for line, other in zip(typed, lines)]
         f1, exact, _ = agreement_statistics([agreement(*pair) for pair in pairs])
-        firsts = [agreement(first_sentence(a), first_sentence(b)).exact_match for a, b in pairs]
+        firsts = [agreement(*(next(iter(sentences(text)), "") for text in pair)).exact_match for pair in pairs]
         first = mean_statistics(
             [100.0 * same for same in firsts], metric="first sentence", details={"normalizer": ENGLISH}
         )

@@ -56,7 +56,6 @@ Your output:"""
 )
 """Judges an answer. Source: listing 2."""
 
-_SENTENCE_END = re.compile(r"(?<=[^\W\d][.!?])\s|\n")
 _LABELLED = re.compile(
     r'"?question"?\s*:\s*(?P<question>.+?)\s*,?\s*(?:,|\n|(?="))\s*"?(?:answer|response)"?\s*:\s*(?P<answer>[^\n]+)',
     re.IGNORECASE | re.DOTALL,
@@ -182,11 +181,6 @@ def agrees(reference: str, hypothesis: str, *, normalizer_name: str = ENGLISH) -
     """Whether two answers are taken for the same: their first word is, or token F1 is at least 0.5."""
     found = agreement(reference, hypothesis, normalizer_name=normalizer_name)
     return found.first_word or found.token_f1 >= MIN_TOKEN_F1
-
-
-def first_sentence(text: str) -> str:
-    """What comes before the first sentence mark or line break; the number of an item in a list ends no sentence."""
-    return _SENTENCE_END.split(text.strip(), maxsplit=1)[0]
 
 
 def read_keys(path: Path) -> dict[str, tuple[str, ...]]:
