@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.embedded import cache_folder
 from blsp.errors import ConfigError
+from blsp.memory import give_back_memory
 from blsp.storage import read_json, write_json_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from blsp.modeling.cpu_choice import CpuChoice
@@ -24,19 +27,22 @@ _BUSY = 0.75
 """Load for each processor above which a measurement holds for this start alone."""
 
 
-def tune(llm: nn.Module, name: str) -> None:
+def tune(llm: nn.Module, name: str, again: Callable[[], nn.Module] | None = None) -> None:
     """Run an LLM whose matrices are packed in the fastest way that this CPU has, measured at the first start.
 
     Args:
         llm: The LLM.
         name: Which it is.
+        again: Gives it once more, to measure with: what was read of a mapped file stays in memory as long as anything
+            of this mapping is in use, which would be all weights twice. None: measure with `llm`.
     """
     from blsp.modeling.cpu_choice import apply, measure
 
     path, key = _path(), f"{name}, {describe_cpu()}"
     kept = _read(path)
     if (choice := _choice(kept.get(key))) is None:
-        choice = measure(llm)
+        choice = measure(llm if again is None else again())
+        give_back_memory()
         if path is not None and not _is_busy():
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)

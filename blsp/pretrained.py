@@ -220,7 +220,8 @@ def _load_llm(spec: ModelSpec, folder: Path, where: _Placement, *, packed: bool)
     if is_packed(folder) and packed and spec.lora is None:
         with _readable(folder):
             llm = load_packed(folder)
-        tune(llm, folder.name)
+        give_back_memory()  # what reading the tokenizer took, before the weights are laid out
+        tune(llm, folder.name, again=partial(load_packed, folder))
         return llm
     llm = _load_dense_llm(folder, where) if not is_packed(folder) else _unpack_llm(folder, where)
     _apply_lora(spec, llm, where.quantize)
