@@ -1,41 +1,24 @@
-"""Rates, and files and PCM as waveforms."""
+"""Files and PCM -> waveforms, whole or piece by piece."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio_blocks import Block, FloatBlock
-from blsp.audio_blocks import Warn as Warn
+from blsp.audio_blocks import Block, FloatBlock, Warn
 from blsp.audio_decoding import open_decoder
 from blsp.audio_mixing import Mixer, scale_of
-from blsp.audio_sources import AudioInput as AudioInput
-from blsp.audio_sources import name_of, open_source
-from blsp.errors import AudioError, StorageError
-from blsp.storage import atomic_file
-
-SAMPLING_RATE = 16_000
-"""Samples per second of every waveform inside the library (Hz)."""
-MEL_WINDOW_SAMPLES = 400
-MEL_HOP_SAMPLES = 160
-MEL_FRAMES_PER_SECOND = SAMPLING_RATE // MEL_HOP_SAMPLES  # 100: columns of the log-mel spectrogram
-ENCODER_FRAMES_PER_SECOND = MEL_FRAMES_PER_SECOND // 2  # 50: after Whisper's stride-2 convolution
-WHISPER_WINDOW_SECONDS = 30
-"""The longest stretch Whisper's encoder has positions for."""
-
-Waveform = npt.NDArray[np.float32]
-"""Mono audio at 16 kHz in [-1, 1], float32 (N,)."""
+from blsp.audio_resample import Resampler
+from blsp.audio_sources import AudioInput, name_of, open_source
+from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.errors import AudioError
 
 MAX_STREAM_SECONDS = 24 * 3600.0
 """Longest audio that `stream_audio` decodes by default."""
 MAX_WAVEFORM_SECONDS = 3600.0
 """Longest audio that `load_audio` holds in memory by default (230 MB)."""
-_PCM_SCALE = 32_768.0
 
 
 def load_audio(
@@ -145,68 +128,6 @@ class _ToWaveform:
 def _unless_empty(waveform: Waveform) -> Iterator[Waveform]:
     if len(waveform):
         yield waveform
-
-
-class Resampler:
-    """Brings consecutive pieces of a mono signal to 16 kHz; the pieces join as if resampled in one go.
-
-    Args:
-        sampling_rate: Rate of what is pushed (Hz).
-    """
-
-    def __init__(self, sampling_rate: int) -> None:
-        import soxr
-
-        self._stream = None if sampling_rate == SAMPLING_RATE else soxr.ResampleStream(sampling_rate, SAMPLING_RATE, 1)
-
-    def push(self, samples: npt.NDArray[np.float32]) -> Waveform:
-        """Take the next samples, float32 (N,); return what is ready at 16 kHz, float32 (M,), perhaps empty."""
-        return samples if self._stream is None else self._clipped(samples, last=False)
-
-    def flush(self) -> Waveform:
-        """Return what the filter still holds, float32 (M,); nothing may be pushed afterwards."""
-        return np.zeros(0, np.float32) if self._stream is None else self._clipped(np.zeros(0, np.float32), last=True)
-
-    def _clipped(self, samples: npt.NDArray[np.float32], *, last: bool) -> Waveform:
-        assert self._stream is not None
-        resampled: npt.NDArray[np.float32] = self._stream.resample_chunk(samples, last=last)
-        return resampled.clip(-1.0, 1.0)  # the filter overshoots at full scale
-
-
-def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-    """Waveform in [-1, 1] -> 16-bit samples, int16 (N,); what is louder is clipped."""
-    scaled: npt.NDArray[np.int16] = np.rint(waveform * _PCM_SCALE).clip(-_PCM_SCALE, _PCM_SCALE - 1).astype(np.int16)
-    return scaled
-
-
-def from_pcm16(samples: npt.NDArray[np.int16]) -> Waveform:
-    """16-bit samples -> waveform in [-1, 1), float32 (N,); `to_pcm16` gives back the same samples."""
-    waveform: Waveform = samples.astype(np.float32) / np.float32(_PCM_SCALE)
-    return waveform
-
-
-def save_audio(path: str | os.PathLike[str], waveform: npt.NDArray[np.float32], rate: int = SAMPLING_RATE) -> None:
-    """Write a mono waveform as 16-bit FLAC or WAV, named by the suffix; the file appears whole or not at all.
-
-    Raises:
-        ValueError: The suffix is neither `.flac` nor `.wav`.
-        StorageError: The folder or disk cannot be written.
-    """
-    import soundfile
-
-    path = Path(path)
-    if path.suffix not in (".flac", ".wav"):
-        raise ValueError(f"`path` must end in .flac or .wav, but is {str(path)!r} instead.")
-    encoded = io.BytesIO()  # soundfile prints a traceback where it meets a full disk itself
-    soundfile.write(encoded, to_pcm16(waveform), rate, format=path.suffix[1:].upper(), subtype="PCM_16")
-    try:
-        with atomic_file(path) as file:
-            file.write(encoded.getbuffer())
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            hint=f"Free some space, or check: ls -ld {path.parent}",
-        ) from error
 
 
 def _check_finite(block: npt.NDArray[np.float32], name: str, block_start_seconds: float) -> None:

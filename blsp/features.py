@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blsp.audio import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.audio_waveform import (
+    MEL_HOP_SAMPLES,
+    MEL_WINDOW_SAMPLES,
+    SAMPLING_RATE,
+    WHISPER_WINDOW_SECONDS,
+)
 
 MIN_SAMPLES = MEL_WINDOW_SAMPLES
 """Shortest waveform that has a spectrum: one analysis window (25 ms)."""

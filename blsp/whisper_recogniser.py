@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blsp.audio import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.audio_waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.features import MIN_SAMPLES, extract_features
 from blsp.instructions import repeat_limit
 from blsp.silero_vad import is_certain, speech_evidence

@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from blsp.audio import SAMPLING_RATE, load_audio
+from blsp.audio import load_audio
+from blsp.audio_waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from blsp.data.feature_cache import FeatureShard, FeatureWriter
 from blsp.features import log_mel

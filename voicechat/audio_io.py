@@ -19,7 +19,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio import SAMPLING_RATE, Resampler, Waveform, from_pcm16, stream_audio, to_pcm16
+from blsp.audio import stream_audio
+from blsp.audio_resample import Resampler
+from blsp.audio_waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
 from voicechat.audio_devices import close_stream, find_device, load_portaudio, open_stream
 from voicechat.errors import AudioDeviceError
 from voicechat.vad import FRAME_SAMPLES, Frame

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio import SAMPLING_RATE, from_pcm16
+from blsp.audio_waveform import SAMPLING_RATE, from_pcm16
 from blsp.silero_vad import FRAME_SAMPLES as FRAME_SAMPLES
 from blsp.silero_vad import LevelControl, SileroVad
 

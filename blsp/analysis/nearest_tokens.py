@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.audio import WHISPER_WINDOW_SECONDS, Waveform
+from blsp.audio_waveform import WHISPER_WINDOW_SECONDS, Waveform
 from blsp.ctc_alignment import align
 from blsp.errors import UnsupportedError
 from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blsp.audio import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.audio_waveform import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
 from blsp.data.encoding import FORMAT, encode, open_cache
 from blsp.data.manifest import ErrorCount, check_share, recording_of

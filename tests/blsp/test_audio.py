@@ -16,15 +16,10 @@ import soundfile
 import soxr
 
 import blsp.audio_blocks
-from blsp.audio import (
-    SAMPLING_RATE,
-    Resampler,
-    from_pcm16,
-    load_audio,
-    save_audio,
-    stream_audio,
-    to_pcm16,
-)
+from blsp.audio import load_audio, stream_audio
+from blsp.audio_resample import Resampler
+from blsp.audio_waveform import SAMPLING_RATE, from_pcm16, to_pcm16
+from blsp.audio_write import save_audio
 from blsp.errors import AudioError, StorageError
 from tests.blsp.encoded_audio import Track, encode
 
@@ -402,7 +397,7 @@ def test_a_full_disk_prints_nothing_by_itself(
         with io.FileIO("/dev/full", "w") as file:
             yield file
 
-    monkeypatch.setattr("blsp.audio.atomic_file", full_disk)
+    monkeypatch.setattr("blsp.audio_write.atomic_file", full_disk)
     with pytest.raises(StorageError, match=r"turn\.flac cannot be written: No space left on device\."):
         save_audio(tmp_path / "turn.flac", tone())
     assert capfd.readouterr() == ("", "")

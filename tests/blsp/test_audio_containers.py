@@ -14,7 +14,8 @@ import av
 import numpy as np
 import pytest
 
-from blsp.audio import SAMPLING_RATE, load_audio
+from blsp.audio import load_audio
+from blsp.audio_waveform import SAMPLING_RATE
 from blsp.errors import AudioError
 from tests.blsp.encoded_audio import Track, encode
 

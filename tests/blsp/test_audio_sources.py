@@ -18,7 +18,8 @@ import pytest
 import soundfile
 
 import blsp.audio_sources
-from blsp.audio import SAMPLING_RATE, load_audio, stream_audio, to_pcm16
+from blsp.audio import load_audio, stream_audio
+from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
 from blsp.errors import AudioError, StorageError
 
 TONE = (0.3 * np.sin(np.arange(SAMPLING_RATE) / 6)).astype(np.float32)

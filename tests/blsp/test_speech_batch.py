@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.audio import save_audio
+from blsp.audio_write import save_audio
 from blsp.data.augmentation import AugmentationConfig
 from blsp.data.encoding import fingerprint
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blsp.audio import SAMPLING_RATE, load_audio
+from blsp.audio import load_audio
+from blsp.audio_waveform import SAMPLING_RATE
 from blsp.modeling.model import BlspModel
 from blsp.silero_vad import is_certain, speech_evidence
 from blsp.word_search import SearchConfig, Words, search_words

@@ -15,7 +15,8 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 import voicechat.engine
-from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
+from blsp.audio import load_audio
+from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError, ModelNotFoundError
 from blsp.translation import Translation

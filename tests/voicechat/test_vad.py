@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.audio import SAMPLING_RATE, load_audio, to_pcm16
+from blsp.audio import load_audio
+from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
 from blsp.silero_vad import (
     FAINT_EVIDENCE,
     MAX_GAIN_DB,
