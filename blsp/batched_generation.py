@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from blsp.audio_waveform import ENCODER_FRAMES_PER_SECOND, SAMPLING_RATE
+from blsp.audio.waveform import ENCODER_FRAMES_PER_SECOND, SAMPLING_RATE
 from blsp.conversation import Turn
 from blsp.decoding import GenerationConfig, TextStream, TokenChooser, is_looping
 from blsp.errors import ContextFullError

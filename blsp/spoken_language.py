@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.audio.speech_gate import SURE_EVIDENCE, speech_evidence
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.silero_vad import SURE_EVIDENCE, speech_evidence
 from blsp.storage import read_json
 
 if TYPE_CHECKING:

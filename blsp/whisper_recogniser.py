@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blsp.audio_waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
-from blsp.features import MIN_SAMPLES, extract_features
+from blsp.audio.log_mel import MIN_SAMPLES, extract_features
+from blsp.audio.speech_gate import is_certain, speech_evidence
+from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.instructions import repeat_limit
-from blsp.silero_vad import is_certain, speech_evidence
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Opinion:
     mean_log_prob: float
     """Of the tokens that were written, the end among them."""
     evidence: float
-    """Nats for speech in the sound itself; see `blsp.silero_vad.speech_evidence`."""
+    """Nats for speech in the sound itself; see `blsp.audio.speech_gate.speech_evidence`."""
 
     @property
     def repetition(self) -> float:

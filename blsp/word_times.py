@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.ctc_alignment import align
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel

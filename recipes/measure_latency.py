@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from blsp.decoding import GenerationConfig
 from blsp.generation import Conversation

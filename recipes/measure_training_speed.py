@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.log_mel import log_mel
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from blsp.data.feature_cache import FeatureShard, FeatureWriter
-from blsp.features import log_mel
 from blsp.instructions import REPEAT
 from blsp.modeling.batch import (
     IGNORED_LABEL,

@@ -19,9 +19,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio import stream_audio
-from blsp.audio_resample import Resampler
-from blsp.audio_waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
+from blsp.audio.read import stream_audio
+from blsp.audio.resample import Resampler
+from blsp.audio.waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
 from voicechat.audio_devices import close_stream, find_device, load_portaudio, open_stream
 from voicechat.errors import AudioDeviceError
 from voicechat.vad import FRAME_SAMPLES, Frame
@@ -194,7 +194,7 @@ class WavSource:
     """An audio file in the place of a microphone.
 
     Args:
-        path: Any file that `blsp.audio.stream_audio` reads.
+        path: Any file that `blsp.audio.read.stream_audio` reads.
         is_realtime: Give frames at the pace of a microphone; else as fast as they are taken.
     """
 

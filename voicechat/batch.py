@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blsp.audio_sources import name_of
-from blsp.audio_waveform import Waveform
+from blsp.audio.sources import name_of
+from blsp.audio.waveform import Waveform
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
 from voicechat.cues import Segment
 from voicechat.errors import print_error, print_notice, print_warning

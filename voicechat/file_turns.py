@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from blsp.audio import MAX_WAVEFORM_SECONDS, stream_audio
+from blsp.audio.read import MAX_WAVEFORM_SECONDS, stream_audio
 from voicechat.events import Notice
 from voicechat.inbox import FileHeard, FileTurn, InboxItem, Remark
 from voicechat.listener import ListeningStopped, MakeVad, speech_in

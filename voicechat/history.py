@@ -432,7 +432,7 @@ class SessionWriter:
         self._file.close()
 
     def _save_speech(self, speech: npt.NDArray[np.float32]) -> str:
-        from blsp.audio_write import save_audio  # imports soundfile: only when there is speech
+        from blsp.audio.write import save_audio  # imports soundfile: only when there is speech
 
         self._n_spoken += 1
         name = f"{self._n_spoken:04d}.flac"

@@ -12,7 +12,7 @@ from voicechat.errors import VoiceChatError
 from voicechat.events import Notice
 
 if TYPE_CHECKING:
-    from blsp.audio_waveform import Waveform
+    from blsp.audio.waveform import Waveform
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from voicechat.outputs import output_error, write_output
 
 if TYPE_CHECKING:
-    from blsp.audio_waveform import Waveform
+    from blsp.audio.waveform import Waveform
     from voicechat.cues import Segment
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.conversation import Turn
 from voicechat.audio_io import HeardFrame
 from voicechat.endpointing import (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from voicechat.answer_voice import AnswerVoice
 from voicechat.dialogue import Dialogue

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blsp.audio import stream_audio
-from blsp.audio_sources import name_of
-from blsp.audio_waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
+from blsp.audio.read import stream_audio
+from blsp.audio.sources import name_of
+from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import NoSpeechError
 from voicechat.cues import Segment, with_words
 from voicechat.endpointing import EndpointingSettings, UtteranceReady, segment_stream

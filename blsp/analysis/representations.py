@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from blsp.audio_waveform import Waveform
+from blsp.audio.waveform import Waveform
 from blsp.errors import ContextFullError
 from blsp.instructions import CONTRASTED as INSTRUCTIONS
 from blsp.instructions import Instruction

@@ -10,9 +10,9 @@ import numpy as np
 
 from blsp.analysis.drawing import BLUE, Labels, as_figure, drawing, printable
 from blsp.analysis.nearest_tokens import FrameMatch, TokenMatch, UtteranceMatch
-from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.audio.log_mel import log_mel
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.evaluation.scores import Figure
-from blsp.features import log_mel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

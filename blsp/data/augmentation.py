@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blsp.audio import stream_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import stream_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.data.channels import convolve, random_codec, random_room
 from blsp.data.recordings import AUDIO_SUFFIXES
 from blsp.errors import DataError

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.errors import UnsupportedError
 
 SPEED_OF_SOUND = 343.0

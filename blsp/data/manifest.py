@@ -20,7 +20,7 @@ from blsp.storage import storage_errors
 if TYPE_CHECKING:
     import numpy as np
 
-    from blsp.audio_waveform import Waveform
+    from blsp.audio.waveform import Waveform
 
 _LINES_AT_ONCE = 1000
 _DURATION = re.compile(rb'"duration"\s*:\s*([-+.0-9eE]+)')

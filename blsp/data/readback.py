@@ -39,7 +39,7 @@ class Recogniser:
 
     def read(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """The words of utterances of at most 30 seconds, each float32 (N,) at 16 kHz; longer ones are cut."""
-        from blsp.features import MIN_SAMPLES
+        from blsp.audio.log_mel import MIN_SAMPLES
 
         if not waveforms:
             return []
@@ -67,7 +67,7 @@ def read_back(
         AudioError: A recording cannot be read.
         StorageError: The folder cannot be written, or the disk is full.
     """
-    from blsp.audio import load_audio
+    from blsp.audio.read import load_audio
 
     recogniser = None
     for chunk in store.chunks(BATCH_SIZE):

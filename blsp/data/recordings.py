@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from blsp.audio import stream_audio
-from blsp.audio_decoding import seconds_of
-from blsp.audio_mixing import mix_down, scale_of
-from blsp.audio_resample import Resampler
-from blsp.audio_sources import AudioInput, name_of, open_source
-from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.audio.decode import seconds_of
+from blsp.audio.mix_down import mix_down, scale_of
+from blsp.audio.read import stream_audio
+from blsp.audio.resample import Resampler
+from blsp.audio.sources import AudioInput, name_of, open_source
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.data.parquet import parquet_audio
 from blsp.errors import AudioError
 

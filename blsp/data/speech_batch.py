@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blsp.audio_waveform import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
+from blsp.audio.waveform import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
 from blsp.data.encoding import FORMAT, encode, open_cache
 from blsp.data.manifest import ErrorCount, check_share, recording_of
@@ -177,8 +177,8 @@ class SpeechLoader:
         return _Row(utterance, key, waveform, states)
 
     def _waveform(self, utterance: Utterance, variant: int | None) -> np.ndarray:
+        from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
         from blsp.data.manifest import load_waveform
-        from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES
 
         waveform: np.ndarray = load_waveform(utterance, self._manifest.root)
         if len(waveform) > WINDOW_SAMPLES:
@@ -205,7 +205,7 @@ class SpeechLoader:
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
     def _features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        from blsp.features import extract_features
+        from blsp.audio.log_mel import extract_features
 
         return extract_features(waveforms, self._n_mels, padded=self._padded) if waveforms else (None, None)
 

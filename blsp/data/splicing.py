@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.ctc_alignment import align
 from blsp.modeling.letters import LETTERS, letter_labels
 

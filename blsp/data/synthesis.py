@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.data.accents import Accent, AccentName, random_accent
 from blsp.temporaries import temporary_folder
 

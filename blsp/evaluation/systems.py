@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
 from blsp.errors import UnsupportedError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing
-from blsp.features import MIN_SAMPLES, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from blsp.modeling.ctc_recogniser import CtcRecogniser

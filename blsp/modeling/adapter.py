@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blsp.audio_waveform import ENCODER_FRAMES_PER_SECOND
+from blsp.audio.waveform import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
 from blsp.modeling.packed_linear import PackedEmbedding
 from blsp.modeling.weights_mark import WeightsMark, weights_mark

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from blsp.audio.log_mel import extract_features
 from blsp.errors import CheckpointError
-from blsp.features import extract_features
 from blsp.modeling.adapter import Adapter, LetterScores, ctc_greedy_tokens
 from blsp.modeling.encoder import SpeechEncoder
 

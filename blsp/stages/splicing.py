@@ -19,7 +19,7 @@ from blsp.stages.speech_training import model_inputs
 if TYPE_CHECKING:
     import numpy as np
 
-    from blsp.audio_waveform import Waveform
+    from blsp.audio.waveform import Waveform
     from blsp.data.splicing import Gap, Piece
     from blsp.modeling.model import BlspModel
 
@@ -151,7 +151,7 @@ def _utterances(config: SplicingConfig, manifest: Manifest, gaps: Sequence[Seque
     """What is put together, speaker by speaker; depends on the config only."""
     import numpy as np
 
-    from blsp.audio_waveform import SAMPLING_RATE
+    from blsp.audio.waveform import SAMPLING_RATE
     from blsp.data.splicing import cut, recombine
 
     by_speaker = defaultdict(list)
@@ -176,7 +176,7 @@ def _audio(config: SplicingConfig, number: int) -> Path:
 
 
 def _write(config: SplicingConfig, manifest: Manifest, number: int, pieces: Sequence[Piece]) -> None:
-    from blsp.audio_write import save_audio
+    from blsp.audio.write import save_audio
     from blsp.data.splicing import splice
     from blsp.storage import storage_errors
 

@@ -184,7 +184,7 @@ def _speakers(config: SynthesisConfig) -> Speakers:
 
 def _speak(config: SynthesisConfig, todo: list[Sentence], numbers: range, watcher: Watcher) -> None:
     """Make the recordings that are not there yet; each depends on its own number and the seeds only."""
-    from blsp.audio_write import save_audio
+    from blsp.audio.write import save_audio
     from blsp.storage import storage_errors
 
     with storage_errors(config.out):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_speech import TEXTS, write_answers, write_model, write_speech
 
-from blsp.audio import load_audio
+from blsp.audio.read import load_audio
 from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blsp.audio_waveform import SAMPLING_RATE
-from blsp.audio_write import save_audio
+from blsp.audio.waveform import SAMPLING_RATE
+from blsp.audio.write import save_audio
 from blsp.data.augmentation import AugmentationConfig, add_noise, augment_utterance, telephone
 from blsp.data.channels import CODECS, convolve, random_room, through_codec
 from blsp.errors import DataError, UnsupportedError

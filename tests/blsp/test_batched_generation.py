@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from blsp import batched_generation
+from blsp.audio.log_mel import extract_features
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError
-from blsp.features import extract_features
 from blsp.generation import Conversation, GenerationConfig, generate_batch, generate_texts
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.data.corpora import CORPORA, corpus_named
 from blsp.data.corpora.gigaspeech import array_items
 from blsp.data.corpora.tedlium import tidy

@@ -12,7 +12,7 @@ import torch
 from tiny_speech import TEXTS, write_model, write_speech
 from transformers import PreTrainedTokenizerFast
 
-from blsp.audio import load_audio
+from blsp.audio.read import load_audio
 from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
 from blsp.evaluation.metrics import wer

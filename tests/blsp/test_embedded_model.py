@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from blsp.audio import load_audio
+from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.generation import Conversation, GenerationConfig
 from blsp.modeling.fast_decoder import FastDecoder
@@ -103,7 +103,7 @@ MEMORY = (
     "import re, sys\n"
     "from pathlib import Path\n"
     "from blsp import cpu_tuning\n"
-    "from blsp.audio import load_audio\n"
+    "from blsp.audio.read import load_audio\n"
     "from blsp.conversation import Turn\n"
     "from blsp.generation import Conversation, GenerationConfig\n"
     "from blsp.pretrained import load_model, resolve\n"

@@ -9,7 +9,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from blsp.features import extract_features
+from blsp.audio.log_mel import extract_features
 from blsp.modeling.encoder import SpeechEncoder
 
 MakeSpeech = Callable[..., np.ndarray]

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from blsp.audio.log_mel import extract_features
 from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
@@ -31,7 +32,6 @@ from blsp.evaluation.scoring import score
 from blsp.evaluation.sounds import SoundConfig
 from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
-from blsp.features import extract_features
 from blsp.generation import Conversation
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens

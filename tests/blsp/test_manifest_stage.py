@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.config import build
 from blsp.data.corpora import corpus_named
 from blsp.data.hub_corpora import cached_split, fetch_split

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
+from blsp.audio.log_mel import extract_features
 from blsp.conversation import Turn
 from blsp.errors import UnsupportedError
-from blsp.features import extract_features
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import (
     HiddenStates,

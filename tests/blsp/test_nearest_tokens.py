@@ -100,7 +100,7 @@ def test_what_cannot_be_matched_is_refused(tiny_model: BlspModel) -> None:
 
 @pytest.mark.slow
 def test_the_shipped_adapter_puts_words_where_they_are_said() -> None:
-    from blsp.audio import load_audio
+    from blsp.audio.read import load_audio
     from blsp.embedded import SMOLLM, WHISPER, part_state
     from blsp.pretrained import load_model, resolve
 

@@ -229,9 +229,9 @@ def test_names_are_resolved_without_torch() -> None:
 
 @pytest.mark.slow
 def test_whisper_of_the_wheels_reads_a_real_recording() -> None:
-    from blsp.audio import load_audio
+    from blsp.audio.log_mel import extract_features
+    from blsp.audio.read import load_audio
     from blsp.embedded import WHISPER, part_state
-    from blsp.features import extract_features
     from blsp.pretrained import resolve
 
     if part_state(WHISPER) != "ready":

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.data.manifest import Utterance, load_waveform
 from blsp.data.parquet import read_rows
 from blsp.data.recordings import duration_of

@@ -19,7 +19,7 @@ from blsp.analysis.report_parts import (
     read_readings,
     token_figures,
 )
-from blsp.audio_write import save_audio
+from blsp.audio.write import save_audio
 from blsp.data.manifest import Utterance
 from blsp.errors import DataError
 from blsp.modeling.model import BlspModel

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blsp.audio_write import save_audio
+from blsp.audio.write import save_audio
 from blsp.errors import DataError
 from blsp.evaluation.sounds import SoundConfig, change_sound
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.audio_write import save_audio
+from blsp.audio.log_mel import extract_features
+from blsp.audio.write import save_audio
 from blsp.data.augmentation import AugmentationConfig
 from blsp.data.encoding import fingerprint
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
 from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version, encode, open_cache
 from blsp.errors import DataError
-from blsp.features import extract_features
 from blsp.modeling.batch import HiddenStates
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.model import BlspModel

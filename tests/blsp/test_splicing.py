@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny_speech
 
-from blsp.audio import load_audio
-from blsp.audio_write import save_audio
+from blsp.audio.read import load_audio
+from blsp.audio.write import save_audio
 from blsp.config import build
 from blsp.data.manifest import Utterance, read_manifest, write_manifest
 from blsp.data.splicing import Gap, Piece, cut, find_gaps, recombine, splice

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import blsp.spoken_language as module
-from blsp.features import extract_features
+from blsp.audio.log_mel import extract_features
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.spoken_language import LanguageJudge, LanguageOpinion, SpokenLanguage, load_language_detector
 from blsp.storage import write_json

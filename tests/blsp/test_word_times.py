@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import blsp.word_times
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.modeling.letters import LETTERS
 from blsp.modeling.model import BlspModel
 from blsp.word_times import letter_log_probs, word_times

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blsp.audio_write import save_audio
+from blsp.audio.write import save_audio
 from blsp.checkpoint import save_adapter
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.instructions import CONTINUE

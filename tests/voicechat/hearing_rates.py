@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.speech_gate import is_certain, speech_evidence
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.modeling.model import BlspModel
-from blsp.silero_vad import is_certain, speech_evidence
 from blsp.word_search import SearchConfig, Words, search_words
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.modeling.model import BlspModel
 from blsp.spoken_language import LanguageOpinion, SpokenLanguage
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blsp.audio_write import save_audio
+from blsp.audio.write import save_audio
 from voicechat.audio_devices import Device, PortAudioMissingError, find_device, list_devices, load_portaudio, reopen
 from voicechat.audio_io import FRAME_SECONDS, FrameCutter, Microphone, Speaker, WavSource
 from voicechat.errors import EXIT_AUDIO_DEVICE, AudioDeviceError

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from blsp.audio_waveform import SAMPLING_RATE, from_pcm16, to_pcm16
+from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
 from voicechat.endpointing import (
     EndpointingSettings,
     SegmentEvent,

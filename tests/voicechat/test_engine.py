@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blsp.audio import load_audio
+from blsp.audio.read import load_audio
 from blsp.context import CancelledError
 from blsp.conversation import Turn
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError

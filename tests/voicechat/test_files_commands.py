@@ -15,12 +15,12 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 import voicechat.engine
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError, ModelNotFoundError
 from blsp.translation import Translation
-from tests.blsp.encoded_audio import Track, encode
+from tests.blsp.audio.encoded_audio import Track, encode
 from voicechat.cli import app
 from voicechat.endpointing import UtteranceReady
 from voicechat.engine import ScriptedEngine
@@ -342,7 +342,7 @@ def make_bad(kind: str, folder: Path) -> tuple[Path, str]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blsp.audio_sources.WRITER_SECONDS", 0.1)
+    monkeypatch.setattr("blsp.audio.sources.WRITER_SECONDS", 0.1)
 
 
 BAD_KINDS = ["missing", "folder", "fifo", "empty", "header", "nan"]

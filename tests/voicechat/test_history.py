@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blsp.audio import load_audio
+from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.errors import StorageError
 from voicechat import history

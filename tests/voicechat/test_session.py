@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.audio_waveform import SAMPLING_RATE
-from blsp.audio_write import save_audio
+from blsp.audio.waveform import SAMPLING_RATE
+from blsp.audio.write import save_audio
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError
 from voicechat.audio_io import HeardFrame

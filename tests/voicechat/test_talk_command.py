@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import voicechat.talk
-from blsp.audio_write import save_audio
+from blsp.audio.write import save_audio
 from blsp.errors import ModelNotFoundError
 from voicechat.audio_devices import Device
 from voicechat.cli import app

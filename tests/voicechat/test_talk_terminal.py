@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from session_files import kept_turns
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 from voicechat.history import list_sessions, load_session
 from voicechat.listener import speech_of
 from voicechat.vad import SpeechDetector
@@ -163,8 +163,8 @@ def test_an_answer_without_words_at_its_beginning_can_be_interrupted(
 
 
 def test_ctrl_c_stops_a_long_file_at_once(start_talk: StartTalk, tmp_path: Path) -> None:
-    from blsp.audio import load_audio
-    from blsp.audio_write import save_audio
+    from blsp.audio.read import load_audio
+    from blsp.audio.write import save_audio
 
     speech = load_audio(ASSETS / "capital_of_france.flac")
     save_audio(tmp_path / "long.wav", np.tile(speech, 1200 * SAMPLING_RATE // len(speech)))

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
-from blsp.silero_vad import (
+from blsp.audio.read import load_audio
+from blsp.audio.speech_gate import (
     FAINT_EVIDENCE,
     MAX_GAIN_DB,
     SURE_EVIDENCE,
@@ -23,6 +22,7 @@ from blsp.silero_vad import (
     shipped_weights,
     speech_evidence,
 )
+from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from voicechat.endpointing import segment_stream
 from voicechat.vad import FRAME_SAMPLES, FrameClassifier, SpeechDetector, WebRtcVad, level_dbfs, make_detector
 

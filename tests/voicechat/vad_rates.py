@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import to_pcm16
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import to_pcm16
 from voicechat.endpointing import segment_stream
 from voicechat.vad import FRAME_MS, FRAME_SAMPLES, SpeechDetector
 

@@ -33,7 +33,7 @@ from voicechat.options import (
 from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from blsp.audio_waveform import Waveform
+    from blsp.audio.waveform import Waveform
     from blsp.translation import Translation
     from voicechat.engine import ChatEngine
     from voicechat.results import OutputOptions

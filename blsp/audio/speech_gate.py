@@ -13,7 +13,7 @@ from importlib.resources import as_file, files
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.waveform import SAMPLING_RATE
 
 FRAME_SAMPLES = 480
 """30 ms: what is judged at once. (Silero steps by 32 ms; 30 ms give the same hits.)"""

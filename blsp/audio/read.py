@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio_blocks import Block, FloatBlock, Warn
-from blsp.audio_decoding import open_decoder
-from blsp.audio_mixing import Mixer, scale_of
-from blsp.audio_resample import Resampler
-from blsp.audio_sources import AudioInput, name_of, open_source
-from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.audio.blocks import Block, FloatBlock, Warn
+from blsp.audio.decode import open_decoder
+from blsp.audio.mix_down import Mixer, scale_of
+from blsp.audio.resample import Resampler
+from blsp.audio.sources import AudioInput, name_of, open_source
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.errors import AudioError
 
 MAX_STREAM_SECONDS = 24 * 3600.0

@@ -15,15 +15,15 @@ import pytest
 import soundfile
 import soxr
 
-import blsp.audio_blocks
-from blsp.audio import load_audio, stream_audio
-from blsp.audio_resample import Resampler
-from blsp.audio_waveform import SAMPLING_RATE, from_pcm16, to_pcm16
-from blsp.audio_write import save_audio
+import blsp.audio.blocks
+from blsp.audio.read import load_audio, stream_audio
+from blsp.audio.resample import Resampler
+from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
+from blsp.audio.write import save_audio
 from blsp.errors import AudioError, StorageError
-from tests.blsp.encoded_audio import Track, encode
+from tests.blsp.audio.encoded_audio import Track, encode
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 NOT_AUDIO_HINT = "Give a recording: wav, flac, ogg, opus, mp3, m4a, webm, a video, or another format that FFmpeg reads."
 
 
@@ -333,14 +333,14 @@ def test_length_is_capped_while_decoding(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_load_audio_holds_an_hour_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_blocks, "MAX_FILE_RATE_HZ", 10**9)
+    monkeypatch.setattr(blsp.audio.blocks, "MAX_FILE_RATE_HZ", 10**9)
     path = tmp_path / "slow.flac"
     soundfile.write(path, np.zeros(4_000 * 3_602, np.float32), 4_000)
     assert error_of(path)[0] == f"{path} is longer than 1 h, the longest recording that is read."
 
 
 def test_decoded_bytes_are_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_blocks, "MAX_DECODED_BYTES", 100_000)
+    monkeypatch.setattr(blsp.audio.blocks, "MAX_DECODED_BYTES", 100_000)
     path = tmp_path / "wide.flac"
     soundfile.write(path, np.zeros((20_000, 8), np.float32), 192_000)
     assert error_of(path) == (f"{path} decodes to more than 0 GiB.", "Cut it into shorter files first.")
@@ -397,7 +397,7 @@ def test_a_full_disk_prints_nothing_by_itself(
         with io.FileIO("/dev/full", "w") as file:
             yield file
 
-    monkeypatch.setattr("blsp.audio_write.atomic_file", full_disk)
+    monkeypatch.setattr("blsp.audio.write.atomic_file", full_disk)
     with pytest.raises(StorageError, match=r"turn\.flac cannot be written: No space left on device\."):
         save_audio(tmp_path / "turn.flac", tone())
     assert capfd.readouterr() == ("", "")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from blsp.features import extract_features, log_mel
+from blsp.audio.log_mel import extract_features, log_mel
 
 MakeSpeech = Callable[..., np.ndarray]
 

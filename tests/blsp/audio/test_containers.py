@@ -14,12 +14,12 @@ import av
 import numpy as np
 import pytest
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.errors import AudioError
-from tests.blsp.encoded_audio import Track, encode
+from tests.blsp.audio.encoded_audio import Track, encode
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 FIRST, SECOND = (load_audio(ASSETS / f"{name}.flac") for name in ("capital_of_france", "three_fruits"))
 KINDS = [
     ("mp3", "libmp3lame"),
@@ -349,7 +349,7 @@ def test_a_playlist_makes_nothing_be_opened(
 
 
 def test_no_decoder_of_pictures_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blsp.audio_containers import FORMATS, _audio_codecs
+    from blsp.audio.containers import FORMATS, _audio_codecs
 
     assert not {"mjpeg", "h264", "png", "mpeg4"} & set(_audio_codecs().split(","))
     assert {"aac", "mp3float", "libopus", "pcm_s16le"} & set(_audio_codecs().split(","))

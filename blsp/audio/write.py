@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
+from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.errors import StorageError
 from blsp.storage import atomic_file
 

@@ -27,7 +27,7 @@ def seed_files(waveform: np.ndarray) -> dict[str, bytes]:
     """The same sound in each container, by name."""
     import soundfile
 
-    from tests.blsp.encoded_audio import Track, encode
+    from tests.blsp.audio.encoded_audio import Track, encode
 
     def written(kind: str, subtype: str) -> bytes:
         file = io.BytesIO()
@@ -141,7 +141,7 @@ class DecodingChild:
         self._child.wait()
 
     def _start(self) -> None:
-        command = [sys.executable, "-W", "error", "-m", "tests.blsp.audio_mutations"]
+        command = [sys.executable, "-W", "error", "-m", "tests.blsp.audio.audio_mutations"]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._selector = selectors.DefaultSelector()
         assert self._child.stdout is not None
@@ -180,8 +180,8 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Decode files from standard input until it ends."""
-    import blsp.audio_containers  # noqa: F401 - the time of the first file shall be that of its decoding
-    from blsp.audio import load_audio
+    import blsp.audio.containers  # noqa: F401 - the time of the first file shall be that of its decoding
+    from blsp.audio.read import load_audio
     from blsp.errors import AudioError
 
     warn: Callable[[str], None] = [].append

@@ -10,12 +10,12 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.audio import load_audio, stream_audio
-from blsp.audio_mixing import Mixer, mix_down, scale_of
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.mix_down import Mixer, mix_down, scale_of
+from blsp.audio.read import load_audio, stream_audio
+from blsp.audio.waveform import SAMPLING_RATE
 
-SPEECH = load_audio(Path(__file__).parents[1] / "assets" / "capital_of_france.flac")
-OTHER = np.resize(load_audio(Path(__file__).parents[1] / "assets" / "days_in_a_week.flac"), len(SPEECH))
+SPEECH = load_audio(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")
+OTHER = np.resize(load_audio(Path(__file__).parents[2] / "assets" / "days_in_a_week.flac"), len(SPEECH))
 NOISE = np.random.default_rng(0).normal(0, 1e-3, len(SPEECH)).astype(np.float32)
 
 

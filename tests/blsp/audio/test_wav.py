@@ -13,8 +13,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.audio import load_audio
-from blsp.audio_waveform import SAMPLING_RATE
+from blsp.audio.read import load_audio
+from blsp.audio.waveform import SAMPLING_RATE
 from blsp.errors import AudioError
 
 TONE = (0.3 * np.sin(np.arange(SAMPLING_RATE) / 6)).astype(np.float32)

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from av.audio.frame import format_dtypes
 from av.format import Flags
 
-from blsp.audio_blocks import Block, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
-from blsp.audio_lengths import has_exact_length, is_cut
-from blsp.audio_wav import FileWindow
+from blsp.audio.blocks import Block, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
+from blsp.audio.completeness import has_exact_length, is_cut
+from blsp.audio.wav import FileWindow
 from blsp.errors import AudioError
 
 if TYPE_CHECKING:

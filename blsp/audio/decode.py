@@ -11,9 +11,9 @@ from typing import IO, cast
 
 import numpy as np
 
-from blsp.audio_blocks import Block, Decoder, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
-from blsp.audio_lengths import joined_files
-from blsp.audio_wav import FileWindow, WavPart, samples_of, wav_parts
+from blsp.audio.blocks import Block, Decoder, Warn, check_decoded_bytes, check_format, check_track, frames_of_block
+from blsp.audio.completeness import joined_files
+from blsp.audio.wav import FileWindow, WavPart, samples_of, wav_parts
 from blsp.errors import AudioError
 
 
@@ -44,7 +44,7 @@ def open_decoder(
     if parts := wav_parts(file):
         check_track(track, 1, name)
         return WavDecoder(file, parts, name, block_seconds)
-    from blsp.audio_containers import ContainerDecoder  # loads libraries of 100 MB
+    from blsp.audio.containers import ContainerDecoder  # loads libraries of 100 MB
 
     files = _files_in(file)
     if len(files) > 1:
@@ -121,7 +121,7 @@ def seconds_of(file: IO[bytes], name: str) -> float:
     """
     if parts := wav_parts(file):
         return sum(part.seconds for part in parts)
-    from blsp.audio_containers import ContainerDecoder
+    from blsp.audio.containers import ContainerDecoder
 
     total = 0.0
     for each in _files_in(file):

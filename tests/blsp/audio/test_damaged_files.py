@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from blsp.audio import load_audio
-from tests.blsp.audio_mutations import DecodingChild, faults, seed_files
+from blsp.audio.read import load_audio
+from tests.blsp.audio.audio_mutations import DecodingChild, faults, seed_files
 
-HALF_A_SECOND = load_audio(Path(__file__).parents[1] / "assets" / "capital_of_france.flac")[12_000:20_000]
+HALF_A_SECOND = load_audio(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")[12_000:20_000]
 
 
 @pytest.mark.slow

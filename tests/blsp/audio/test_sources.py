@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import blsp.audio_sources
-from blsp.audio import load_audio, stream_audio
-from blsp.audio_waveform import SAMPLING_RATE, to_pcm16
+import blsp.audio.sources
+from blsp.audio.read import load_audio, stream_audio
+from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.errors import AudioError, StorageError
 
 TONE = (0.3 * np.sin(np.arange(SAMPLING_RATE) / 6)).astype(np.float32)
@@ -62,7 +62,7 @@ def test_a_fifo_is_read_to_its_end(tmp_path: Path, wav: Path, after_seconds: flo
 def test_a_fifo_that_is_open_but_silent_is_waited_for(
     tmp_path: Path, wav: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blsp.audio_sources, "WRITER_SECONDS", 0.1)
+    monkeypatch.setattr(blsp.audio.sources, "WRITER_SECONDS", 0.1)
     os.mkfifo(tmp_path / "fifo")
     descriptor = os.open(tmp_path / "fifo", os.O_RDWR)
     with writer(descriptor, wav.read_bytes(), after_seconds=0.3):
@@ -70,7 +70,7 @@ def test_a_fifo_that_is_open_but_silent_is_waited_for(
 
 
 def test_a_fifo_that_nothing_writes_to_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_sources, "WRITER_SECONDS", 0.1)
+    monkeypatch.setattr(blsp.audio.sources, "WRITER_SECONDS", 0.1)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(AudioError) as caught:
         load_audio(tmp_path / "fifo")
@@ -97,7 +97,7 @@ def test_raw_pcm_from_a_fifo_is_read_as_it_arrives(tmp_path: Path) -> None:
 
 
 def test_standard_input_that_is_a_file_is_not_copied(wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_sources, "MAX_SPOOLED_BYTES", 0)
+    monkeypatch.setattr(blsp.audio.sources, "MAX_SPOOLED_BYTES", 0)
     with wav.open("rb") as file:
         feed(monkeypatch, file)
         assert len(load_audio("-")) == SAMPLING_RATE
@@ -118,7 +118,7 @@ def test_the_rest_of_a_file_on_standard_input_is_read_from_there(
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_standard_input_stays_on_the_disk(tmp_path: Path, wav: Path, kill: signal.Signals) -> None:
     code = (
-        "import time; from blsp.audio import stream_audio\n"
+        "import time; from blsp.audio.read import stream_audio\n"
         "blocks = stream_audio('-'); print(len(next(blocks)), flush=True)\n"  # kept, or it would be closed
         "time.sleep(60)"
     )
@@ -157,7 +157,7 @@ class Endless(io.RawIOBase):
 
 
 def test_a_pipe_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blsp.audio_sources, "MAX_SPOOLED_BYTES", 1000)
+    monkeypatch.setattr(blsp.audio.sources, "MAX_SPOOLED_BYTES", 1000)
     feed(monkeypatch, Endless())
     with pytest.raises(AudioError) as caught:
         load_audio("-")
@@ -188,7 +188,7 @@ def test_an_interruption_while_joined_files_are_read_is_not_lost(
     path = tmp_path / "joined.ogg"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60 * SAMPLING_RATE), SAMPLING_RATE)
     path.write_bytes(2 * path.read_bytes())
-    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
+    monkeypatch.setattr(blsp.audio.sources, "_open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
     with pytest.raises(KeyboardInterrupt):
         load_audio(path)
     assert capfd.readouterr() == ("", "")
@@ -204,7 +204,7 @@ def test_a_disk_that_fails_under_way_is_one_line(tmp_path: Path, monkeypatch: py
 
     path = tmp_path / f"noise.{suffix}"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLING_RATE), SAMPLING_RATE)
-    monkeypatch.setattr(blsp.audio_sources, "_open_path", lambda path, name: io.BufferedReader(Failing(path)))
+    monkeypatch.setattr(blsp.audio.sources, "_open_path", lambda path, name: io.BufferedReader(Failing(path)))
     with pytest.raises(AudioError) as caught:
         load_audio(path)
     assert str(caught.value) == f"{path} cannot be read to its end: Input/output error."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio_waveform import SAMPLING_RATE, Waveform
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
 
 
 class Resampler:

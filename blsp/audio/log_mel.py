@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blsp.audio_waveform import (
+from blsp.audio.waveform import (
     MEL_HOP_SAMPLES,
     MEL_WINDOW_SAMPLES,
     SAMPLING_RATE,

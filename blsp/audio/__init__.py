@@ -1,0 +1,1 @@
+"""Sound: files and PCM -> waveform -> what the encoder reads."""
