@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from blsp.downloads import HubFile, fetch_file
-from blsp.environment import path_in, xdg_folder
+from blsp.environment import is_offline, path_in, xdg_folder
 from blsp.errors import ChecksumError, DownloadError, StorageError, UnsupportedError
 from blsp.memory import available_memory
 from blsp.npm_packages import NpmPackage, fetch_npm_package
@@ -271,14 +270,6 @@ def ensure_part(
             if part_state(part, hashes=hashes) != "ready":  # another process may have made it while this one waited
                 _make(part, folder, progress or NoProgress())
     return folder
-
-
-def is_offline() -> bool:
-    """Whether the user forbids the network, in the hub's own words."""
-    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE_VARIABLES)
-
-
-_OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from blsp.user_paths import expand_user, home_folder
 
 MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4095
+_OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def is_nameable(path: Path) -> bool:
@@ -48,3 +49,8 @@ def _checked(path: Path, variable: str) -> Path:
         rule = f"a path with names of at most {MAX_NAME_BYTES} bytes"
         raise ConfigError(f"{variable} must be {rule}, but is {shown(str(path))} instead.", hint=f"unset {variable}")
     return path
+
+
+def is_offline() -> bool:
+    """Whether the user forbids the network, in the hub's own words."""
+    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in _OFFLINE_VARIABLES)

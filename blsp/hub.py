@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from shlex import quote
 
-from blsp.embedded import is_offline
+from blsp.environment import is_offline
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.shown import shown, shown_path
 from blsp.storage import read_json

@@ -17,6 +17,7 @@ from blsp.progress import Progress
 from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
 from blsp.storage import read_json
 from blsp.temporaries import temporary_folder
+from blsp.transformers_log import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -122,23 +123,6 @@ def load_whisper(
         _check_complete(folder, info)
         tokenizer = _load_tokenizer(folder)
     return model.to(target).eval(), tokenizer
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and warnings off the screen for a while."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class WhisperRecogniser:
 
     def consider(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Opinion | None]:
         """What Whisper writes of a batch as in `recognise_batch`; None where surely nobody speaks: it is not asked."""
-        from blsp.pretrained import quiet_transformers
+        from blsp.transformers_log import quiet_transformers
 
         evidence = [speech_evidence(waveform) for waveform in waveforms]
         asked = [i for i, nats in enumerate(evidence) if is_certain(nats) is not False]

@@ -64,7 +64,7 @@ class GgufModel:
         from gguf import GGUFReader
         from transformers import AutoConfig
 
-        from blsp.pretrained import quiet_transformers
+        from blsp.transformers_log import quiet_transformers
 
         try:
             reader = GGUFReader(path)
@@ -121,7 +121,7 @@ class GgufModel:
         """Write configuration and tokenizer as transformers reads them."""
         from transformers import AutoTokenizer, GenerationConfig
 
-        from blsp.pretrained import quiet_transformers
+        from blsp.transformers_log import quiet_transformers
 
         with quiet_transformers(), redirect_stderr(StringIO()):  # its tqdm bar listens to nothing else
             tokenizer = AutoTokenizer.from_pretrained(self._path.parent, gguf_file=self._path.name)

@@ -71,7 +71,7 @@ def size_of(source: Source, split: str) -> Size:
 def _place(corpus: Corpus, source: Source, split: str) -> tuple[Path | None, str | None]:
     """Folder of a split, None if it is not there, and what that means for a run."""
     from blsp.data.hub_corpora import cached_split
-    from blsp.embedded import is_offline
+    from blsp.environment import is_offline
 
     if source.hub:
         folder = cached_split(corpus, split)

@@ -21,12 +21,12 @@ from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, collate
 from blsp.modeling.lora import untie_embeddings
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import TokenSegment
-from blsp.pretrained import quiet_transformers
 from blsp.specs import write_checkpoint_spec
 from blsp.training.held_out import held_out_losses
 from blsp.training.lora import LoraConfig, add_lora, is_changed, merged_state
 from blsp.training.product import Product
 from blsp.training.task import LossSum, MicroBatch, Step
+from blsp.transformers_log import quiet_transformers
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from blsp.checkpoint import save_adapter
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.placement import check_quantization, select_device, select_dtype
-from blsp.pretrained import ModelSpec, load_model, load_whisper, quiet_transformers
+from blsp.pretrained import ModelSpec, load_model, load_whisper
+from blsp.transformers_log import quiet_transformers
 
 CPU = torch.device("cpu")
 
