@@ -21,7 +21,7 @@ from blsp.conversation import Turn
 from blsp.data.corpora import corpus_named
 from blsp.data.line_store import LineStore, read_lines
 from blsp.data.manifest import ErrorCount, write_manifest
-from blsp.data.sources import speller
+from blsp.data.transcripts import speller
 from blsp.decoding import decode
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.model import BlspModel

@@ -99,7 +99,7 @@ def shown(transcript: str, case: Case, spelling: tuple[Path, ...]) -> str:
 
 @functools.cache
 def _true_speller(spelling: tuple[Path, ...]) -> Callable[[str], str]:
-    from blsp.data.samples import speller
+    from blsp.data.transcripts import speller
 
     return speller("true", spelling)
 

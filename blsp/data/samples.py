@@ -13,14 +13,12 @@ from blsp.data.batching import EpochSamples
 from blsp.data.conversation_source import ConversationSource
 from blsp.data.mixing import assign
 from blsp.data.sample import Sample
-from blsp.data.sources import AnswerSource, Case, Source, SourceConfig, TranscriptSource, speller
+from blsp.data.sources import AnswerSource, Source, SourceConfig, TranscriptSource
 from blsp.data.wordings import CONVERSATION
 from blsp.errors import DataError
 
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest
-
-__all__ = ["Case", "Sample", "SampleSet", "SourceConfig", "assign", "load_samples", "speller"]
 
 
 class SampleSet(Sequence[Sample]):

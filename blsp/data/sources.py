@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -15,6 +14,7 @@ from blsp.data.answer_filter import AnswerFilter
 from blsp.data.answer_lines import AnswerLines, KeysOfLines, UtteranceKeys
 from blsp.data.behaviours import BehaviourLine, fault, read_behaviours
 from blsp.data.sample import Sample
+from blsp.data.transcripts import Case, speller
 from blsp.data.wordings import CONVERSATION, asr_instructions
 from blsp.errors import DataError
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
@@ -22,7 +22,6 @@ from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest, Utterance
 
-Case = Literal["keep", "lower", "auto", "true", "written"]
 FROM_MANIFEST = ("repetition", "asr", "translation")
 """Behaviours whose answers the manifest itself holds."""
 
@@ -162,33 +161,6 @@ class AnswerSource:
             return repeat_instruction()
         text = line.instruction if self.config.instruction is None else self.config.instruction
         return Instruction(text, system=line.system)
-
-
-def speller(case: Case, spelling: Sequence[Path] = ()) -> Callable[[str], str]:
-    """What gives transcripts the spelling that `SourceConfig.case` names.
-
-    Raises:
-        DataError: A text cannot be read.
-    """
-    if case == "keep":
-        return str.strip
-    if case == "lower":
-        return lambda text: text.strip().lower()
-    if case == "auto":
-        return lambda text: text.strip().lower() if text.isupper() else text.strip()
-    from blsp.data.transcripts import Truecaser, as_written
-
-    if case == "written":
-        return as_written
-    spell = Truecaser(line for path in spelling for line in _text_lines(path))
-    return lambda text: spell(text).strip()
-
-
-def _text_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The text {path} cannot be read: {error}.") from error
 
 
 def _instructions(config: SourceConfig) -> tuple[Instruction, ...]:

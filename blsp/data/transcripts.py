@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
 
+from blsp.errors import DataError
+
+Case = Literal["keep", "lower", "auto", "true", "written"]
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;\"(]|--)\s*[\"'(]*\s*$")
 
@@ -49,3 +54,28 @@ def as_written(text: str) -> str:
     plain = _LEFT_OUT.sub("", text.replace("’", "'"))
     plain = _ENDS.sub(r"\1 ", _PAUSE.sub(", ", plain))
     return " ".join(plain.split()).lstrip(",.?! ").removesuffix(",")
+
+
+def speller(case: Case, spelling: Sequence[Path] = ()) -> Callable[[str], str]:
+    """What gives transcripts the spelling that `SourceConfig.case` names.
+
+    Raises:
+        DataError: A text cannot be read.
+    """
+    if case == "keep":
+        return str.strip
+    if case == "lower":
+        return lambda text: text.strip().lower()
+    if case == "auto":
+        return lambda text: text.strip().lower() if text.isupper() else text.strip()
+    if case == "written":
+        return as_written
+    spell = Truecaser(line for path in spelling for line in _text_lines(path))
+    return lambda text: spell(text).strip()
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The text {path} cannot be read: {error}.") from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.data.samples import Case, SourceConfig
+from blsp.data.sources import SourceConfig
+from blsp.data.transcripts import Case
 from blsp.stages.base import Plan, Stage, Watcher
 from blsp.stages.model_size import model_size
 from blsp.stages.speech_training import (
@@ -145,7 +146,7 @@ def run_alignment(
 
 
 def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeech, watcher: Watcher) -> AlignmentData:
-    from blsp.data.samples import speller
+    from blsp.data.transcripts import speller
     from blsp.training.alignment_task import AlignmentData, SpeechSamples
     from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blsp.data.samples import Case
+from blsp.data.transcripts import Case
 from blsp.errors import ConfigError
 from blsp.stages.base import Plan, Stage, Watcher
 from blsp.stages.model_size import model_size
@@ -115,7 +115,7 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     """The task, and how many tokens compete in it."""
     import torch
 
-    from blsp.data.samples import speller
+    from blsp.data.transcripts import speller
     from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
     from blsp.training.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
     from blsp.training.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens

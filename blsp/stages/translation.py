@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blsp.data.samples import SourceConfig
+from blsp.data.sources import SourceConfig
 from blsp.errors import ConfigError
 from blsp.stages.alignment import AlignmentConfig, alignment_inputs, run_alignment, with_behaviours
 from blsp.stages.base import Plan, Stage, Watcher

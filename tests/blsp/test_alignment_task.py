@@ -16,7 +16,8 @@ from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
 from blsp.data.manifest import Manifest
-from blsp.data.samples import SourceConfig, load_samples
+from blsp.data.samples import load_samples
+from blsp.data.sources import SourceConfig
 from blsp.data.speech_batch import SpeechConfig, SpeechLoader, open_cache
 from blsp.decoding import GenerationConfig
 from blsp.errors import ConfigError

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from blsp.data.sources import speller
-from blsp.data.transcripts import as_written
+from blsp.data.transcripts import as_written, speller
 from blsp.training.vocabulary import readable_tokens
 
 
