@@ -10,8 +10,10 @@ from pathlib import Path
 
 from blsp.errors import ConfigError
 from blsp.stages.comparison import without_missing
-from blsp.stages.pipeline import Recipe, load_recipe
-from blsp.stages.report import PAGE, ReportConfig
+from blsp.stages.jobs import Recipe
+from blsp.stages.pipeline import load_recipe
+from blsp.stages.report import PAGE
+from blsp.stages.report_config import ReportConfig
 from blsp.user_paths import names_file
 from voicechat import training
 from voicechat.errors import print_notice

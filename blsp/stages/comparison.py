@@ -6,26 +6,24 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blsp.config import Values, build, merge
 from blsp.errors import ConfigError, ModelNotFoundError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import StageConfig
 from blsp.stages.evaluation import FILE_NAME, EvaluationConfig
+from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.judgement import FILE_NAME as VERDICTS_NAME
 from blsp.stages.judgement import JudgementConfig
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
-from blsp.stages.report import ReportConfig, ReportedSystem
+from blsp.stages.report_config import ReportConfig, ReportedSystem
 from blsp.stages.representations import RepresentationsConfig
 from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 from blsp.storage import sha256_of
 from blsp.user_paths import expand_user
-
-if TYPE_CHECKING:
-    from blsp.stages.pipeline import Job, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +211,6 @@ class _Expansion:
                 raise ConfigError(f"{self._path}: data.{name} must have `stage` or `manifest`, but has {sorted(step)}.")
 
     def _job(self, name: str, stage: str, config: StageConfig, hints: Mapping[Path, str] | None = None) -> Job:
-        from blsp.stages.pipeline import Job
-
         return Job(name, stage_named(stage), config, hints or {})
 
     def _hints(self, system: SystemConfig, data: str) -> dict[Path, str]:
@@ -317,8 +313,6 @@ def without_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
     Raises:
         ConfigError: Nothing is left to report.
     """
-    from blsp.stages.pipeline import is_made
-
     kept, made, missing = [], set[Path](), dict[tuple[str, str], list[str]]()
     for job in recipe.jobs:
         if isinstance(job.config, ReportConfig):

@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from blsp.config import Values, build, merge, override, read_config_file
 from blsp.errors import ConfigError, DataError
 from blsp.shown import shown
-from blsp.stages.base import Plan, Silent, Stage, StageConfig, Watcher
+from blsp.stages.base import Plan, Silent, Watcher
+from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
 
-HASHES_NAME = ".hashes.json"
 _HEADER = ("about", "needs", "cost")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage with its config."""
-
-    name: str
-    """Name of the step in its pipeline; of the stage where it runs alone."""
-    stage: Stage[Any]
-    config: StageConfig
-    hints: Mapping[Path, str] = field(default_factory=dict)
-    """Commands that make what it reads, by file or folder, where others do."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A config file: one job or several."""
-
-    path: Path
-    jobs: Sequence[Job]
-    header: Mapping[str, str]
-    """What the file says of itself: `about`, `needs`, `cost`."""
-
-    @property
-    def hashes(self) -> Path:
-        """Where the content hashes of this recipe's files are kept."""
-        first = self.jobs[0].config.out
-        return (first.parent if len(self.jobs) > 1 else first) / HASHES_NAME
 
 
 def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
@@ -146,12 +118,6 @@ def plan_jobs(recipe: Recipe) -> list[tuple[Job, Plan]]:
         plans.append((job, replace(plan, problems=(*plan.problems, *problems))))
         made |= {path.absolute() for path in job.stage.outputs(job.config)}
     return plans
-
-
-def is_made(path: Path, made: set[Path]) -> bool:
-    """Whether an earlier job makes the file or folder, what it is in, or something in it."""
-    path = path.absolute()
-    return any(path == other or path in other.parents or other in path.parents for other in made)
 
 
 def run_jobs(

@@ -14,7 +14,8 @@ from blsp.config import write_yaml
 from blsp.errors import BlspError, ConfigError, DataError
 from blsp.stages import registry
 from blsp.stages.base import Watcher
-from blsp.stages.pipeline import Job, Recipe, choose, load_recipe, plan_jobs, read_header, run_jobs
+from blsp.stages.jobs import Job, Recipe
+from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.run_folder import read_result
 from blsp.storage import read_json
 
