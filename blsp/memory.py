@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and giving back what it no longer needs."""
+"""How much memory this process may still take and has taken, and giving back what it no longer needs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import contextlib
 import ctypes
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
@@ -68,3 +73,17 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return ""
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory taken so far: of the GPU where there is one, else of this process; None where it is not known."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,7 +1,8 @@
-"""How the library tells that a long step advances, without knowing a terminal."""
+"""How the library tells that something long advances, without knowing a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -29,3 +30,23 @@ class NoProgress:
 
     def finish(self) -> None:
         """Ignore the end."""
+
+
+class Watcher(Protocol):
+    """Whoever wants to see a stage advance. Called in the main process only."""
+
+    def message(self, text: str) -> None:
+        """Say one line."""
+
+    def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
+        """Report progress: `done` of `total` (None: unknown) units, with what else is worth seeing (loss, speed)."""
+
+
+class Silent:
+    """Watches nothing."""
+
+    def message(self, text: str) -> None:
+        """Ignore the line."""
+
+    def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
+        """Ignore the progress."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from blsp.errors import BlspError
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 
 RUNS: list[str] = []
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from blsp.config import field_docs
 from blsp.errors import ConfigError
+from blsp.progress import Watcher
 from blsp.shown import shown
-from blsp.stages.base import Plan, Watcher
+from blsp.stages.base import Plan
 from blsp.stages.jobs import Job, Recipe
 from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named

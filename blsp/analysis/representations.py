@@ -17,7 +17,7 @@ from blsp.instructions import Instruction
 from blsp.modeling.batch import PromptRow, lay_out, shared_prefix
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
-from blsp.stages.base import Silent, Watcher
+from blsp.progress import Silent, Watcher
 
 
 @dataclass(frozen=True)

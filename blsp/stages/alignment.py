@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.sources import SourceConfig
 from blsp.data.transcripts import Case
-from blsp.stages.base import Plan, Stage, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage
 from blsp.stages.model_size import model_size
 from blsp.stages.speech_training import (
     MODEL,

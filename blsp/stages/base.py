@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
+
+from blsp.progress import Watcher
 
 
 @dataclass(frozen=True)
@@ -36,26 +38,6 @@ class Plan:
     """Where the facts come from, and what was assumed, a sentence each."""
     problems: Sequence[str] = ()
     """What would make the stage fail: a missing file, a package that is not installed. One line each."""
-
-
-class Watcher(Protocol):
-    """Whoever wants to see a stage advance. Called in the main process only."""
-
-    def message(self, text: str) -> None:
-        """Say one line."""
-
-    def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
-        """Report progress: `done` of `total` (None: unknown) units, with what else is worth seeing (loss, speed)."""
-
-
-class Silent:
-    """Watches nothing."""
-
-    def message(self, text: str) -> None:
-        """Ignore the line."""
-
-    def advance(self, done: float, total: float | None, unit: str, numbers: Mapping[str, float | str]) -> None:
-        """Ignore the progress."""
 
 
 class Stage(ABC, Generic[C]):

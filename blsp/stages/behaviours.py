@@ -11,7 +11,8 @@ from blsp.data.behaviours import Behaviour, BehaviourPlan, fault, matching, read
 from blsp.data.line_store import Shard
 from blsp.data.wordings import CONTINUATION, REPETITION, SHORT_ANSWER, behaviour_wordings
 from blsp.instructions import Instruction, repeat_instruction
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.writing import (
     ASSUMED_PROMPT_TOKENS,

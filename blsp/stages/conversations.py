@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from blsp.data.conversations import QUESTIONS, ConversationPlan, read_conversations, write_conversations
 from blsp.data.line_store import Shard
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.writing import (
     ASSUMED_PROMPT_TOKENS,

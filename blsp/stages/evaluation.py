@@ -23,7 +23,8 @@ from blsp.data.manifest import (
 from blsp.errors import AudioError, ContextFullError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs

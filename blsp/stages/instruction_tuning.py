@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.batching import BatchingConfig
 from blsp.errors import DataError
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.model_size import ModelSize, model_size
 from blsp.stages.speech_training import MODEL, model_inputs, use_own_gpu

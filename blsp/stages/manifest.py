@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 from blsp.data.corpora import Corpus, InstructionPair, corpus_named
 from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
 from blsp.errors import ConfigError, DataError
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 
 FILE_NAME = "manifest.jsonl"
 INSTRUCTIONS_NAME = "instructions.jsonl"

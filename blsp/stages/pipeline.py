@@ -11,8 +11,9 @@ from typing import Any
 
 from blsp.config import Values, build, merge, override, read_config_file
 from blsp.errors import ConfigError, DataError
+from blsp.progress import Silent, Watcher
 from blsp.shown import shown
-from blsp.stages.base import Plan, Silent, Watcher
+from blsp.stages.base import Plan
 from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.report_config import ReportConfig
 
 PAGE = "page"

@@ -33,7 +33,7 @@ from blsp.evaluation.paper_results import PAPER_TABLES, modality_task
 from blsp.evaluation.report_layout import MISSING, format_value
 from blsp.evaluation.scores import Figure, Report, Score, Table
 from blsp.evaluation.statistics import ResamplingConfig
-from blsp.stages.base import Watcher
+from blsp.progress import Watcher
 from blsp.stages.report_config import ReportConfig
 from blsp.stages.run_folder import config_digest
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
 from blsp.data.speakers import SpeakerConfig, Speakers, missing_engines
 from blsp.errors import BlspError, DataError
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.manifest import sample
 
 FILE_NAME, HELD_OUT_NAME, AUDIO_NAME = "manifest.jsonl", "held_out.jsonl", "audio"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.public_texts import PUBLIC_TEXTS
-from blsp.stages.base import Plan, Stage, StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.temporaries import temporary_folder
 
 FILE_NAME = "texts.txt"

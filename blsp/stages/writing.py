@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.data.answer_filter import FAULTS, AnswerFilter
 from blsp.data.behaviours import Case
-from blsp.stages.base import StageConfig, Watcher
+from blsp.progress import Watcher
+from blsp.stages.base import StageConfig
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
 

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from blsp.stages.base import Watcher
+from blsp.memory import peak_memory_bytes
+from blsp.progress import Watcher
 from blsp.storage import publish_folder
 from blsp.training.averaging import WeightAverage, trainable_parameters
 from blsp.training.checkpoints import Progress, load_checkpoint, remove_unpublished, save_checkpoint
@@ -25,7 +26,7 @@ from blsp.training.engine import Engine
 from blsp.training.guard import StepGuard
 from blsp.training.interruption import Interruption
 from blsp.training.loading import LoadedStep, StepLoader, StepPlan
-from blsp.training.meter import Window, peak_memory_bytes
+from blsp.training.meter import Window
 from blsp.training.processes import (
     from_main_process,
     process_count,

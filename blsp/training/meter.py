@@ -1,12 +1,9 @@
-"""How fast training goes, what its loss is, and how much memory it takes."""
+"""How fast training goes, and what its loss is."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import torch
 
 from blsp.training.processes import gather_from_processes
 
@@ -65,15 +62,3 @@ class Window:
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + part, before[1] + count)
         return {name: part / count for name, (part, count) in sorted(sums.items()) if count}
-
-
-def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory taken so far: of the GPU where there is one, else of this process; None where it is not known."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

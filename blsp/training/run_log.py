@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from blsp.stages.base import Watcher
+from blsp.progress import Watcher
 from blsp.storage import storage_errors
 
 METRICS_NAME, LOG_NAME, TENSORBOARD_NAME = "metrics.jsonl", "log.txt", "tensorboard"

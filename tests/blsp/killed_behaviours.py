@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
 from blsp.stages.model_config import ModelConfig
 

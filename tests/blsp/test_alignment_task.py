@@ -26,9 +26,9 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
 from blsp.pretrained import load_model
+from blsp.progress import Silent
 from blsp.specs import ModelSpec, resolve
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
-from blsp.stages.base import Silent
 from blsp.stages.translation import TranslationConfig, TranslationStage
 from blsp.training.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
 from blsp.training.lora import LoraConfig

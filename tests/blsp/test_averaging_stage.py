@@ -11,9 +11,9 @@ from blsp.checkpoint import load_adapter, save_adapter
 from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig
+from blsp.progress import Silent
 from blsp.specs import PRESETS, resolve, write_checkpoint_spec
 from blsp.stages.averaging import AveragingConfig, AveragingStage, mean_adapter
-from blsp.stages.base import Silent
 
 
 def checkpoint(folder: Path, seed: int, bottleneck: int = 4) -> Path:

@@ -21,7 +21,7 @@ from blsp.errors import ConfigError, DataError
 from blsp.instructions import REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel
 from blsp.placement import cpu_multiplies_bfloat16
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named

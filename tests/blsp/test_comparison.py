@@ -20,7 +20,7 @@ from blsp.evaluation.report import read_report
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs

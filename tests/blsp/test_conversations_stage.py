@@ -10,7 +10,7 @@ from blsp.config import build
 from blsp.data.conversations import read_conversations
 from blsp.errors import ConfigError
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.conversations import ConversationsConfig, ConversationsStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named

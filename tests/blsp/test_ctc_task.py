@@ -20,9 +20,9 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.ctc_recogniser import PROJECTOR_NAME, CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
 from blsp.pretrained import load_model
+from blsp.progress import Silent
 from blsp.specs import resolve
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
-from blsp.stages.base import Silent
 from blsp.stages.ctc import CtcConfig, CtcStage
 from blsp.training.vocabulary import Transcripts, competing_tokens, sample_vocabulary
 

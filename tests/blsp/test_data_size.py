@@ -9,7 +9,7 @@ import pytest
 from blsp.analysis.data_size import Curve, CurvePoint, score_curve, validation_curves
 from blsp.errors import DataError
 from blsp.evaluation.scores import Score
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.training.run_log import RunLog
 
 

@@ -37,7 +37,7 @@ from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named

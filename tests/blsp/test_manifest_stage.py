@@ -20,7 +20,7 @@ from blsp.data.corpora import corpus_named
 from blsp.data.hub_corpora import cached_split, fetch_split
 from blsp.data.manifest import Manifest, load_waveform, read_manifest
 from blsp.errors import ConfigError, DataError, DownloadError
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.manifest import ManifestConfig, ManifestStage, sample
 
 

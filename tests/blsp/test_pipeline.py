@@ -12,8 +12,8 @@ from number_stage import RUNS
 
 from blsp.config import write_yaml
 from blsp.errors import BlspError, ConfigError, DataError
+from blsp.progress import Watcher
 from blsp.stages import registry
-from blsp.stages.base import Watcher
 from blsp.stages.jobs import Job, Recipe
 from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.run_folder import read_result

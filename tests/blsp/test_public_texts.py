@@ -14,7 +14,7 @@ from blsp.config import build
 from blsp.data.public_texts import PUBLIC_TEXTS, read_package, split_sentences
 from blsp.errors import ChecksumError, ConfigError
 from blsp.npm_packages import NpmPackage
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.texts import TextsConfig, TextsStage
 
 

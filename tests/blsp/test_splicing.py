@@ -19,7 +19,7 @@ from blsp.errors import ConfigError, DataError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.splicing import SplicingConfig, SplicingStage
 
 RATE = 16_000

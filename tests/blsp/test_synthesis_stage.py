@@ -23,7 +23,7 @@ from blsp.data.readback import Recogniser, error_rate
 from blsp.data.speakers import SpeakerConfig
 from blsp.data.synthesis import Voice
 from blsp.errors import ConfigError, DataError, UnsupportedError
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.synthesis import SynthesisConfig, SynthesisStage, sentences
 
 

@@ -13,7 +13,7 @@ from tiny_speech import write_model, write_speech
 
 from blsp.config import build
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.registry import stage_named
 
 STAGES: dict[str, dict[str, Any]] = {

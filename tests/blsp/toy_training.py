@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.training.config import TrainingConfig
 from blsp.training.loop import train
 from blsp.training.task import LossSum, Step

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from blsp.modeling.model import BlspModel
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.pipeline import load_recipe
 from tests.blsp.tiny_speech import TEXTS, write_answers, write_model, write_speech
 from voicechat.training import shipped_configs
