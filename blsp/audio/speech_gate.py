@@ -31,7 +31,11 @@ FALL_DB_PER_SECOND = 1.0
 """How fast the loudest that was heard is forgotten: over sentences, not over syllables."""
 
 FAINT_EVIDENCE = 4.0
-"""Nats below which nothing was said (decision 0019)."""
+"""Nats below which nothing was said (decision 0019), unless its letters are read very well..."""
+LEAST_EVIDENCE = 1.5
+"""...and there are so many; with less, nobody speaks."""
+SLIGHT_EVIDENCE, SLIGHT_FIT = 10.0, 0.9
+"""Nats below which letters have to fit better than elsewhere, by so many nats a letter."""
 SURE_EVIDENCE = 50.0
 """Nats from which somebody surely speaks: one of 200 recordings of ESC-10 has more, and a word or two of speech have
 as much."""
@@ -134,7 +138,7 @@ def _counted(sound: bytes) -> float:
     network, level = SileroVad(), LevelControl()
     odds = _log_odds(network, level, waveform)
     first = _in_favour(odds)
-    if is_certain(first) is not None:
+    if not LEAST_EVIDENCE <= first < SURE_EVIDENCE:
         return first
     if odds[-CUT_OFF_FRAMES:].sum() >= CUT_OFF_NATS:
         return SURE_EVIDENCE  # what would follow is missing, and would count too
@@ -168,6 +172,20 @@ def is_certain(evidence: float) -> bool | None:
     if evidence < FAINT_EVIDENCE:
         return False
     return True if evidence >= SURE_EVIDENCE else None
+
+
+def needed_letter_fit(evidence: float, usual: float) -> float:
+    """How well letters have to fit, by the evidence for speech: infinity where nobody speaks.
+
+    Args:
+        evidence: In nats.
+        usual: Nats a letter from which the words of what may be speech are believed.
+    """
+    if evidence < LEAST_EVIDENCE:
+        return float("inf")
+    if evidence >= SURE_EVIDENCE:
+        return -float("inf")
+    return usual + SLIGHT_FIT if evidence < SLIGHT_EVIDENCE else usual
 
 
 @functools.cache

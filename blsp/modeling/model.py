@@ -46,6 +46,7 @@ from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, rende
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.punctuation import Marks, with_marks
+from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 
@@ -524,12 +525,14 @@ class BlspModel(nn.Module):
         Arguments as of `words`.
         """
         assert self.adapter is not None
-        certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
-        believed, fit = lengths, self.adapter.config.min_letter_fit
-        if fit is None or letters is None:
-            believed, fit = self.adapter.without_noise(logits, lengths), None
-        may_be_speech = [bool(n) if surely is None else surely for n, surely in zip(believed.tolist(), certain)]
-        return may_be_speech, [-math.inf if surely or fit is None else fit for surely in certain]
+        usual = self.adapter.config.min_letter_fit
+        if usual is None or letters is None:
+            certain = [None] * len(lengths) if evidence is None else [is_certain(nats) for nats in evidence]
+            believed = self.adapter.without_noise(logits, lengths).tolist()
+            maybe = [bool(n) if surely is None else surely for n, surely in zip(believed, certain)]
+            return maybe, [-math.inf] * len(lengths)
+        fits = [usual] * len(lengths) if evidence is None else [needed_letter_fit(nats, usual) for nats in evidence]
+        return [bool(n) and fit < math.inf for n, fit in zip(lengths.tolist(), fits)], fits
 
     @torch.no_grad()
     def _expect(self, sentences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -243,7 +243,7 @@ def test_badly_spelt_words_are_believed_of_what_is_surely_speech(
     assert read_with(model, monkeypatch, letters_that_spell("zzzzz"), evidence) == text
 
 
-@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (4.0, "The"), (50.0, "The"), (None, "The")])
+@pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (1.4, ""), (3.0, "The"), (50.0, "The"), (None, "The")])
 def test_what_is_like_a_voice_for_a_moment_only_says_nothing(
     model: BlspModel, monkeypatch: pytest.MonkeyPatch, evidence: float | None, text: str
 ) -> None:

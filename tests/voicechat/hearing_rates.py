@@ -30,6 +30,7 @@ from blsp.audio.read import load_audio
 from blsp.audio.speech_gate import is_certain, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.modeling.model import BlspModel
+from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.word_search import SearchConfig, Words, search_words
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
@@ -111,8 +112,7 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
 
 def is_heard(case: Case, min_fit: float) -> bool:
     """Whether text comes out."""
-    certain = [(utterance, is_certain(utterance["evidence"])) for utterance in case["utterances"]]
-    return any(u["letters"] and (u["fit"] >= min_fit if surely is None else surely) for u, surely in certain)
+    return any(u["letters"] and u["fit"] >= needed_letter_fit(u["evidence"], min_fit) for u in case["utterances"])
 
 
 def report(results: Iterable[Case], min_fit: float) -> None:

@@ -19,6 +19,7 @@ from blsp.audio.speech_gate import (
     LevelControl,
     SileroVad,
     is_certain,
+    needed_letter_fit,
     shipped_weights,
     speech_evidence,
 )
@@ -147,7 +148,8 @@ def script(monkeypatch: pytest.MonkeyPatch, *passes: tuple[float, float]) -> lis
 @pytest.mark.parametrize(
     ("passes", "surely"),
     [
-        ([(3, -9)], False),
+        ([(1, -9)], False),
+        ([(3, -9), (3, -9)], None),
         ([(50, -9)], True),
         ([(30, -9), (40, -9)], True),
         ([(4.1, -9), (36.1, -9)], True),
@@ -155,8 +157,9 @@ def script(monkeypatch: pytest.MonkeyPatch, *passes: tuple[float, float]) -> lis
         ([(49, -9), (0, -9)], None),
         ([(4.1, -9), (0, -9)], None),
         ([(4.1, 1.1)], True),  # cut off
+        ([(1.0, 1.1)], True),
+        ([(1.0, 0.4)], False),
         ([(30, 0.9), (30, 0.9)], None),
-        ([(1, 2)], False),
     ],
 )
 def test_doubtful_speech_is_heard_twice_or_was_cut_off(
@@ -165,8 +168,16 @@ def test_doubtful_speech_is_heard_twice_or_was_cut_off(
     odds = script(monkeypatch, *passes)
     sound = np.full(12 * FRAME_SAMPLES, 0.1, np.float32)
     sound[: 2 * len(passes)] = np.ravel(passes)  # what was heard lately is not listened to again
-    assert is_certain(speech_evidence(sound)) is surely
+    fit = needed_letter_fit(speech_evidence(sound), -2.0)
+    assert {np.inf: False, -np.inf: True}.get(fit) is surely
     assert odds == []
+
+
+@pytest.mark.parametrize(
+    ("nats", "fit"), [(1.4, np.inf), (1.5, -1.1), (9.9, -1.1), (10, -2.0), (49, -2.0), (50, -np.inf)]
+)
+def test_the_less_speaks_for_speech_the_better_letters_have_to_fit(nats: float, fit: float) -> None:
+    assert needed_letter_fit(nats, -2.0) == pytest.approx(fit)
 
 
 def test_a_word_that_the_end_of_a_recording_cuts_off_is_speech() -> None:
