@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
-from blsp.audio.speech_gate import is_certain, speech_evidence
+from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.conversation import Turn
 from blsp.decoding import decode
 from blsp.errors import UnsupportedError
@@ -46,7 +46,6 @@ from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, rende
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.punctuation import Marks, with_marks
-from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 

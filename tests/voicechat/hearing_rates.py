@@ -27,10 +27,9 @@ import numpy as np
 import torch
 
 from blsp.audio.read import load_audio
-from blsp.audio.speech_gate import is_certain, speech_evidence
+from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.modeling.model import BlspModel
-from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.word_search import SearchConfig, Words, search_words
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
