@@ -10,11 +10,12 @@ from transformers import DynamicCache
 
 from blsp.audio.waveform import ENCODER_FRAMES_PER_SECOND, SAMPLING_RATE
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig, TextStream, TokenChooser, is_looping
+from blsp.decoding import GenerationConfig, TokenChooser, is_looping
 from blsp.errors import ContextFullError
 from blsp.modeling.batch import PromptBatch, PromptRow, lay_out
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import SpeechSegment, TokenSegment, render
+from blsp.text_stream import TextStream
 
 COMPACT_BELOW = 0.75
 """Share of rows still writing below which the finished ones are taken out of the batch."""

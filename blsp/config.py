@@ -34,8 +34,6 @@ from blsp.shown import shown, shown_path
 from blsp.user_paths import expand_user
 from blsp.yaml_text import Values, read_text, read_value, read_values
 
-__all__ = ["Values", "build", "field_docs", "merge", "override", "read_config_file", "to_values", "write_yaml"]
-
 T = TypeVar("T")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*))?\}")  # a default may have variables of its own
 _INTEGERS = range(-(1 << 63), 1 << 64)

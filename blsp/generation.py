@@ -1,4 +1,4 @@
-"""A spoken or typed conversation: turns in, a stream of text out. `generate_texts` answers many prompts at once."""
+"""A spoken or typed conversation: turns in, a stream of text out."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from blsp.batched_generation import generate_batch, generate_texts
 from blsp.context import CachedContext, CancelledError
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig, TextStream, TokenChooser, decode, is_looping
+from blsp.decoding import GenerationConfig, TokenChooser, is_looping
 from blsp.errors import NoSpeechError
 from blsp.modeling.model import BlspModel
 from blsp.prompt_history import Entry, PromptHistory
-
-__all__ = ["Conversation", "GenerationConfig", "generate_batch", "generate_texts"]
+from blsp.text_stream import TextStream, decode
 
 MAX_ANSWER_SHARE = 0.25
 """Largest share of the context that is kept free for an answer."""

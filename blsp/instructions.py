@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ CONTRASTED: Mapping[str, str] = MappingProxyType(
     }
 )
 """Continuation writing, sentiment analysis, speech recognition, speech translation. Source: paper, table 6."""
-MAX_TOKENS_PER_SECOND = 8
-"""Fast speech has about 4 words, that is 6 tokens, a second: more is invented."""
 _EXAMPLE = "the quick brown fox jumps over the lazy dog"
 _SENTENCES = (
     "the old man went home and sat down by the fire",
@@ -98,8 +95,3 @@ def sentence_instruction() -> Instruction:
 def _shown(text: str, answers: Iterable[str]) -> Instruction:
     """An instruction with answers that show how it is followed."""
     return Instruction(text, tuple(turn for x in answers for turn in (Turn("user", text), Turn("assistant", x))))
-
-
-def repeat_limit(waveform: npt.NDArray[np.float32]) -> int:
-    """Tokens that the words of an utterance, float32 (N,) at 16 kHz, can need at most."""
-    return 16 + MAX_TOKENS_PER_SECOND * len(waveform) // SAMPLING_RATE

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS, EmbeddedWeights, cache_folder, ensure_embedded
+from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.memory import give_back_memory
 from blsp.placement import check_quantization, cpu_multiplies_bfloat16, select_device, select_dtype
 from blsp.progress import Progress
-from blsp.specs import PRESETS, ModelSpec, adapter_folder, part_path, resolve, write_checkpoint_spec
+from blsp.specs import ModelSpec, adapter_folder, part_path
 from blsp.storage import read_json
 from blsp.temporaries import temporary_folder
 from blsp.transformers_log import quiet_transformers
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from blsp.modeling.encoder import SpeechEncoder
     from blsp.modeling.model import BlspModel
     from blsp.spoken_language import LanguageDetector
-
-__all__ = [
-    "PRESETS",
-    "EmbeddedWeights",
-    "ModelSpec",
-    "Progress",
-    "cache_folder",
-    "ensure_embedded",
-    "load_model",
-    "load_whisper",
-    "resolve",
-    "write_checkpoint_spec",
-]
 
 
 def load_model(

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.decoding import decode
 from blsp.llm_tree import LlmTree, Path
 from blsp.modeling.sentences import mark_id
+from blsp.text_stream import decode
 from blsp.word_search import Reading
 
 MARKS = ",.?!"

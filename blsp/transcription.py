@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from blsp.batched_generation import generate_batch
-from blsp.decoding import GenerationConfig
-from blsp.instructions import repeat_instruction, repeat_limit
+from blsp.decoding import GenerationConfig, repeat_limit
+from blsp.instructions import repeat_instruction
 from blsp.joint_search import JointConfig
 from blsp.modeling.batch import PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel, count_windows, window_batches

@@ -8,10 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
+from blsp.decoding import GenerationConfig, repeat_limit
 from blsp.errors import NoSpeechError
 from blsp.generation import Conversation
-from blsp.instructions import repeat_limit
 from blsp.languages import find_language
 
 if TYPE_CHECKING:

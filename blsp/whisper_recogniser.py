@@ -20,7 +20,7 @@ from torch import Tensor
 from blsp.audio.log_mel import MIN_SAMPLES, extract_features
 from blsp.audio.speech_gate import is_certain, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS
-from blsp.instructions import repeat_limit
+from blsp.decoding import repeat_limit
 
 
 @dataclass(frozen=True)

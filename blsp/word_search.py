@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from blsp.ctc_prefix import CtcPrefixScorer, Prefixes
-from blsp.decoding import decode
 from blsp.modeling.letters import LETTERS, letter_labels
+from blsp.text_stream import decode
 
 _SPACE = LETTERS.index(" ")
 _SPELT = 8

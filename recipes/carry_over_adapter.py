@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.checkpoint import save_adapter
 from blsp.modeling.adapter import Adapter
-from blsp.pretrained import load_model, resolve, write_checkpoint_spec
+from blsp.pretrained import load_model
+from blsp.specs import resolve, write_checkpoint_spec
 
 RIDGE = 1e-3
 """Weight of the projection's own square, relative to the mean square of what it is fitted to."""

@@ -20,7 +20,8 @@ from blsp.conversation import Turn
 from blsp.decoding import GenerationConfig
 from blsp.generation import Conversation
 from blsp.modeling.model import BlspModel
-from blsp.pretrained import load_model, resolve
+from blsp.pretrained import load_model
+from blsp.specs import resolve
 
 CLIPS = Path(__file__).parent.parent / "tests" / "assets"
 

@@ -22,11 +22,12 @@ from blsp.data.corpora import corpus_named
 from blsp.data.line_store import LineStore, read_lines
 from blsp.data.manifest import ErrorCount, write_manifest
 from blsp.data.transcripts import speller
-from blsp.decoding import decode
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import render
-from blsp.pretrained import load_model, resolve
+from blsp.pretrained import load_model
+from blsp.specs import resolve
+from blsp.text_stream import decode
 
 INSTRUCTION = "Write this with capitals and punctuation. Change no word, add no word:\n"
 EXAMPLES = (

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from blsp.generation import Conversation, GenerationConfig
+    from blsp.decoding import GenerationConfig
+    from blsp.generation import Conversation
     from blsp.modeling.model import BlspModel
-    from blsp.pretrained import Progress
+    from blsp.progress import Progress
     from blsp.spoken_language import LanguageJudge
     from blsp.translation import Translation, Translator
     from voicechat.options import ModelOptions

@@ -13,7 +13,7 @@ from voicechat.worker import Job, Worker
 
 if TYPE_CHECKING:
     from blsp.conversation import Turn
-    from blsp.generation import GenerationConfig
+    from blsp.decoding import GenerationConfig
     from voicechat.engine import ChatEngine
 
 

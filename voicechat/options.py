@@ -12,7 +12,7 @@ from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
     from blsp.decoding import GenerationConfig
-    from blsp.pretrained import ModelSpec
+    from blsp.specs import ModelSpec
 
 CHAT_REPETITION_PENALTY = 1.1
 """Small LLMs go in circles without it."""
@@ -146,7 +146,7 @@ class ModelOptions:
             ModelNotFoundError: There is no model of this name.
             CheckpointError: The checkpoint's description cannot be used.
         """
-        from blsp.pretrained import resolve
+        from blsp.specs import resolve
 
         return resolve(self.model, encoder=self.encoder, llm=self.llm, adapter=self.adapter)
 

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.batched_generation import COMPACT_BELOW, BatchDecoder
 from blsp.conversation import Turn
-from blsp.decoding import TextStream, is_looping
+from blsp.decoding import is_looping
 from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PromptTemplate, TokenSegment, render
+from blsp.text_stream import TextStream
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from blsp.data.corpora import Corpus, Part, corpus_named
+from blsp.data.corpora import corpus_named
+from blsp.data.corpora.base import Corpus, Part
 from blsp.data.corpora.generic import Generic
 from blsp.errors import BlspError
 

@@ -1,6 +1,6 @@
 """Encoder hidden states on disk by key: computed once, whoever asks for them later.
 
-The shards are those of `blsp.data.feature_shard`, which this module offers too.
+The shards are those of `blsp.data.feature_shard`, .
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from blsp.storage import storage_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["FeatureCache", "FeatureShard", "FeatureWriter"]
 
 _SHARDS = 16
 """A full cache has at least this many shards: the one least used makes room for new states."""

@@ -32,7 +32,8 @@ class Recogniser:
     """
 
     def __init__(self, whisper: tuple[WhisperForConditionalGeneration, PreTrainedTokenizerBase] | None = None) -> None:
-        from blsp.pretrained import load_whisper, resolve
+        from blsp.pretrained import load_whisper
+        from blsp.specs import resolve
         from blsp.whisper_recogniser import WhisperRecogniser
 
         self._recogniser = WhisperRecogniser(*(whisper or load_whisper(resolve("tiny"))))

@@ -14,7 +14,7 @@ import numpy as np
 
 from blsp.audio.waveform import MEL_HOP_SAMPLES, SAMPLING_RATE, WHISPER_WINDOW_SECONDS
 from blsp.data.augmentation import AugmentationConfig, augment_utterance, noise_files
-from blsp.data.encoding import FORMAT, encode, open_cache
+from blsp.data.encoding import FORMAT
 from blsp.data.manifest import ErrorCount, check_share, recording_of
 from blsp.errors import AudioError
 from blsp.storage import content_mark
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from blsp.data.manifest import Manifest, Utterance
     from blsp.modeling.batch import HiddenStates
     from blsp.modeling.encoder import SpeechEncoder
-
-__all__ = ["SpeechBatch", "SpeechConfig", "SpeechLoader", "encode", "open_cache"]
 
 _NOTHING = np.zeros(0, np.float32)
 

@@ -20,7 +20,6 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.conversation import Turn
-from blsp.decoding import decode
 from blsp.errors import UnsupportedError
 from blsp.instructions import Instruction, sentence_instruction, write_instruction
 from blsp.joint_search import JointConfig, find_words_jointly
@@ -47,6 +46,7 @@ from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 from blsp.punctuation import Marks, with_marks
 from blsp.spoken_language import LanguageJudge, SpokenLanguage
+from blsp.text_stream import decode
 from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"

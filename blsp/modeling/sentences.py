@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.decoding import decode
 from blsp.modeling.prompt import PlainText
+from blsp.text_stream import decode
 from blsp.word_search import Words
 
 QUESTION_FROM = -2.0

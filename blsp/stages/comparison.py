@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from blsp.config import Values, build, merge
+from blsp.config import build, merge
 from blsp.errors import ConfigError, ModelNotFoundError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
 from blsp.stages.base import StageConfig
@@ -24,6 +24,7 @@ from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 from blsp.storage import sha256_of
 from blsp.user_paths import expand_user
+from blsp.yaml_text import Values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from blsp.data.corpora import Corpus, InstructionPair, corpus_named
+from blsp.data.corpora import corpus_named
+from blsp.data.corpora.base import Corpus, InstructionPair
 from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Watcher

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blsp.config import Values, build, merge, override, read_config_file
+from blsp.config import build, merge, override, read_config_file
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Silent, Watcher
 from blsp.shown import shown
@@ -17,6 +17,7 @@ from blsp.stages.base import Plan
 from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
+from blsp.yaml_text import Values
 
 _HEADER = ("about", "needs", "cost")
 

@@ -217,8 +217,9 @@ def open_speech(config: SpeechTrainingConfig, encoder: SpeechEncoder) -> OpenSpe
     Raises:
         DataError: A manifest cannot be read.
     """
+    from blsp.data.encoding import open_cache
     from blsp.data.manifest import Manifest
-    from blsp.data.speech_batch import SpeechLoader, open_cache
+    from blsp.data.speech_batch import SpeechLoader
 
     training = Manifest(config.manifest)
     held_out = None if config.validation is None else Manifest(config.validation)

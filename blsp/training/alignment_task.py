@@ -17,11 +17,12 @@ from blsp.batched_generation import generate_batch
 from blsp.checkpoint import save_adapter
 from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig, plan_epoch
+from blsp.data.encoding import encode
 from blsp.data.feature_cache import FeatureCache
 from blsp.data.manifest import Manifest
 from blsp.data.sample import Sample
 from blsp.data.samples import SampleSet
-from blsp.data.speech_batch import SpeechBatch, SpeechLoader, encode
+from blsp.data.speech_batch import SpeechBatch, SpeechLoader
 from blsp.decoding import GenerationConfig
 from blsp.errors import ConfigError
 from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, SpeechEmbeds, collate

@@ -20,9 +20,10 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.checkpoint import save_adapter
 from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
+from blsp.data.encoding import encode
 from blsp.data.feature_cache import FeatureCache
 from blsp.data.manifest import Manifest
-from blsp.data.speech_batch import SpeechBatch, SpeechLoader, encode
+from blsp.data.speech_batch import SpeechBatch, SpeechLoader
 from blsp.evaluation.metrics import WordErrors, corpus_word_errors
 from blsp.evaluation.normalizers import normalizer
 from blsp.modeling.ctc_recogniser import CtcRecogniser

@@ -15,10 +15,11 @@ from blsp.audio.read import load_audio
 from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
+from blsp.data.encoding import open_cache
 from blsp.data.manifest import Manifest
 from blsp.data.samples import load_samples
 from blsp.data.sources import SourceConfig
-from blsp.data.speech_batch import SpeechConfig, SpeechLoader, open_cache
+from blsp.data.speech_batch import SpeechConfig, SpeechLoader
 from blsp.decoding import GenerationConfig
 from blsp.errors import ConfigError
 from blsp.instructions import CONTINUE, REPEAT, Instruction

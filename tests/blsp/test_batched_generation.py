@@ -8,9 +8,11 @@ import torch
 
 from blsp import batched_generation
 from blsp.audio.log_mel import extract_features
+from blsp.batched_generation import generate_batch, generate_texts
 from blsp.conversation import Turn
+from blsp.decoding import GenerationConfig
 from blsp.errors import ContextFullError
-from blsp.generation import Conversation, GenerationConfig, generate_batch, generate_texts
+from blsp.generation import Conversation
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, PaperPromptTemplate, render

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from blsp.decoding import GenerationConfig, TextStream, TokenChooser, decode, is_looping, penalize
+from blsp.decoding import GenerationConfig, TokenChooser, is_looping, penalize
+from blsp.text_stream import TextStream, decode
 
 TEXTS = ["Hello there, how are you?", "naïve café", "日本語です", "👩‍👩‍👧 and 🙂!", "  spaces\n\nand lines ", "é" * 5]
 

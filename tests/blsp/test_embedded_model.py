@@ -12,7 +12,8 @@ import torch
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
-from blsp.generation import Conversation, GenerationConfig
+from blsp.decoding import GenerationConfig
+from blsp.generation import Conversation
 from blsp.modeling.fast_decoder import FastDecoder
 from blsp.modeling.packed_linear import PackedEmbedding, PackedLinear
 
@@ -33,7 +34,8 @@ def skip_unless_ready() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> BlspModel:
-    from blsp.pretrained import load_model, resolve
+    from blsp.pretrained import load_model
+    from blsp.specs import resolve
 
     skip_unless_ready()
     return load_model(resolve("embedded"), packed=True)

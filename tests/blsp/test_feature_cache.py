@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from blsp.data import feature_cache
-from blsp.data.feature_cache import FeatureCache, FeatureShard, FeatureWriter
+from blsp.data.feature_cache import FeatureCache
+from blsp.data.feature_shard import FeatureShard, FeatureWriter
 
 WIDTH = 8
 ROOM = 1 << 20

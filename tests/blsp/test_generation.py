@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from blsp.batched_generation import generate_texts
 from blsp.context import CachedContext, CancelledError, Piece, cancelled_by
 from blsp.conversation import Turn
+from blsp.decoding import GenerationConfig
 from blsp.errors import ContextFullError, NoSpeechError
-from blsp.generation import Conversation, GenerationConfig, generate_texts
+from blsp.generation import Conversation
 from blsp.llm_tree import LlmTree
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText

@@ -102,7 +102,8 @@ def test_what_cannot_be_matched_is_refused(tiny_model: BlspModel) -> None:
 def test_the_shipped_adapter_puts_words_where_they_are_said() -> None:
     from blsp.audio.read import load_audio
     from blsp.embedded import SMOLLM, WHISPER, part_state
-    from blsp.pretrained import load_model, resolve
+    from blsp.pretrained import load_model
+    from blsp.specs import resolve
 
     if any(part_state(part) == "missing" for part in (WHISPER, SMOLLM)):
         pytest.skip("the weights are not on this machine: voicechat models download tiny")

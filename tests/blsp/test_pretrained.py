@@ -15,7 +15,8 @@ from blsp.checkpoint import save_adapter
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.placement import check_quantization, select_device, select_dtype
-from blsp.pretrained import ModelSpec, load_model, load_whisper
+from blsp.pretrained import load_model, load_whisper
+from blsp.specs import ModelSpec
 from blsp.transformers_log import quiet_transformers
 
 CPU = torch.device("cpu")
@@ -233,7 +234,7 @@ def test_whisper_of_the_wheels_reads_a_real_recording() -> None:
     from blsp.audio.log_mel import extract_features
     from blsp.audio.read import load_audio
     from blsp.embedded import WHISPER, part_state
-    from blsp.pretrained import resolve
+    from blsp.specs import resolve
 
     if part_state(WHISPER) != "ready":
         pytest.skip("Whisper is not on this machine: voicechat models download tiny")

@@ -16,9 +16,9 @@ from torch import Tensor
 from blsp.audio.log_mel import extract_features
 from blsp.audio.write import save_audio
 from blsp.data.augmentation import AugmentationConfig
-from blsp.data.encoding import fingerprint
+from blsp.data.encoding import encode, fingerprint, open_cache
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
-from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version, encode, open_cache
+from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version
 from blsp.errors import DataError
 from blsp.modeling.batch import HiddenStates
 from blsp.modeling.encoder import SpeechEncoder

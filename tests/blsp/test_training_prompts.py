@@ -92,7 +92,8 @@ def test_training_reads_what_talking_reads(
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_tiny_model_is_trained_on_what_it_reads(make_speech: MakeSpeech, system: str | None) -> None:
-    from blsp.pretrained import load_model, resolve
+    from blsp.pretrained import load_model
+    from blsp.specs import resolve
 
     model = load_model(resolve("tiny"), device="cpu")
     wordings = [Instruction(text) for texts in behaviour_wordings().values() for text in texts]

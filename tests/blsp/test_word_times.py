@@ -50,7 +50,8 @@ def test_an_adapter_that_reads_no_letters_knows_no_times(tiny_model: BlspModel) 
 
 @pytest.mark.slow
 def test_the_tiny_model_finds_the_words_of_a_sentence() -> None:
-    from blsp.pretrained import load_model, resolve
+    from blsp.pretrained import load_model
+    from blsp.specs import resolve
 
     model = load_model(resolve("tiny"))
     waveform, text = load_audio(ASSETS / "old_house.ogg"), "The old house stood at the end of a quiet street."

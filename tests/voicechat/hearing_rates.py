@@ -152,7 +152,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from blsp.pretrained import load_model, resolve
+    from blsp.pretrained import load_model
+    from blsp.specs import resolve
 
     model = load_model(resolve(args.model), device="cpu", packed=True)
     assert model.adapter is not None

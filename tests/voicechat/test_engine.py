@@ -17,9 +17,10 @@ import pytest
 from blsp.audio.read import load_audio
 from blsp.context import CancelledError
 from blsp.conversation import Turn
+from blsp.decoding import GenerationConfig, repeat_limit
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
-from blsp.generation import Conversation, GenerationConfig
-from blsp.instructions import repeat_instruction, repeat_limit
+from blsp.generation import Conversation
+from blsp.instructions import repeat_instruction
 from blsp.modeling.model import BlspModel
 from blsp.spoken_language import SpokenLanguage
 from blsp.whisper_recogniser import Recognition

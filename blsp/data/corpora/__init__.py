@@ -20,8 +20,6 @@ from blsp.data.corpora.snips import Snips
 from blsp.data.corpora.tedlium import TedLium
 from blsp.errors import ConfigError
 
-__all__ = ["CORPORA", "Corpus", "InstructionPair", "Part", "SplitFacts", "corpus_named"]
-
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
     for corpus in (
