@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from blsp.evaluation.measures import CORRECT
-from blsp.evaluation.report import read_report
-from blsp.evaluation.report_layout import MISSING, format_interval, format_value
 from blsp.evaluation.scores import Report, Score
+from blsp.report.assemble import read_report
+from blsp.report.lay_out import MISSING, format_interval, format_value
 
 SYSTEMS = ("typed", "cascade", "ours")
 """As they are called in recipes/configs/embedded/assistant.yaml."""

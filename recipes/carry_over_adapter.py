@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.checkpoint import save_adapter
 from blsp.modeling.adapter import Adapter
-from blsp.pretrained import load_model
-from blsp.specs import resolve, write_checkpoint_spec
+from blsp.models.checkpoint import save_adapter
+from blsp.models.load import load_model
+from blsp.models.spec import resolve, write_checkpoint_spec
 
 RIDGE = 1e-3
 """Weight of the projection's own square, relative to the mean square of what it is fitted to."""

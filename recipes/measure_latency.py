@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 
 import torch
+from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
-from blsp.generation import Conversation
+from blsp.decoding.generation import Conversation
 from blsp.modeling.model import BlspModel
-from blsp.pretrained import load_model
-from blsp.specs import resolve
+from blsp.models.load import load_model
+from blsp.models.spec import resolve
 
 CLIPS = Path(__file__).parent.parent / "tests" / "assets"
 

@@ -32,7 +32,7 @@ from blsp.audio.log_mel import log_mel
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
-from blsp.data.feature_shard import FeatureShard, FeatureWriter
+from blsp.data.speech.feature_shard import FeatureShard, FeatureWriter
 from blsp.instructions import REPEAT
 from blsp.modeling.batch import (
     IGNORED_LABEL,

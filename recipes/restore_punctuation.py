@@ -16,18 +16,18 @@ from pathlib import Path
 
 import torch
 
-from blsp.batched_generation import BatchDecoder
 from blsp.conversation import Turn
 from blsp.data.corpora import corpus_named
 from blsp.data.line_store import LineStore, read_lines
 from blsp.data.manifest import ErrorCount, write_manifest
 from blsp.data.transcripts import speller
+from blsp.decoding.batched import BatchDecoder
+from blsp.decoding.text_stream import decode
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import render
-from blsp.pretrained import load_model
-from blsp.specs import resolve
-from blsp.text_stream import decode
+from blsp.models.load import load_model
+from blsp.models.spec import resolve
 
 INSTRUCTION = "Write this with capitals and punctuation. Change no word, add no word:\n"
 EXAMPLES = (

@@ -26,7 +26,7 @@ from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_s
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from blsp.spoken_language import LanguageJudge
+    from blsp.decoding.spoken_language import LanguageJudge
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from blsp.embedded import EmbeddedPart
-    from blsp.specs import ModelSpec
+    from blsp.models.embedded import EmbeddedPart
+    from blsp.models.spec import ModelSpec
     from voicechat.options import ModelOptions
 
 Status = Literal["ok", "warning", "failed"]
@@ -109,8 +109,8 @@ def check_accelerator() -> Iterator[Check]:
 
 def check_model(options: ModelOptions) -> Iterator[Check]:
     """Weights on this machine, and whether they are what they should be."""
-    from blsp.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
-    from blsp.specs import local_parts
+    from blsp.models.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
+    from blsp.models.spec import local_parts
 
     spec = options.spec()
     paths = local_parts(spec)
@@ -128,8 +128,8 @@ def check_model(options: ModelOptions) -> Iterator[Check]:
 
 def check_memory(options: ModelOptions) -> Iterator[Check]:
     """Whether the model has enough memory to run, where it is known what it takes."""
-    from blsp.memory import available_memory
-    from blsp.specs import preset_parts
+    from blsp.models.memory import available_memory
+    from blsp.models.spec import preset_parts
 
     parts, free = preset_parts(options.spec()), available_memory()
     needed = max((part.needed_memory for part in parts), default=0)
@@ -145,7 +145,7 @@ def check_memory(options: ModelOptions) -> Iterator[Check]:
 
 
 def _check_part(part: str, model: str, name: str, path: Path | None, embedded: EmbeddedPart | None) -> Check:
-    from blsp.embedded import part_folder, part_state
+    from blsp.models.embedded import part_folder, part_state
 
     if embedded is not None and (path is None or path == part_folder(embedded)):
         folder = part_folder(embedded)
@@ -159,8 +159,8 @@ def _check_part(part: str, model: str, name: str, path: Path | None, embedded: E
 
 
 def _check_adapter(spec: ModelSpec, path: Path | None) -> Check:
-    from blsp.checkpoint import load_adapter
-    from blsp.specs import EMBEDDED_ADAPTERS, adapter_folder
+    from blsp.models.checkpoint import load_adapter
+    from blsp.models.spec import EMBEDDED_ADAPTERS, adapter_folder
 
     try:
         if path is None and spec.adapter not in {None, *EMBEDDED_ADAPTERS}:

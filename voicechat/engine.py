@@ -22,13 +22,13 @@ from blsp.instructions import REPEAT, TRANSLATE
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from blsp.decoding.sampling import GenerationConfig
 
-    from blsp.decoding import GenerationConfig
-    from blsp.generation import Conversation
+    from blsp.decoding.generation import Conversation
+    from blsp.decoding.spoken_language import LanguageJudge
+    from blsp.decoding.translate import Translation, Translator
     from blsp.modeling.model import BlspModel
     from blsp.progress import Progress
-    from blsp.spoken_language import LanguageJudge
-    from blsp.translation import Translation, Translator
     from voicechat.options import ModelOptions
 
     Waveform = npt.NDArray[np.float32]
@@ -108,7 +108,7 @@ class _LlmConversation:
     language: str | None = None
 
     def __init__(self, model: BlspModel, *, model_name: str, system: str | None) -> None:
-        from blsp.generation import Conversation
+        from blsp.decoding.generation import Conversation
 
         self.model = model
         self.model_name = model_name
@@ -148,7 +148,7 @@ class _LlmConversation:
         return self._conversation.reply(self._take(turns, cancel), config, cancel)
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
-        from blsp.generation import Conversation
+        from blsp.decoding.generation import Conversation
 
         if self._beside is None:
             self._beside = Conversation(self.model)
@@ -175,7 +175,7 @@ class _LlmConversation:
         return True
 
     def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
-        from blsp.translation import Translation, Translator
+        from blsp.decoding.translate import Translation, Translator
 
         if to not in self._translators:
             self._translators = {to: Translator(self.model, to)}
@@ -240,7 +240,7 @@ class BlspEngine(_LlmConversation):
             raise foreign_speech(judge.foreign, judge.known, "This", self.model_name, hint)
 
     def _judged(self, speech: Waveform, cancel: threading.Event | None) -> LanguageJudge | None:
-        from blsp.context import cancelled_by, transformer_layers
+        from blsp.decoding.kv_cache import cancelled_by, transformer_layers
 
         judge = self.language_judge()
         if judge is not None:
@@ -251,19 +251,19 @@ class BlspEngine(_LlmConversation):
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
         """The words of one utterance, as the LLM repeats them; `language` changes nothing: it hears what it hears."""
         del language
-        from blsp.transcription import transcribe
+        from blsp.decoding.transcribe import transcribe
 
         return transcribe(self.model, waveform)
 
     def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
         """The words of some utterances, which the LLM reads in the same passes."""
-        from blsp.transcription import transcribe_batch
+        from blsp.decoding.transcribe import transcribe_batch
 
         return transcribe_batch(self.model, waveforms)
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Start and end of each word, by the letters that the adapter reads."""
-        from blsp.word_times import word_times
+        from blsp.decoding.word_times import word_times
 
         return word_times(self.model, waveform, text)
 
@@ -293,8 +293,8 @@ class CascadeEngine(_LlmConversation):
         language: str | None = None,
     ) -> None:
         super().__init__(model, model_name=model_name, system=system)
-        from blsp.context import transformer_layers
-        from blsp.whisper_recogniser import WhisperRecogniser
+        from blsp.decoding.kv_cache import transformer_layers
+        from blsp.decoding.whisper import WhisperRecogniser
 
         self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
         self.language = None
@@ -336,7 +336,7 @@ class CascadeEngine(_LlmConversation):
         return read
 
     def _listen(self, speech: Waveform, cancel: threading.Event | None) -> str:
-        from blsp.context import cancelled_by
+        from blsp.decoding.kv_cache import cancelled_by
 
         with cancelled_by(cancel, self._layers):
             return self.transcribe(speech)
@@ -441,7 +441,7 @@ class ScriptedEngine:
 
     def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
         """Give the next answer."""
-        from blsp.translation import Translation
+        from blsp.decoding.translate import Translation
 
         del before
         turn = Turn("user", text=TRANSLATE.format(language=to), speech=waveform)
@@ -476,9 +476,9 @@ def load_engine(
         language: Code of the language that is spoken; None to find out.
 
     Raises:
-        BlspError: The weights are missing or do not fit; see `blsp.pretrained`.
+        BlspError: The weights are missing or do not fit; see `blsp.models.load`.
     """
-    from blsp.pretrained import load_model, load_whisper
+    from blsp.models.load import load_model, load_whisper
 
     spec = options.spec()
     where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}

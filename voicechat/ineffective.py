@@ -56,7 +56,7 @@ def _hears_others(values: Values) -> bool:
     """Whether the model's adapter was trained on other languages than that which is spoken."""
     if _is_cascade(values):
         return False
-    from blsp.model_languages import adapter_languages
+    from blsp.models.model_languages import adapter_languages
     from voicechat.languages import spoken_code
 
     known = adapter_languages(ModelOptions(**{name: values[name] for name in _MODEL}).spec())

@@ -56,7 +56,7 @@ def foreign_speech(language: str, known: Sequence[str], what: str, model: str, h
         model: What the user calls the model.
         hint: The way out, if Whisper is right.
     """
-    from blsp.specs import PRESETS
+    from blsp.models.spec import PRESETS
 
     name = f"the {model} model" if model in PRESETS else "this model"
     hint = f"{hint}; if it is {listed(known[:1])} after all: --language {known[0]}"

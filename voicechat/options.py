@@ -11,8 +11,9 @@ import typer
 from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
-    from blsp.decoding import GenerationConfig
-    from blsp.specs import ModelSpec
+    from blsp.decoding.sampling import GenerationConfig
+
+    from blsp.models.spec import ModelSpec
 
 CHAT_REPETITION_PENALTY = 1.1
 """Small LLMs go in circles without it."""
@@ -146,14 +147,14 @@ class ModelOptions:
             ModelNotFoundError: There is no model of this name.
             CheckpointError: The checkpoint's description cannot be used.
         """
-        from blsp.specs import resolve
+        from blsp.models.spec import resolve
 
         return resolve(self.model, encoder=self.encoder, llm=self.llm, adapter=self.adapter)
 
 
 def generation_config(settings: Settings) -> GenerationConfig:
     """How answers are written, in a conversation and to a recording."""
-    from blsp.decoding import GenerationConfig
+    from blsp.decoding.sampling import GenerationConfig
 
     return GenerationConfig(
         max_new_tokens=settings.max_new_tokens,

@@ -16,7 +16,7 @@ def cache_folder() -> Path:
     Raises:
         ConfigError: No folder can be called as the variable says, or the home folder is not known.
     """
-    from blsp import embedded  # not needed for --help
+    from blsp.models import embedded
 
     return embedded.cache_folder()
 

@@ -73,7 +73,8 @@ from voicechat.source_pump import SourcePump
 from voicechat.vad import SpeechDetector, level_dbfs
 
 if TYPE_CHECKING:
-    from blsp.decoding import GenerationConfig
+    from blsp.decoding.sampling import GenerationConfig
+
     from voicechat.audio_io import FrameSource, HeardFrame
     from voicechat.engine import ChatEngine
     from voicechat.speech_output import SpeechOutput

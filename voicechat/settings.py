@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from blsp.placement import Device, Dtype, Quantization
+from blsp.models.placement import Device, Dtype, Quantization
 from blsp.shown import shown, shown_path
 from voicechat.errors import UsageError
 from voicechat.paths import CONFIG_VARIABLE, config_path

@@ -36,7 +36,8 @@ from voicechat.ui.plain import JsonView, PlainView, View
 from voicechat.vad import make_detector
 
 if TYPE_CHECKING:
-    from blsp.decoding import GenerationConfig
+    from blsp.decoding.sampling import GenerationConfig
+
     from voicechat.options import ModelOptions
     from voicechat.speech_output import Synthesize
 

@@ -21,8 +21,8 @@ from blsp.data.manifest import Utterance, load_waveform
 from blsp.errors import DataError
 from blsp.evaluation.measures import KL, Measure
 from blsp.evaluation.metric_counts import mean_statistics
-from blsp.evaluation.paper_results import instruction_pair_task, modality_task
 from blsp.evaluation.scores import Figure
+from blsp.report.paper_results import instruction_pair_task, modality_task
 
 AROUND_MEAN = "cosine around the mean"
 STRANGERS = "similarity-of-strangers"

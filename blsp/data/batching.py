@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from blsp.training.task import Step
+    from blsp.training.tasks.task import Step
 
 
 @dataclass(frozen=True)

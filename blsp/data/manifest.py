@@ -356,6 +356,6 @@ def load_waveform(utterance: Utterance, root: Path) -> Waveform:
     Raises:
         AudioError: The recording cannot be read, or ends before the utterance does.
     """
-    from blsp.data.recordings import read_part
+    from blsp.data.speech.recordings import read_part
 
     return read_part(root / utterance.audio, utterance.start, utterance.duration)

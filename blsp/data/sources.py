@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.data.answer_filter import AnswerFilter
-from blsp.data.answer_lines import AnswerLines, KeysOfLines, UtteranceKeys
-from blsp.data.behaviours import BehaviourLine, fault, read_behaviours
+from blsp.data.answers.answer_filter import AnswerFilter
+from blsp.data.answers.answer_lines import AnswerLines, KeysOfLines, UtteranceKeys
+from blsp.data.answers.behaviours import BehaviourLine, fault, read_behaviours
+from blsp.data.answers.wordings import CONVERSATION, asr_instructions
 from blsp.data.sample import Sample
 from blsp.data.transcripts import Case, speller
-from blsp.data.wordings import CONVERSATION, asr_instructions
 from blsp.errors import DataError
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 

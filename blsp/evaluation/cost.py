@@ -52,7 +52,7 @@ def measured(
         n_lines: Lines of the batch.
         device: Where the model is.
     """
-    from blsp.memory import peak_memory_bytes
+    from blsp.models.memory import peak_memory_bytes
 
     started = time.perf_counter()
     yield

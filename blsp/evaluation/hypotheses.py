@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
 from blsp.data.manifest import Utterance
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
+from blsp.decoding.generation import Conversation
+from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.transcribe import transcribe, transcribe_batch
+from blsp.decoding.translate import Translator
 from blsp.errors import NoSpeechError, UnsupportedError
 from blsp.evaluation.likelihood import calibrated_log_likelihoods
 from blsp.evaluation.question_answering import Question
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import NOTHING_TO_THE_POINT, TaskConfig
 from blsp.evaluation.understanding import named_label
-from blsp.generation import Conversation
 from blsp.instructions import Instruction
-from blsp.transcription import transcribe, transcribe_batch
-from blsp.translation import Translator
 
 Group = Sequence[Utterance]
 """Utterances that are answered in one line: the turns of a conversation; of other tasks a single one."""

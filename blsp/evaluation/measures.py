@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from blsp.data.answer_filter import sentences
+from blsp.data.answers.answer_filter import sentences
 from blsp.evaluation import comet
 from blsp.evaluation.metric_counts import (
     Array,

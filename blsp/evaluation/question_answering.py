@@ -218,9 +218,9 @@ def local_writer(model: BlspModel, *, max_new_tokens: int = 128, batch_size: int
         max_new_tokens: Longest answer, in tokens.
         batch_size: Prompts answered together.
     """
-    from blsp.batched_generation import generate_texts
     from blsp.conversation import Turn
-    from blsp.decoding import GenerationConfig
+    from blsp.decoding.batched import generate_texts
+    from blsp.decoding.sampling import GenerationConfig
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from blsp.data.augmentation import add_noise, change_speed, noise_files, noise_waveform, telephone
+from blsp.data.speech.augmentation import add_noise, change_speed, noise_files, noise_waveform, telephone
 from blsp.errors import DataError
 
 HISS_DBFS = -50.0

@@ -14,7 +14,7 @@ from blsp.errors import UnsupportedError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 
 if TYPE_CHECKING:
-    from blsp.modeling.ctc_recogniser import CtcRecogniser
+    from blsp.modeling.ctc_head import CtcRecogniser
     from blsp.modeling.model import BlspModel
     from blsp.stages.model_config import ModelConfig
 
@@ -42,7 +42,7 @@ def load_system(config: ModelConfig, hears: Hearing) -> System:
         hears: What the LLM gets.
 
     Raises:
-        BlspError: Weights are missing or do not fit; see `blsp.pretrained`.
+        BlspError: Weights are missing or do not fit; see `blsp.models.load`.
         UnsupportedError: The adapter cannot read by CTC.
     """
     model = config.load(speech=hears in BY_ADAPTER)
@@ -94,8 +94,8 @@ def ctc_recogniser(reader: CtcRecogniser, model: BlspModel) -> Recogniser:
 
 def _ctc_reader(config: ModelConfig, model: BlspModel) -> CtcRecogniser | None:
     """The recogniser of a model's encoder and adapter, by a linear projector or by the adapter's own head."""
-    from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
-    from blsp.specs import adapter_folder
+    from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
+    from blsp.models.spec import adapter_folder
 
     if model.encoder is None or model.adapter is None:
         return None
@@ -108,8 +108,8 @@ def _ctc_reader(config: ModelConfig, model: BlspModel) -> CtcRecogniser | None:
 
 
 def _whisper(config: ModelConfig) -> Recogniser:
-    from blsp.pretrained import load_whisper
-    from blsp.whisper_recogniser import WhisperRecogniser
+    from blsp.decoding.whisper import WhisperRecogniser
+    from blsp.models.load import load_whisper
 
     whisper = WhisperRecogniser(*load_whisper(config.spec(), device=config.device, dtype=config.dtype))
     return lambda waveforms, language: [whisper.transcribe(waveform, language or None) for waveform in waveforms]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blsp.audio.waveform import ENCODER_FRAMES_PER_SECOND
-from blsp.modeling.context import ContextBlock, LetterReader, valid_positions
-from blsp.modeling.packed_linear import PackedEmbedding
+from blsp.modeling.attention_block import ContextBlock, LetterReader, valid_positions
+from blsp.modeling.packed.linear import PackedEmbedding
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 
 Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"]

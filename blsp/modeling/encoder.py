@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from blsp.modeling.context import valid_positions
+from blsp.modeling.attention_block import valid_positions
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 
 

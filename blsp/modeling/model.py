@@ -20,10 +20,14 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.conversation import Turn
+from blsp.decoding.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
+from blsp.decoding.joint import JointConfig, find_words_jointly
+from blsp.decoding.llm_tree import LlmTree
+from blsp.decoding.punctuation import Marks, with_marks
+from blsp.decoding.spoken_language import LanguageJudge, SpokenLanguage
+from blsp.decoding.text_stream import decode
 from blsp.errors import UnsupportedError
 from blsp.instructions import Instruction, sentence_instruction, write_instruction
-from blsp.joint_search import JointConfig, find_words_jointly
-from blsp.llm_tree import LlmTree
 from blsp.modeling.adapter import Adapter, LetterScores
 from blsp.modeling.batch import (
     IGNORED_LABEL,
@@ -38,16 +42,12 @@ from blsp.modeling.batch import (
     token_ids,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.fast_decoder import FastDecoder, reason_against
-from blsp.modeling.packed_linear import PackedEmbedding
-from blsp.modeling.packed_llm import token_table
+from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
+from blsp.modeling.packed.linear import PackedEmbedding
+from blsp.modeling.packed.llm import token_table
 from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, render
 from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
-from blsp.punctuation import Marks, with_marks
-from blsp.spoken_language import LanguageJudge, SpokenLanguage
-from blsp.text_stream import decode
-from blsp.word_search import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 """What a transformers LLM's `forward` calls the keys and values of earlier positions."""

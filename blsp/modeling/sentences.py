@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from blsp.decoding.ctc_beam import Words
+from blsp.decoding.text_stream import decode
 from blsp.modeling.prompt import PlainText
-from blsp.text_stream import decode
-from blsp.word_search import Words
 
 QUESTION_FROM = -2.0
 """From how many nats on that an LLM prefers a question mark to a full stop after some words they are a question. Of

@@ -11,7 +11,7 @@ from blsp.data.sources import SourceConfig
 from blsp.data.transcripts import Case
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage
-from blsp.stages.model_size import model_size
+from blsp.stages.planning.model_size import model_size
 from blsp.stages.speech_training import (
     MODEL,
     OpenSpeech,
@@ -24,11 +24,11 @@ from blsp.stages.speech_training import (
     use_own_gpu,
 )
 from blsp.training.lora import LoraConfig
-from blsp.training.objective_config import ObjectiveConfig
+from blsp.training.tasks.objective_config import ObjectiveConfig
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
-    from blsp.training.alignment_task import AlignmentData, SpeechSamples
+    from blsp.training.tasks.alignment_task import AlignmentData, SpeechSamples
 
 NEGATIVES = 1000
 """Tokens that are in no transcript, but compete in CTC."""
@@ -125,8 +125,8 @@ def run_alignment(
     Returns:
         What the training loop gives, and how many utterances could not be read.
     """
-    from blsp.training.alignment_task import AlignmentOptions, AlignmentTask
     from blsp.training.loop import train
+    from blsp.training.tasks.alignment_task import AlignmentOptions, AlignmentTask
 
     use_own_gpu()
     model = config.model.load(seed=config.seed)
@@ -148,7 +148,7 @@ def run_alignment(
 
 def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeech, watcher: Watcher) -> AlignmentData:
     from blsp.data.transcripts import speller
-    from blsp.training.alignment_task import AlignmentData, SpeechSamples
+    from blsp.training.tasks.alignment_task import AlignmentData, SpeechSamples
     from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
 
     training = SpeechSamples(speech.training, _samples(speech.training, config.sources, config, watcher), speech.loader)

@@ -71,8 +71,8 @@ class AveragingStage(Stage[AveragingConfig]):
             return {}
         import torch
 
-        from blsp.checkpoint import load_adapter, read_metadata, save_adapter
-        from blsp.specs import resolve, write_checkpoint_spec
+        from blsp.models.checkpoint import load_adapter, read_metadata, save_adapter
+        from blsp.models.spec import resolve, write_checkpoint_spec
         from blsp.training.product import Product
 
         watcher.message(f"Adding up {', '.join(map(str, config.models))}")

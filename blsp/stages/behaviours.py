@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.behaviours import Behaviour, BehaviourPlan, fault, matching, read_behaviours, write_behaviours
+from blsp.data.answers.behaviours import Behaviour, BehaviourPlan, fault, matching, read_behaviours, write_behaviours
+from blsp.data.answers.wordings import CONTINUATION, REPETITION, SHORT_ANSWER, behaviour_wordings
 from blsp.data.line_store import Shard
-from blsp.data.wordings import CONTINUATION, REPETITION, SHORT_ANSWER, behaviour_wordings
 from blsp.instructions import Instruction, repeat_instruction
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.decoding_cost import decoding_cost
+from blsp.stages.planning.decoding_cost import decoding_cost
 from blsp.stages.writing import (
     ASSUMED_PROMPT_TOKENS,
     WritingConfig,

@@ -294,8 +294,8 @@ def _model_title(model: ModelConfig, hears: Hearing) -> str:
 
 
 def _adapter_digest(model: ModelConfig) -> str | None:
-    from blsp.checkpoint import WEIGHTS_NAME
-    from blsp.specs import local_parts
+    from blsp.models.checkpoint import WEIGHTS_NAME
+    from blsp.models.spec import local_parts
 
     try:
         folder = local_parts(model.spec()).adapter

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.conversations import QUESTIONS, ConversationPlan, read_conversations, write_conversations
+from blsp.data.answers.conversations import QUESTIONS, ConversationPlan, read_conversations, write_conversations
 from blsp.data.line_store import Shard
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.decoding_cost import decoding_cost
+from blsp.stages.planning.decoding_cost import decoding_cost
 from blsp.stages.writing import (
     ASSUMED_PROMPT_TOKENS,
     WritingConfig,

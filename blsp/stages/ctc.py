@@ -10,7 +10,7 @@ from blsp.data.transcripts import Case
 from blsp.errors import ConfigError
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage
-from blsp.stages.model_size import model_size
+from blsp.stages.planning.model_size import model_size
 from blsp.stages.speech_training import (
     MODEL,
     OpenSpeech,
@@ -25,7 +25,7 @@ from blsp.stages.speech_training import (
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
-    from blsp.training.ctc_task import CtcTask
+    from blsp.training.tasks.ctc_task import CtcTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +117,8 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     import torch
 
     from blsp.data.transcripts import speller
-    from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
-    from blsp.training.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
+    from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
+    from blsp.training.tasks.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
     from blsp.training.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens
 
     adapter, encoder = model.adapter, model.encoder

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blsp.data.behaviours import spread
+from blsp.data.answers.behaviours import spread
 from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import (
     MAX_ERROR_SHARE,
@@ -25,8 +25,8 @@ from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.decoding_cost import decoding_cost
 from blsp.stages.model_config import ModelConfig
+from blsp.stages.planning.decoding_cost import decoding_cost
 from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ class _Answering:
 
 def _batches(test: _Test, lines: range, batch_size: int) -> list[list[int]]:
     """Lines of like length; the same ones whoever asks, so that a resumed run gives the same answers."""
-    from blsp.data.answering import batches_by_length
+    from blsp.data.answers.answering import batches_by_length
 
     groups = [test.group(line) for line in lines]
     by_text = test.task.reads == "transcript"

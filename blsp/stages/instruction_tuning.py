@@ -12,9 +12,8 @@ from blsp.errors import DataError
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.stages.model_config import ModelConfig
-from blsp.stages.model_size import ModelSize, model_size
-from blsp.stages.speech_training import MODEL, model_inputs, use_own_gpu
-from blsp.stages.training_cost import (
+from blsp.stages.planning.model_size import ModelSize, model_size
+from blsp.stages.planning.training_cost import (
     ASSUMED_INSTRUCTION_TOKENS,
     activation_bytes,
     count_lines,
@@ -23,11 +22,12 @@ from blsp.stages.training_cost import (
     placement,
     training_bytes,
 )
+from blsp.stages.speech_training import MODEL, model_inputs, use_own_gpu
 from blsp.training.config import TrainingConfig
 from blsp.training.lora import LoraConfig
 
 if TYPE_CHECKING:
-    from blsp.training.text_task import TextPair
+    from blsp.training.tasks.text_task import TextPair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class InstructionTuningStage(Stage[InstructionTuningConfig]):
         """Train, going on where a killed run stopped."""
         from blsp.training.loop import train
         from blsp.training.product import Product
-        from blsp.training.text_task import TextData, TextOptions, TextTask
+        from blsp.training.tasks.text_task import TextData, TextOptions, TextTask
 
         use_own_gpu()
         pairs = read_pairs(config.instructions)
@@ -139,7 +139,7 @@ def read_pairs(path: Path) -> list[TextPair]:
         DataError: The file cannot be read, or a line lacks its instruction or output.
     """
     from blsp.data.line_store import read_lines
-    from blsp.training.text_task import TextPair
+    from blsp.training.tasks.text_task import TextPair
 
     pairs = []
     for number, line in read_lines(path, hint="Run the stage `manifest` with corpus=alpaca first."):

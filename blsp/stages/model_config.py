@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import ConfigError
-from blsp.placement import Device, Dtype
+from blsp.models.placement import Device, Dtype
 
 if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter, AdapterConfig
     from blsp.modeling.model import BlspModel
-    from blsp.specs import ModelSpec
+    from blsp.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ModelConfig:
         """
         from dataclasses import replace
 
-        from blsp.specs import resolve
+        from blsp.models.spec import resolve
 
         adapter = None if self.adapter == "new" else self.adapter
         spec = resolve(self.name, encoder=self.encoder, llm=self.llm, adapter=adapter)
@@ -86,7 +86,7 @@ class ModelConfig:
             ConfigError: `readout` needs a CTC head, or `letters_per_position` an adapter that reads letters, and the
                 adapter has none.
         """
-        from blsp.pretrained import load_model
+        from blsp.models.load import load_model
 
         if not speech or self.adapter != "new":
             model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)

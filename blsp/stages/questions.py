@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.behaviours import spread
+from blsp.data.answers.behaviours import spread
 from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import Manifest, Utterance, write_lines
 from blsp.errors import DataError

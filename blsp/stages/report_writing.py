@@ -21,19 +21,19 @@ from blsp.analysis.report_parts import (
     read_readings,
     token_figures,
 )
-from blsp.data.behaviours import spread
+from blsp.data.answers.behaviours import spread
 from blsp.data.manifest import read_manifest
 from blsp.errors import DataError
 from blsp.evaluation import comet, provenance
 from blsp.evaluation.collecting import Answers, Collection, collect, find_worst, make_comparisons, make_scores
 from blsp.evaluation.cost import read_cost
-from blsp.evaluation.findings import Subject, find
 from blsp.evaluation.measures import into
-from blsp.evaluation.paper_results import PAPER_TABLES, modality_task
-from blsp.evaluation.report_layout import MISSING, format_value
 from blsp.evaluation.scores import Figure, Report, Score, Table
 from blsp.evaluation.statistics import ResamplingConfig
 from blsp.progress import Watcher
+from blsp.report.findings import Subject, find
+from blsp.report.lay_out import MISSING, format_value
+from blsp.report.paper_results import PAPER_TABLES, modality_task
 from blsp.stages.report_config import ReportConfig
 from blsp.stages.run_folder import config_digest
 

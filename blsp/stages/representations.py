@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blsp.data.behaviours import spread
+from blsp.data.answers.behaviours import spread
 from blsp.data.manifest import Manifest, Utterance, load_waveform
 from blsp.errors import DataError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing

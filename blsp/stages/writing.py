@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blsp.data.answer_filter import FAULTS, AnswerFilter
-from blsp.data.behaviours import Case
+from blsp.data.answers.answer_filter import FAULTS, AnswerFilter
+from blsp.data.answers.behaviours import Case
 from blsp.progress import Watcher
 from blsp.stages.base import StageConfig
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
-    from blsp.data.answering import Answerer
+    from blsp.data.answers.answering import Answerer
 
 ASSUMED_PROMPT_TOKENS = 64
 """Of the prompt's format, the instruction and a transcript of 5 s."""
@@ -83,9 +83,9 @@ def backend_facts(config: WritingConfig) -> tuple[str, list[str]]:
 
 def load_answerer(config: WritingConfig, watcher: Watcher) -> Answerer:
     """The LLM, ready to write."""
-    from blsp.data import vllm_backend
-    from blsp.data.answering import TransformersAnswerer
-    from blsp.placement import cpu_multiplies_bfloat16, select_device
+    from blsp.data.answers import vllm_backend
+    from blsp.data.answers.answering import TransformersAnswerer
+    from blsp.models.placement import cpu_multiplies_bfloat16, select_device
 
     spec, model = config.model.spec(), config.model
     by_vllm = config.backend == "vllm" or (config.backend == "auto" and vllm_backend.can_be_used(spec))
@@ -109,6 +109,6 @@ def count_faults(faults: Counter[str], answers: int, watcher: Watcher) -> dict[s
 
 
 def _has_vllm() -> bool:
-    from blsp.data.vllm_backend import is_installed
+    from blsp.data.answers.vllm_backend import is_installed
 
     return is_installed()

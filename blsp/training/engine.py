@@ -21,7 +21,7 @@ from blsp.training.averaging import trainable_parameters
 from blsp.training.config import TrainingConfig
 from blsp.training.processes import process_count
 from blsp.training.sharding import configure_deepspeed, configure_fsdp, unspread, whole
-from blsp.training.task import Batch, LossSum
+from blsp.training.tasks.task import Batch, LossSum
 
 
 class Engine:

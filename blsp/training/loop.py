@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from blsp.memory import peak_memory_bytes
+from blsp.models.memory import peak_memory_bytes
 from blsp.progress import Watcher
 from blsp.storage import publish_folder
 from blsp.training.averaging import WeightAverage, trainable_parameters
@@ -36,7 +36,7 @@ from blsp.training.processes import (
 )
 from blsp.training.run_log import RunLog
 from blsp.training.schedule import learning_rate
-from blsp.training.task import LossSum, TrainingTask
+from blsp.training.tasks.task import LossSum, TrainingTask
 
 CHECKPOINTS, BEST, MODEL = "checkpoints", "best", "model"
 """Folders in the run folder: where training can go on, and what `task.save` wrote at the best and at the last step."""

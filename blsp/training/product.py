@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.hub import is_folder
-from blsp.specs import ModelSpec
+from blsp.models.sources.hub import is_folder
+from blsp.models.spec import ModelSpec
 from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:

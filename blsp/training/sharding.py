@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blsp.errors import ConfigError
 from blsp.training.config import TrainingConfig
-from blsp.training.task import LossSum
+from blsp.training.tasks.task import LossSum
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["accelerate", "blsp.training.alignment_task", "blsp.training.loop", "peft"])
+_FORKS.set_forkserver_preload(["accelerate", "blsp.training.tasks.alignment_task", "blsp.training.loop", "peft"])
 RUNS_CPUS = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PATIENCE_SECONDS = 400  # on a machine with other things to do
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blsp.data.accents import Accent, Slip, random_accent
+from blsp.data.synthesis.accents import Accent, Slip, random_accent
 
 
 def accent(*slips: Slip) -> Accent:

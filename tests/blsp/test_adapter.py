@@ -8,7 +8,7 @@ import torch
 
 from blsp.errors import ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
-from blsp.modeling.context import LetterReader, _rotate
+from blsp.modeling.attention_block import LetterReader, _rotate
 from blsp.modeling.letters import LETTERS, letter_labels, letters_of
 from blsp.stages.model_config import ModelConfig
 
@@ -246,7 +246,7 @@ def test_another_readout_of_the_same_weights() -> None:
 
 def test_a_config_reads_a_loaded_adapter_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = make_adapter("ctc_expected")
-    monkeypatch.setattr("blsp.pretrained.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
+    monkeypatch.setattr("blsp.models.load.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
     ModelConfig().load()
     assert adapter.config.readout == "ctc_expected"
     ModelConfig(readout="frames").load()
@@ -258,7 +258,7 @@ def test_a_config_reads_a_loaded_adapter_as_it_says(monkeypatch: pytest.MonkeyPa
 
 def test_a_config_lets_a_loaded_adapter_read_more_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = make_context_adapter()
-    monkeypatch.setattr("blsp.pretrained.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
+    monkeypatch.setattr("blsp.models.load.load_model", lambda *_, **__: SimpleNamespace(adapter=adapter))
     ModelConfig().load()
     assert adapter.config.letters_per_position == 1
     ModelConfig(letters_per_position=2).load()

@@ -9,33 +9,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blsp.decoding.sampling import GenerationConfig
 from tiny_speech import TEXTS, write_answers, write_model, write_speech
 
 from blsp.audio.read import load_audio
-from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
-from blsp.data.encoding import open_cache
 from blsp.data.manifest import Manifest
 from blsp.data.samples import load_samples
 from blsp.data.sources import SourceConfig
-from blsp.data.speech_batch import SpeechConfig, SpeechLoader
-from blsp.decoding import GenerationConfig
+from blsp.data.speech.encoding import open_cache
+from blsp.data.speech.speech_batch import SpeechConfig, SpeechLoader
+from blsp.decoding.batched import generate_texts
 from blsp.errors import ConfigError
 from blsp.instructions import CONTINUE, REPEAT, Instruction
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
-from blsp.pretrained import load_model
+from blsp.models.load import load_model
+from blsp.models.spec import ModelSpec, resolve
 from blsp.progress import Silent
-from blsp.specs import ModelSpec, resolve
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.translation import TranslationConfig, TranslationStage
-from blsp.training.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
 from blsp.training.lora import LoraConfig
-from blsp.training.objective_config import ObjectiveConfig
-from blsp.training.objectives import ctc_loss_sum, distillation_sum
 from blsp.training.product import Product
+from blsp.training.tasks.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
+from blsp.training.tasks.objective_config import ObjectiveConfig
+from blsp.training.tasks.objectives import ctc_loss_sum, distillation_sum
 from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
 
 REPETITION = (SourceConfig("repetition"),)

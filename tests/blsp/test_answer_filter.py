@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blsp.data.answer_filter import AnswerFilter, is_whole, sentences
+from blsp.data.answers.answer_filter import AnswerFilter, is_whole, sentences
 
 
 @pytest.mark.parametrize(

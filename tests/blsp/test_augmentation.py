@@ -9,8 +9,8 @@ import pytest
 
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.audio.write import save_audio
-from blsp.data.augmentation import AugmentationConfig, add_noise, augment_utterance, telephone
-from blsp.data.channels import CODECS, convolve, random_room, through_codec
+from blsp.data.speech.augmentation import AugmentationConfig, add_noise, augment_utterance, telephone
+from blsp.data.speech.channels import CODECS, convolve, random_room, through_codec
 from blsp.errors import DataError, UnsupportedError
 
 MakeSpeech = Callable[..., np.ndarray]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from blsp.checkpoint import load_adapter, save_adapter
 from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig
+from blsp.models.checkpoint import load_adapter, save_adapter
+from blsp.models.spec import PRESETS, resolve, write_checkpoint_spec
 from blsp.progress import Silent
-from blsp.specs import PRESETS, resolve, write_checkpoint_spec
 from blsp.stages.averaging import AveragingConfig, AveragingStage, mean_adapter
 
 

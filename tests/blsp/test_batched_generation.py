@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from blsp.decoding.sampling import GenerationConfig
 
-from blsp import batched_generation
 from blsp.audio.log_mel import extract_features
-from blsp.batched_generation import generate_batch, generate_texts
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
+from blsp.decoding import batched as batched_generation
+from blsp.decoding.batched import generate_batch, generate_texts
+from blsp.decoding.generation import Conversation
 from blsp.errors import ContextFullError
-from blsp.generation import Conversation
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, PaperPromptTemplate, render

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blsp.decoding.sampling import GenerationConfig
 
-from blsp.batched_generation import generate_texts
-from blsp.data.answer_filter import AnswerFilter
-from blsp.data.answering import Answer, AnswerFormat, TransformersAnswerer, batches_by_length
-from blsp.data.behaviours import (
+from blsp.data.answers.answer_filter import AnswerFilter
+from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer, batches_by_length
+from blsp.data.answers.behaviours import (
     Behaviour,
     BehaviourLine,
     BehaviourPlan,
@@ -24,9 +24,9 @@ from blsp.data.behaviours import (
     spread,
     write_behaviours,
 )
+from blsp.data.answers.wordings import asr_instructions, behaviour_wordings
 from blsp.data.manifest import Manifest, Utterance, write_manifest
-from blsp.data.wordings import asr_instructions, behaviour_wordings
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel

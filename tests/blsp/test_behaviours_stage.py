@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from blsp.config import build
-from blsp.data.answer_filter import AnswerFilter
-from blsp.data.answering import TransformersAnswerer
-from blsp.data.behaviours import BehaviourLine, read_behaviours
+from blsp.data.answers.answer_filter import AnswerFilter
+from blsp.data.answers.answering import TransformersAnswerer
+from blsp.data.answers.behaviours import BehaviourLine, read_behaviours
 from blsp.errors import ConfigError, DataError
 from blsp.instructions import REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel
-from blsp.placement import cpu_multiplies_bfloat16
+from blsp.models.placement import cpu_multiplies_bfloat16
 from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
 from blsp.stages.model_config import ModelConfig
@@ -97,7 +97,7 @@ def test_answers_of_no_use_are_counted_by_reason(config: BehavioursConfig) -> No
 def test_bfloat16_is_used_where_the_cpu_has_it(
     config: BehavioursConfig, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
-    monkeypatch.setattr("blsp.placement.cpu_multiplies_bfloat16", lambda: fast)
+    monkeypatch.setattr("blsp.models.placement.cpu_multiplies_bfloat16", lambda: fast)
     listener = Listener()
     answerer = load_answerer(replace(config, cpu_bfloat16=True), listener)
     assert isinstance(answerer, TransformersAnswerer)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blsp.checkpoint import load_adapter, read_metadata, save_adapter
 from blsp.errors import CheckpointError, ChecksumError, ModelNotFoundError, StorageError
 from blsp.modeling.adapter import Adapter, AdapterConfig
+from blsp.models.checkpoint import load_adapter, read_metadata, save_adapter
 
 
 def _edit(folder: Path, **changes: Any) -> None:
@@ -68,7 +68,7 @@ def test_an_older_checkpoint_survives_a_full_disk(
     def fill(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("blsp.checkpoint.write_json", fill)
+    monkeypatch.setattr("blsp.models.checkpoint.write_json", fill)
     with pytest.raises(StorageError, match="The disk is full"):
         save_adapter(saved, tiny_adapter, metadata={})
     assert read_metadata(saved)["seconds"] == 12.5

@@ -16,11 +16,11 @@ from blsp.config import write_yaml
 from blsp.errors import ConfigError
 from blsp.evaluation import hypotheses, systems
 from blsp.evaluation.collecting import Answers, collect, find_worst
-from blsp.evaluation.report import read_report
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
+from blsp.report.assemble import read_report
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs

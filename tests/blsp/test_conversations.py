@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blsp.decoding.sampling import GenerationConfig
 
-from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
-from blsp.data.answering import Answer, AnswerFormat, TransformersAnswerer
-from blsp.data.conversations import (
+from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer
+from blsp.data.answers.conversations import (
     QUESTIONS,
     ConversationLine,
     ConversationPlan,
@@ -25,7 +25,7 @@ from blsp.data.conversations import (
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.data.samples import load_samples
 from blsp.data.sources import SourceConfig
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
 from blsp.errors import DataError
 from blsp.modeling.model import BlspModel
 
@@ -77,7 +77,7 @@ def test_a_conversation_costs_the_same_however_many_utterances_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = np.arange(1_000_000)
-    monkeypatch.setattr("blsp.data.conversations.matching", lambda *_: many)
+    monkeypatch.setattr("blsp.data.answers.conversations.matching", lambda *_: many)
     began = time.process_time()
     drawn = ConversationPlan(2000).draw(make_manifest(tmp_path))
     assert time.process_time() - began < 2  # half a minute where all are shuffled for each

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blsp.config import build
-from blsp.data.conversations import read_conversations
+from blsp.data.answers.conversations import read_conversations
 from blsp.errors import ConfigError
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, WhisperForConditionalGeneration
 
-from blsp.conversion.ctranslate2 import read_model, whisper_state_dict
-from blsp.conversion.gguf import convert_gguf
-from blsp.conversion.whisper import write_whisper_folder
 from blsp.errors import CheckpointError
+from blsp.models.convert.ctranslate2 import read_model, whisper_state_dict
+from blsp.models.convert.gguf import convert_gguf
+from blsp.models.convert.whisper_layout import write_whisper_folder
 
 DTYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 
@@ -114,7 +114,7 @@ def test_every_tensor_survives(tiny_whisper: WhisperForConditionalGeneration) ->
 def test_transformers_reads_the_folder(
     whisper_folder: Path, tiny_whisper: WhisperForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blsp.conversion.whisper.HEAD_DIM", 8)
+    monkeypatch.setattr("blsp.models.convert.whisper_layout.HEAD_DIM", 8)
     model = WhisperForConditionalGeneration.from_pretrained(whisper_folder, local_files_only=True, use_safetensors=True)
     assert (model.config.encoder_layers, model.config.decoder_layers) == (2, 2)
     for name, tensor in tiny_whisper.state_dict().items():
@@ -275,7 +275,7 @@ def test_qwen2_has_biases_and_one_of_two_copies_of_its_embeddings(tmp_path: Path
 def test_large_models_are_written_in_several_files(
     tmp_path: Path, tiny_llm: LlamaForCausalLM, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blsp.conversion.gguf._SHARD_BYTES", 4_000)
+    monkeypatch.setattr("blsp.models.convert.gguf._SHARD_BYTES", 4_000)
     _write_gguf(tmp_path / "model.gguf", tiny_llm, tiny_tokenizer)
     folder = tmp_path / "out"
     folder.mkdir()
@@ -328,11 +328,11 @@ def _wide_llm(architecture: str, tokenizer: Any, *, tied: bool) -> Any:
 def test_a_packed_folder_is_the_file_for_use_and_for_training(
     tmp_path: Path, tiny_tokenizer: Any, architecture: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blsp.conversion.packed import convert_gguf_packed
-    from blsp.modeling.packed_linear import PackedEmbedding, PackedLinear
-    from blsp.modeling.packed_llm import is_packed, load_dense, load_packed, token_table
+    from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
+    from blsp.modeling.packed.llm import is_packed, load_dense, load_packed, token_table
+    from blsp.models.convert.packed import convert_gguf_packed
 
-    monkeypatch.setattr("blsp.conversion.packed._VALUES_AT_ONCE", 64 * 64)  # several parts
+    monkeypatch.setattr("blsp.models.convert.packed._VALUES_AT_ONCE", 64 * 64)  # several parts
     llm = _wide_llm(architecture, tiny_tokenizer, tied=tied)
     _write_gguf(tmp_path / "m.gguf", llm, tiny_tokenizer, architecture, "Q4_1")
     plain, folder = tmp_path / "plain", tmp_path / "packed"
@@ -370,10 +370,10 @@ def test_a_packed_folder_is_the_file_for_use_and_for_training(
 def test_a_packed_folder_works_on_another_cpu(
     tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blsp.conversion.packed import convert_gguf_packed
-    from blsp.modeling import packed_llm
-    from blsp.modeling.packed_layout import LAYOUTS, this_cpu_layout
-    from blsp.modeling.packed_llm import load_dense, load_packed
+    from blsp.modeling.packed import llm as packed_llm
+    from blsp.modeling.packed.layout import LAYOUTS, this_cpu_layout
+    from blsp.modeling.packed.llm import load_dense, load_packed
+    from blsp.models.convert.packed import convert_gguf_packed
     from blsp.storage import read_json
 
     _write_gguf(tmp_path / "m.gguf", _wide_llm("qwen2", tiny_tokenizer, tied=True), tiny_tokenizer, "qwen2", "Q4_1")
@@ -381,7 +381,7 @@ def test_a_packed_folder_works_on_another_cpu(
     for layout in LAYOUTS:
         folders[layout] = tmp_path / layout
         folders[layout].mkdir()
-        monkeypatch.setattr("blsp.conversion.packed.this_cpu_layout", lambda layout=layout: layout)
+        monkeypatch.setattr("blsp.models.convert.packed.this_cpu_layout", lambda layout=layout: layout)
         convert_gguf_packed(tmp_path / "m.gguf", folders[layout])
         assert read_json(folders[layout] / "packed.json")["layout"] == layout
     own = this_cpu_layout()
@@ -405,8 +405,8 @@ def test_a_packed_folder_works_on_another_cpu(
 def test_a_packed_folder_that_cannot_be_used(tmp_path: Path, tiny_tokenizer: Any) -> None:
     from safetensors.torch import load_file, save_file
 
-    from blsp.conversion.packed import convert_gguf_packed
-    from blsp.modeling.packed_llm import load_dense, load_packed
+    from blsp.modeling.packed.llm import load_dense, load_packed
+    from blsp.models.convert.packed import convert_gguf_packed
 
     _write_gguf(tmp_path / "m.gguf", _wide_llm("llama", tiny_tokenizer, tied=True), tiny_tokenizer, "llama", "Q4_1")
     folder = tmp_path / "packed"
@@ -434,7 +434,7 @@ def test_the_groups_of_a_file_are_its_weights_exactly(kind: str, n_bytes: int, c
     """Random blocks, as gguf itself dequantises them."""
     import gguf
 
-    from blsp.conversion.packed import gguf_groups
+    from blsp.models.convert.packed import gguf_groups
 
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (16, 2, n_bytes), dtype=np.uint8)
@@ -457,7 +457,7 @@ def test_the_groups_of_a_file_are_its_weights_exactly(kind: str, n_bytes: int, c
 def test_weights_stand_where_kernels_read_them(tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    from blsp.conversion.gguf import write_shards
+    from blsp.models.convert.gguf import write_shards
 
     kinds = [torch.int8, torch.uint8, torch.bfloat16, torch.float32]
     tensors = {f"a{'b' * i}.{kind}": torch.ones(4, 16 * (1 + i)).to(kind) for i, kind in enumerate(2 * kinds)}

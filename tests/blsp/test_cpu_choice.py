@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from blsp import cpu_tuning
-from blsp.modeling import cpu_choice, int8_products
-from blsp.modeling.cpu_choice import CpuChoice, apply, measure, physical_cores
-from blsp.modeling.packed_linear import PackedLinear
+from blsp.modeling.packed import cpu_choice, int8_products
+from blsp.modeling.packed.cpu_choice import CpuChoice, apply, measure, physical_cores
+from blsp.modeling.packed.linear import PackedLinear
+from blsp.models import cpu_tuning
 from blsp.storage import read_json, write_json
 
 

@@ -17,11 +17,11 @@ from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
 from blsp.evaluation.metrics import wer
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.modeling.ctc_recogniser import PROJECTOR_NAME, CtcProjector, CtcRecogniser
+from blsp.modeling.ctc_head import PROJECTOR_NAME, CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
-from blsp.pretrained import load_model
+from blsp.models.load import load_model
+from blsp.models.spec import resolve
 from blsp.progress import Silent
-from blsp.specs import resolve
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.ctc import CtcConfig, CtcStage
 from blsp.training.vocabulary import Transcripts, competing_tokens, sample_vocabulary

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from blsp import embedded
-from blsp.downloads import HubFile
-from blsp.embedded import EmbeddedPart, cache_folder, ensure_part, part_folder, part_state
 from blsp.errors import ChecksumError, DownloadError, StorageError, UnsupportedError
+from blsp.models import embedded
+from blsp.models.embedded import EmbeddedPart, cache_folder, ensure_part, part_folder, part_state
+from blsp.models.sources.downloads import HubFile
+from blsp.models.sources.wheels import Wheel
 from blsp.progress import Progress
-from blsp.wheels import Wheel
 
 FULL_DISK = Path("/dev/full")
 
@@ -228,7 +228,7 @@ def test_a_lock_that_is_never_released(shop: Shop, monkeypatch: pytest.MonkeyPat
 
 def test_kill_leaves_no_folder_that_looks_finished(shop: Shop) -> None:
     code = (
-        "import os, signal, sys; sys.path[:0] = sys.argv[1:]; import test_embedded as t; from blsp import embedded\n"
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:]; import test_embedded as t; from blsp.models import embedded\n"
         "embedded.fetch_wheels = t.Shop()\n"
         "def die(wheels, sha256, folder):\n"
         "    (folder / 'model').write_bytes(b'ab'); os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
-from blsp.generation import Conversation
-from blsp.modeling.fast_decoder import FastDecoder
-from blsp.modeling.packed_linear import PackedEmbedding, PackedLinear
+from blsp.decoding.generation import Conversation
+from blsp.modeling.packed.fast_decoder import FastDecoder
+from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 
 
 def skip_unless_ready() -> None:
-    from blsp.specs import local_parts, resolve
+    from blsp.models.spec import local_parts, resolve
 
     parts = local_parts(resolve("embedded"))
     if None in (parts.encoder, parts.llm, parts.adapter):
@@ -34,8 +34,8 @@ def skip_unless_ready() -> None:
 
 @pytest.fixture(scope="module")
 def model() -> BlspModel:
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     skip_unless_ready()
     return load_model(resolve("embedded"), packed=True)
@@ -85,7 +85,7 @@ def test_rows_and_prompts_agree(model: BlspModel) -> None:
 
 
 def test_the_recording_is_transcribed(model: BlspModel) -> None:
-    from blsp.transcription import transcribe
+    from blsp.decoding.transcribe import transcribe
 
     heard = transcribe(model, load_audio(ASSETS / "capital_of_france.flac"))
     assert heard.strip(" .?").lower() == "what is the capital of france"
@@ -107,8 +107,8 @@ MEMORY = (
     "from blsp import cpu_tuning\n"
     "from blsp.audio.read import load_audio\n"
     "from blsp.conversation import Turn\n"
-    "from blsp.generation import Conversation, GenerationConfig\n"
-    "from blsp.pretrained import load_model, resolve\n"
+    "from blsp.decoding.generation import Conversation, GenerationConfig\n"
+    "from blsp.models.load import load_model, resolve\n"
     "cpu_tuning.FILE_NAME = sys.argv[2]\n"
     "conversation = Conversation(load_model(resolve('embedded'), packed=True))\n"
     "turn = Turn('user', speech=load_audio(sys.argv[1]))\n"
@@ -120,7 +120,7 @@ MEMORY = (
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems say it elsewhere")
 def test_it_takes_no_more_memory_than_it_says(tmp_path: Path) -> None:
     """At the first start, which measures what is fastest and takes most."""
-    from blsp.embedded import QWEN
+    from blsp.models.embedded import QWEN
 
     skip_unless_ready()
     command = [sys.executable, "-c", MEMORY, str(ASSETS / "capital_of_france.flac"), str(tmp_path / "cpu.json")]

@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.log_mel import extract_features
-from blsp.batched_generation import generate_texts
 from blsp.config import build
 from blsp.conversation import Turn
 from blsp.data.line_store import Shard
 from blsp.data.manifest import Utterance, write_manifest
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
+from blsp.decoding.generation import Conversation
+from blsp.decoding.translate import Translation, Translator
 from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
 from blsp.evaluation import hypotheses
 from blsp.evaluation.cost import read_cost
@@ -32,16 +34,14 @@ from blsp.evaluation.scoring import score
 from blsp.evaluation.sounds import SoundConfig
 from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
-from blsp.generation import Conversation
 from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
-from blsp.modeling.ctc_recogniser import CtcProjector, CtcRecogniser
+from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
 from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
-from blsp.translation import Translation, Translator
 
 MakeSpeech = Callable[..., np.ndarray]
 SECONDS = (1.0, 0.4, 2.2, 0.7, 1.6, 0.9, 1.2)
@@ -228,7 +228,7 @@ def test_the_llm_reads_what_the_ctc_recogniser_wrote(
     folder.mkdir()
     if has_projector:
         projector.save(folder)
-    monkeypatch.setattr("blsp.specs.adapter_folder", lambda spec: folder)
+    monkeypatch.setattr("blsp.models.spec.adapter_folder", lambda spec: folder)
     task = TaskConfig(kind="asr", max_new_tokens=8)
     EvaluationStage().run(replace(config, hears="ctc", tasks=(task,)), Silent())
     line = lines_of(config)[2]
@@ -246,7 +246,7 @@ def test_a_system_that_cannot_read_by_ctc_is_refused(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_model(tiny_model)
-    monkeypatch.setattr("blsp.specs.adapter_folder", lambda spec: config.out)
+    monkeypatch.setattr("blsp.models.spec.adapter_folder", lambda spec: config.out)
     with pytest.raises(UnsupportedError, match=r"^tiny cannot read by CTC: its adapter has neither a CTC head nor a"):
         EvaluationStage().run(replace(config, hears="ctc"), Silent())
 

@@ -16,7 +16,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from blsp.modeling.fast_decoder import FastDecoder, reason_against
+from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
 
 SHAPE = {
     "vocab_size": 320,

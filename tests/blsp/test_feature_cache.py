@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.data import feature_cache
-from blsp.data.feature_cache import FeatureCache
-from blsp.data.feature_shard import FeatureShard, FeatureWriter
+from blsp.data.speech import feature_cache
+from blsp.data.speech.feature_cache import FeatureCache
+from blsp.data.speech.feature_shard import FeatureShard, FeatureWriter
 
 WIDTH = 8
 ROOM = 1 << 20

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from blsp.evaluation.collecting import Collection, make_comparisons, make_scores
-from blsp.evaluation.findings import Subject, find
 from blsp.evaluation.measures import Measure
 from blsp.evaluation.metric_counts import (
     accuracy_statistics,
@@ -15,7 +14,8 @@ from blsp.evaluation.metric_counts import (
     word_error_statistics,
 )
 from blsp.evaluation.statistics import ResamplingConfig, paired_test
-from blsp.evaluation.verdicts import HOW, verdict
+from blsp.report.findings import Subject, find
+from blsp.report.verdicts import HOW, verdict
 
 CONFIG = ResamplingConfig(200, 200)
 SUBJECT = Subject("Text+LLM", "Whisper+LLM", "BLSP")

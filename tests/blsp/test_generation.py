@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blsp.decoding.sampling import GenerationConfig
 from torch import Tensor
 
-from blsp.batched_generation import generate_texts
-from blsp.context import CachedContext, CancelledError, Piece, cancelled_by
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
+from blsp.decoding.generation import Conversation
+from blsp.decoding.kv_cache import CachedContext, CancelledError, Piece, cancelled_by
+from blsp.decoding.llm_tree import LlmTree
+from blsp.decoding.prompt_history import Entry
 from blsp.errors import ContextFullError, NoSpeechError
-from blsp.generation import Conversation
-from blsp.llm_tree import LlmTree
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText
-from blsp.prompt_history import Entry
 
 MakeSpeech = Callable[..., np.ndarray]
 SHORT = GenerationConfig(max_new_tokens=12)

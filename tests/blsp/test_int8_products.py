@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from blsp.modeling import int8_products
-from blsp.modeling.int8_products import (
+from blsp.modeling.packed import int8_products
+from blsp.modeling.packed.int8_products import (
     LEVELS,
     BlockedTogether,
     BlockedWeight,
@@ -93,7 +93,7 @@ def test_older_cpus_get_products_that_do_not_overflow(isa: str) -> None:
     """As oneDNN would choose kernels there; without effect on a CPU that is older still."""
     code = (
         "import torch\n"
-        "from blsp.modeling.packed_linear import PackedLinear\n"
+        "from blsp.modeling.packed.linear import PackedLinear\n"
         "weight, x = torch.ones(96, 256), torch.full((40, 256), 3.0)\n"
         "linear = PackedLinear.of(weight, keep=False)\n"
         "assert torch.allclose(linear(x), x @ weight.T, rtol=1e-3), linear(x)\n"

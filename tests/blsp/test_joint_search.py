@@ -10,18 +10,18 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from blsp.ctc_prefix import CtcPrefixScorer
+from blsp.decoding.ctc_beam import Reading, Words
+from blsp.decoding.ctc_prefix import CtcPrefixScorer
+from blsp.decoding.joint import JointConfig, find_words_jointly
+from blsp.decoding.llm_tree import LlmTree
+from blsp.decoding.transcribe import transcribe, transcribe_batch
 from blsp.instructions import write_instruction
-from blsp.joint_search import JointConfig, find_words_jointly
-from blsp.llm_tree import LlmTree
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
-from blsp.modeling.packed_linear import PackedEmbedding, quantize_rows, row_norms
+from blsp.modeling.packed.linear import PackedEmbedding, quantize_rows, row_norms
 from blsp.modeling.prompt import render
-from blsp.transcription import transcribe, transcribe_batch
-from blsp.word_search import Reading, Words
 
 MakeSpeech = Callable[..., np.ndarray]
 PROMPT = [1, 60, 61, 62]

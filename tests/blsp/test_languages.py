@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blsp.languages import LANGUAGES, find_language, known_names
-from blsp.model_languages import adapter_languages, llm_languages
-from blsp.specs import PRESETS, resolve
+from blsp.models.model_languages import adapter_languages, llm_languages
+from blsp.models.spec import PRESETS, resolve
 
 
 @pytest.mark.parametrize(

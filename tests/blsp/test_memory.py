@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.memory import available_memory
+from blsp.models.memory import available_memory
 
 GB = 1 << 30
 MEMINFO = f"MemTotal: 9999 kB\nMemAvailable:    {8 * GB // 1024} kB\n"

@@ -14,11 +14,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from blsp.checkpoint import save_adapter
 from blsp.modeling.adapter import Adapter
-from blsp.stages.known_models import KNOWN_ENCODERS, KNOWN_LLMS
+from blsp.models.checkpoint import save_adapter
 from blsp.stages.model_config import ModelConfig
-from blsp.stages.model_size import count_parameters, model_size
+from blsp.stages.planning.known_models import KNOWN_ENCODERS, KNOWN_LLMS
+from blsp.stages.planning.model_size import count_parameters, model_size
 
 WHISPER_HEADS = {"tiny": 6, "base": 8, "small": 12, "medium": 16, "large-v3": 20}
 PUBLISHED = {

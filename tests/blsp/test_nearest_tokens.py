@@ -101,9 +101,9 @@ def test_what_cannot_be_matched_is_refused(tiny_model: BlspModel) -> None:
 @pytest.mark.slow
 def test_the_shipped_adapter_puts_words_where_they_are_said() -> None:
     from blsp.audio.read import load_audio
-    from blsp.embedded import SMOLLM, WHISPER, part_state
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.embedded import SMOLLM, WHISPER, part_state
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     if any(part_state(part) == "missing" for part in (WHISPER, SMOLLM)):
         pytest.skip("the weights are not on this machine: voicechat models download tiny")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from blsp.training.objectives import cross_entropy_sum, ctc_loss_sum, distillation_sum
+from blsp.training.tasks.objectives import cross_entropy_sum, ctc_loss_sum, distillation_sum
 
 
 def test_cross_entropy_counted_by_hand() -> None:

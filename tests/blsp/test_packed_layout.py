@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp.modeling.packed_layout import (
+from blsp.modeling.packed.layout import (
     GROUP,
     LAYOUTS,
     from_kernel,
@@ -18,7 +18,7 @@ from blsp.modeling.packed_layout import (
     to_kernel,
     unpack_levels,
 )
-from blsp.modeling.packed_linear import quantize_groups
+from blsp.modeling.packed.linear import quantize_groups
 
 
 @settings(max_examples=25, derandomize=True, deadline=None)
@@ -43,8 +43,8 @@ def test_a_weight_survives_the_form_of_the_kernel(layout: str) -> None:
 
 PROBE = (
     "import torch\n"
-    "from blsp.modeling.packed_layout import GROUP, this_cpu_layout, to_kernel\n"
-    "from blsp.modeling.packed_linear import quantize_groups\n"
+    "from blsp.modeling.packed.layout import GROUP, this_cpu_layout, to_kernel\n"
+    "from blsp.modeling.packed.linear import quantize_groups\n"
     "torch.manual_seed(0)\n"
     "layout = this_cpu_layout()\n"
     "x, weight = torch.randn(3, 64).to(torch.bfloat16), torch.randn(176, 64)\n"

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blsp.modeling import packed_linear
-from blsp.modeling.packed_linear import (
+from blsp.modeling.packed import linear as packed_linear
+from blsp.modeling.packed.linear import (
     FEW_ROWS,
     PackedEmbedding,
     PackedLinear,

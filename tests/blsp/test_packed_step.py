@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from blsp.modeling.cpu_choice import CpuChoice, apply
-from blsp.modeling.fast_decoder import FastDecoder
-from blsp.modeling.int8_products import row_levels
-from blsp.modeling.packed_layout import GROUP
-from blsp.modeling.packed_linear import N_EXACT, PackedLinear, quantize_groups
-from blsp.modeling.packed_step import can_step
+from blsp.modeling.packed.cpu_choice import CpuChoice, apply
+from blsp.modeling.packed.fast_decoder import FastDecoder
+from blsp.modeling.packed.int8_products import row_levels
+from blsp.modeling.packed.layout import GROUP
+from blsp.modeling.packed.linear import N_EXACT, PackedLinear, quantize_groups
+from blsp.modeling.packed.step import can_step
 
 SHAPE = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 

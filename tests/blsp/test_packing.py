@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from blsp.modeling import packing
-from blsp.modeling.fast_decoder import FastDecoder, reason_against
-from blsp.modeling.packed_layout import GROUP
-from blsp.modeling.packed_linear import N_EXACT, PackedLinear, quantize_groups
-from blsp.modeling.packing import pack_llm
+from blsp.modeling.packed import packing
+from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
+from blsp.modeling.packed.layout import GROUP
+from blsp.modeling.packed.linear import N_EXACT, PackedLinear, quantize_groups
+from blsp.modeling.packed.packing import pack_llm
 
 
 def in_groups(weight: torch.Tensor) -> torch.Tensor:
@@ -61,6 +61,6 @@ def test_other_weights_stay_as_they_are(llm: Any) -> None:
 
 
 def test_nothing_is_packed_where_torch_cannot(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blsp.modeling.packed_linear.this_cpu_layout", lambda: None)
+    monkeypatch.setattr("blsp.modeling.packed.linear.this_cpu_layout", lambda: None)
     assert not pack_llm(llm)
     assert isinstance(llm.lm_head, torch.nn.Linear)

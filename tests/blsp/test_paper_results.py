@@ -7,7 +7,7 @@ from statistics import mean
 
 import pytest
 
-from blsp.evaluation.paper_results import (
+from blsp.report.paper_results import (
     COVOST2_TARGETS,
     INSTRUCTION_PAIRS,
     INSTRUCTIONS,

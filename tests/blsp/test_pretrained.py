@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from blsp.checkpoint import save_adapter
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.placement import check_quantization, select_device, select_dtype
-from blsp.pretrained import load_model, load_whisper
-from blsp.specs import ModelSpec
-from blsp.transformers_log import quiet_transformers
+from blsp.models.checkpoint import save_adapter
+from blsp.models.load import load_model, load_whisper
+from blsp.models.placement import check_quantization, select_device, select_dtype
+from blsp.models.spec import ModelSpec
+from blsp.models.transformers_log import quiet_transformers
 
 CPU = torch.device("cpu")
 
@@ -223,7 +223,7 @@ def test_transformers_is_quiet_for_a_while_only() -> None:
 
 def test_names_are_resolved_without_torch() -> None:
     code = (
-        "import sys, blsp.pretrained as p; p.resolve('modern'); p.cache_folder()\n"
+        "import sys, blsp.models.load, blsp.models.spec as p, blsp.models.embedded as e; p.resolve('modern'); e.cache_folder()\n"
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
@@ -233,8 +233,8 @@ def test_names_are_resolved_without_torch() -> None:
 def test_whisper_of_the_wheels_reads_a_real_recording() -> None:
     from blsp.audio.log_mel import extract_features
     from blsp.audio.read import load_audio
-    from blsp.embedded import WHISPER, part_state
-    from blsp.specs import resolve
+    from blsp.models.embedded import WHISPER, part_state
+    from blsp.models.spec import resolve
 
     if part_state(WHISPER) != "ready":
         pytest.skip("Whisper is not on this machine: voicechat models download tiny")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from blsp.config import build
-from blsp.data.public_texts import PUBLIC_TEXTS, read_package, split_sentences
+from blsp.data.synthesis.public_texts import PUBLIC_TEXTS, read_package, split_sentences
 from blsp.errors import ChecksumError, ConfigError
-from blsp.npm_packages import NpmPackage
+from blsp.models.sources.npm import NpmPackage
 from blsp.progress import Silent
 from blsp.stages.texts import TextsConfig, TextsStage
 
@@ -63,7 +63,7 @@ def test_works_become_a_file_of_sentences_each_once(tmp_path: Path, monkeypatch:
             folder / "p.tgz", {"data/a.txt": f"There she blows! It is {package.package}. There she blows!"}
         )
 
-    monkeypatch.setattr("blsp.npm_packages.fetch_npm_package", fetch)
+    monkeypatch.setattr("blsp.models.sources.npm.fetch_npm_package", fetch)
     config: TextsConfig = build(
         TextsConfig, {"out": str(tmp_path / "out"), "works": ["moby_dick", "state_of_the_union"]}, where="test"
     )

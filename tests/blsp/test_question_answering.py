@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
+from blsp.decoding.sampling import GenerationConfig
 
-from blsp.batched_generation import generate_texts
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig
+from blsp.decoding.batched import generate_texts
 from blsp.evaluation.question_answering import (
     ACCEPTABILITY_PROMPT,
     QUESTION_PROMPT,

@@ -14,7 +14,7 @@ from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.data.manifest import Utterance, load_waveform
 from blsp.data.parquet import read_rows
-from blsp.data.recordings import duration_of
+from blsp.data.speech.recordings import duration_of
 from blsp.errors import AudioError
 
 pa = pytest.importorskip("pyarrow")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data.answer_filter import AnswerFilter
+from blsp.data.answers.answer_filter import AnswerFilter
+from blsp.data.answers.behaviours import BehaviourLine
+from blsp.data.answers.wordings import asr_instructions
 from blsp.data.batching import BatchingConfig, plan_epoch
-from blsp.data.behaviours import BehaviourLine
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.data.samples import SampleSet, load_samples
 from blsp.data.sources import SourceConfig
 from blsp.data.transcripts import speller
-from blsp.data.wordings import asr_instructions
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blsp import hub, specs
-from blsp.embedded import EMBEDDED_LLMS, QWEN, SMOLLM, part_folder
 from blsp.errors import BlspError, CheckpointError, DownloadError, ModelNotFoundError
-from blsp.shown import shown
-from blsp.specs import (
+from blsp.models import spec as specs
+from blsp.models.embedded import EMBEDDED_LLMS, QWEN, SMOLLM, part_folder
+from blsp.models.sources import hub
+from blsp.models.spec import (
     EMBEDDED_ADAPTERS,
     PRESETS,
     ModelSpec,
@@ -21,6 +21,7 @@ from blsp.specs import (
     resolve,
     write_checkpoint_spec,
 )
+from blsp.shown import shown
 from blsp.stages.model_config import ModelConfig
 from blsp.stages.speech_training import model_inputs
 

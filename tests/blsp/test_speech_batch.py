@@ -15,10 +15,10 @@ from torch import Tensor
 
 from blsp.audio.log_mel import extract_features
 from blsp.audio.write import save_audio
-from blsp.data.augmentation import AugmentationConfig
-from blsp.data.encoding import encode, fingerprint, open_cache
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
-from blsp.data.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version
+from blsp.data.speech.augmentation import AugmentationConfig
+from blsp.data.speech.encoding import encode, fingerprint, open_cache
+from blsp.data.speech.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version
 from blsp.errors import DataError
 from blsp.modeling.batch import HiddenStates
 from blsp.modeling.encoder import SpeechEncoder

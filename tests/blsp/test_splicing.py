@@ -14,7 +14,7 @@ from blsp.audio.read import load_audio
 from blsp.audio.write import save_audio
 from blsp.config import build
 from blsp.data.manifest import Utterance, read_manifest, write_manifest
-from blsp.data.splicing import Gap, Piece, cut, find_gaps, recombine, splice
+from blsp.data.speech.splicing import Gap, Piece, cut, find_gaps, recombine, splice
 from blsp.errors import ConfigError, DataError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.letters import LETTERS, letter_labels

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import blsp.spoken_language as module
+import blsp.decoding.spoken_language as module
 from blsp.audio.log_mel import extract_features
+from blsp.decoding.spoken_language import LanguageJudge, LanguageOpinion, SpokenLanguage, load_language_detector
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.spoken_language import LanguageJudge, LanguageOpinion, SpokenLanguage, load_language_detector
 from blsp.storage import write_json
 
 MakeSpeech = Callable[..., np.ndarray]

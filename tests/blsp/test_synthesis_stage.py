@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from blsp.data.synthesis.render import Voice
 
 from blsp.config import build
-from blsp.data.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
+from blsp.data.answers.readback import Recogniser, error_rate
 from blsp.data.manifest import load_waveform, read_manifest
-from blsp.data.readback import Recogniser, error_rate
-from blsp.data.speakers import SpeakerConfig
-from blsp.data.synthesis import Voice
+from blsp.data.synthesis.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
+from blsp.data.synthesis.speakers import SpeakerConfig
 from blsp.errors import ConfigError, DataError, UnsupportedError
 from blsp.progress import Silent
 from blsp.stages.synthesis import SynthesisConfig, SynthesisStage, sentences
@@ -41,7 +41,7 @@ class Beeper:
 @pytest.fixture
 def beeper(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was spoken, by a stand-in for the network."""
-    monkeypatch.setattr("blsp.data.synthesis.Synthesizer", Beeper)
+    monkeypatch.setattr("blsp.data.synthesis.render.Synthesizer", Beeper)
     Beeper.spoken.clear()
     return Beeper.spoken
 
@@ -167,7 +167,7 @@ def test_engines_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypa
             named.append((text, voice, speed))
             return np.full(4000, 0.1, np.float32)
 
-    monkeypatch.setattr("blsp.data.kokoro.KokoroSynthesizer", Kokoro)
+    monkeypatch.setattr("blsp.data.synthesis.kokoro.KokoroSynthesizer", Kokoro)
     path, mix = texts(tmp_path, 60), [{"share": 1}, {"engine": "kokoro", "share": 3, "tempo": [0.9, 1.0]}]
     for name in ("out", "again"):
         SynthesisStage().run(config(path, tmp_path / name, speakers=mix), Silent())
@@ -189,7 +189,7 @@ def test_voices_may_have_an_accent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             voices.append(voice)
             return super().speak(text, voice, rng)
 
-    monkeypatch.setattr("blsp.data.synthesis.Synthesizer", Speaker)
+    monkeypatch.setattr("blsp.data.synthesis.render.Synthesizer", Speaker)
     path = texts(tmp_path, 3)
     SynthesisStage().run(config(path, tmp_path / "plain"), Silent())
     SynthesisStage().run(config(path, tmp_path / "accented", speakers=[{"accent": "mandarin"}]), Silent())
@@ -218,8 +218,8 @@ class Listener:
 def test_what_cannot_be_read_back_is_left_out(
     tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blsp.data.readback.Recogniser", Listener)
-    monkeypatch.setattr("blsp.data.readback.BATCH_SIZE", 3)
+    monkeypatch.setattr("blsp.data.answers.readback.Recogniser", Listener)
+    monkeypatch.setattr("blsp.data.answers.readback.BATCH_SIZE", 3)
     path = tmp_path / "texts.txt"
     path.write_text("".join(f"Sentence number {i}{'!' * i}\n" for i in range(1, 6)) + "...\n")
     settings = config(path, tmp_path / "out", readback_max_wer=40, held_out=1)
@@ -233,8 +233,8 @@ def test_what_cannot_be_read_back_is_left_out(
 
 
 def test_reading_back_goes_on_after_a_kill(tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blsp.data.readback.Recogniser", Listener)
-    monkeypatch.setattr("blsp.data.readback.BATCH_SIZE", 2)
+    monkeypatch.setattr("blsp.data.answers.readback.Recogniser", Listener)
+    monkeypatch.setattr("blsp.data.answers.readback.BATCH_SIZE", 2)
     path = tmp_path / "texts.txt"
     path.write_text("".join(f"Sentence number {i}{'!' * i}\n" for i in range(1, 6)))
     settings = config(path, tmp_path / "out", readback_max_wer=40)
@@ -266,7 +266,7 @@ class Lengths:
 def test_the_recogniser_reads_several_utterances_at_once(
     make_speech: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blsp.whisper_recogniser.WhisperRecogniser", lambda *_: Lengths())
+    monkeypatch.setattr("blsp.decoding.whisper.WhisperRecogniser", lambda *_: Lengths())
     recogniser = Recogniser((None, None))  # type: ignore[arg-type]
     assert recogniser.read([make_speech(1.0), np.zeros(3, np.float32)]) == ["16000", "400"]  # enough for a spectrum
     assert recogniser.read([]) == []

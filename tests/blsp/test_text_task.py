@@ -15,14 +15,14 @@ from blsp.errors import DataError, ModelNotFoundError
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
+from blsp.models.spec import ModelSpec, adapter_folder, resolve
 from blsp.progress import Silent
-from blsp.specs import ModelSpec, adapter_folder, resolve
 from blsp.stages.instruction_tuning import InstructionTuningConfig, InstructionTuningStage, read_pairs
 from blsp.stages.model_config import ModelConfig
 from blsp.training.config import TrainingConfig
 from blsp.training.lora import LoraConfig
 from blsp.training.product import Product
-from blsp.training.text_task import TextData, TextOptions, TextPair, TextTask
+from blsp.training.tasks.text_task import TextData, TextOptions, TextPair, TextTask
 
 PAIRS = [TextPair(f"Say {word}", f"{word}! " * n) for n, word in enumerate(("a", "bee", "sea", "deep", "eel"), 1)]
 OPTIONS = TextOptions(batch_size=2, batching=BatchingConfig(max_seconds=200))

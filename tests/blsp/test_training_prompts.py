@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from blsp.conversation import Turn
+from blsp.data.answers.wordings import behaviour_wordings
 from blsp.data.sample import Exchange, Sample
-from blsp.data.wordings import behaviour_wordings
-from blsp.generation import Conversation
+from blsp.decoding.generation import Conversation
+from blsp.decoding.prompt_history import Entry
 from blsp.instructions import Instruction
 from blsp.modeling.batch import IGNORED_LABEL, PromptBatch, PromptExample, PromptRow, collate, lay_out, shared_prefix
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PromptTemplate, SpeechSegment, TokenSegment
-from blsp.prompt_history import Entry
 
 MakeSpeech = Callable[..., np.ndarray]
 SYSTEMS = [None, "You are a patient teacher."]
@@ -92,8 +92,8 @@ def test_training_reads_what_talking_reads(
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_tiny_model_is_trained_on_what_it_reads(make_speech: MakeSpeech, system: str | None) -> None:
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     model = load_model(resolve("tiny"), device="cpu")
     wordings = [Instruction(text) for texts in behaviour_wordings().values() for text in texts]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blsp.transcription import transcribe
+from blsp.decoding.transcribe import transcribe
 
 MakeSpeech = Callable[..., np.ndarray]
 

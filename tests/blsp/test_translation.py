@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import blsp.translation as module
+import blsp.decoding.translate as module
 from blsp.conversation import Turn
-from blsp.generation import Conversation
-from blsp.translation import Translation, Translator
+from blsp.decoding.generation import Conversation
+from blsp.decoding.translate import Translation, Translator
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blsp import embedded
 from blsp.errors import ConfigError, ModelNotFoundError
-from blsp.hub import fetch_model
+from blsp.models import embedded
+from blsp.models.sources.hub import fetch_model
 from blsp.user_paths import expand_user, home_folder, names_file, names_folder, names_something
 from voicechat import paths
 

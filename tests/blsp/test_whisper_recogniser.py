@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-import blsp.whisper_recogniser as module
-from blsp.whisper_recogniser import Opinion, Recognition, WhisperRecogniser
+import blsp.decoding.whisper as module
+from blsp.decoding.whisper import Opinion, Recognition, WhisperRecogniser
 
 MakeSpeech = Callable[..., np.ndarray]
 LIKELY = Opinion("What is the capital of France?", "en", no_speech=0.1, mean_log_prob=-0.2, evidence=30.0)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import blsp.word_times
+import blsp.decoding.word_times
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
+from blsp.decoding.word_times import letter_log_probs, word_times
 from blsp.modeling.letters import LETTERS
 from blsp.modeling.model import BlspModel
-from blsp.word_times import letter_log_probs, word_times
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SECOND = np.zeros(SAMPLING_RATE, np.float32)
@@ -38,7 +38,7 @@ def spelling(text: str) -> np.ndarray:
 def test_words_are_where_their_letters_are(
     text: str, expected: list[tuple[float, float]] | None, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blsp.word_times, "letter_log_probs", lambda *_: spelling("__hi_ you_"[:4] + " _you_"))
+    monkeypatch.setattr(blsp.decoding.word_times, "letter_log_probs", lambda *_: spelling("__hi_ you_"[:4] + " _you_"))
     times = word_times(tiny_model, SECOND, text)
     assert times is None if expected is None else np.allclose(times, expected)  # type: ignore[arg-type]
 
@@ -50,8 +50,8 @@ def test_an_adapter_that_reads_no_letters_knows_no_times(tiny_model: BlspModel) 
 
 @pytest.mark.slow
 def test_the_tiny_model_finds_the_words_of_a_sentence() -> None:
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     model = load_model(resolve("tiny"))
     waveform, text = load_audio(ASSETS / "old_house.ogg"), "The old house stood at the end of a quiet street."

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from blsp.audio.write import save_audio
-from blsp.checkpoint import save_adapter
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.instructions import CONTINUE
 from blsp.modeling.adapter import Adapter
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
-from blsp.specs import ModelSpec, write_checkpoint_spec
+from blsp.models.checkpoint import save_adapter
+from blsp.models.spec import ModelSpec, write_checkpoint_spec
 from blsp.training.product import save_encoder
 
 TEXTS = ("the capital of france", "hello there", "how are you today", "Paris", "please repeat the words", "what is it")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from blsp.progress import Silent
 from blsp.training.config import TrainingConfig
 from blsp.training.loop import train
-from blsp.training.task import LossSum, Step
+from blsp.training.tasks.task import LossSum, Step
 
 WIDTH = 8
 

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from blsp.wheels import Wheel
+from blsp.models.sources.wheels import Wheel
 
 
 def make_wheel(folder: Path, package: str, files: dict[str, bytes], version: str = "1.0.0") -> Wheel:

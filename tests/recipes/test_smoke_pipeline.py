@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.embedded import SMOLLM, WHISPER, part_state
+from blsp.models.embedded import SMOLLM, WHISPER, part_state
 from blsp.storage import damaged_files
 
 ROOT = Path(__file__).parents[2]

@@ -29,8 +29,8 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
+from blsp.decoding.ctc_beam import SearchConfig, Words, search_words
 from blsp.modeling.model import BlspModel
-from blsp.word_search import SearchConfig, Words, search_words
 from voicechat.endpointing import segment_stream
 from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
@@ -152,8 +152,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     model = load_model(resolve(args.model), device="cpu", packed=True)
     assert model.adapter is not None

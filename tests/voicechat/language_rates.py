@@ -24,8 +24,8 @@ import torch
 
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
+from blsp.decoding.spoken_language import LanguageOpinion, SpokenLanguage
 from blsp.modeling.model import BlspModel
-from blsp.spoken_language import LanguageOpinion, SpokenLanguage
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
 """Seconds of a clip's beginning; 0 stands for the whole clip."""
@@ -95,8 +95,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from blsp.pretrained import load_model
-    from blsp.specs import resolve
+    from blsp.models.load import load_model
+    from blsp.models.spec import resolve
 
     model = load_model(resolve(args.model), device="cpu", dtype="float32")
     lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []

@@ -20,7 +20,7 @@ from voicechat.errors import AudioDeviceError, UsageError, VoiceChatError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "transformers", "numpy", "huggingface_hub", "librosa", "soundfile", "sounddevice"}
-HEAVY |= {"yaml", "rich.progress", "rich.live", "asyncio", "json", "blsp.config", "blsp.specs"}
+HEAVY |= {"yaml", "rich.progress", "rich.live", "asyncio", "json", "blsp.config", "blsp.models.spec"}
 
 
 def _run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:

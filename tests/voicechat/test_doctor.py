@@ -11,8 +11,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from blsp import embedded, specs
-from blsp.checkpoint import save_adapter
+from blsp.models import embedded
+from blsp.models import spec as specs
+from blsp.models.checkpoint import save_adapter
 from blsp.storage import write_manifest
 from voicechat import audio_devices, audio_io, checks
 from voicechat.audio_devices import Device
@@ -103,10 +104,10 @@ def test_missing_weights_name_the_command() -> None:
 
 
 def test_memory_is_compared_with_what_the_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blsp.memory.available_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr("blsp.models.memory.available_memory", lambda: 2_000_000_000)
     assert list(check_memory(ModelOptions(model="tiny"))) == [Check("memory", "ok", "2.0 GB free, 1.5 GB needed")]
     cure = "Close other programs, or take the smaller model: -m tiny"
-    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.7 GB needed", cure)]
+    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.0 GB needed", cure)]
     assert list(check_memory(ModelOptions(model="paper"))) == []
 
 

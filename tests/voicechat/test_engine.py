@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blsp.decoding.sampling import GenerationConfig, repeat_limit
 
 from blsp.audio.read import load_audio
-from blsp.context import CancelledError
 from blsp.conversation import Turn
-from blsp.decoding import GenerationConfig, repeat_limit
+from blsp.decoding.generation import Conversation
+from blsp.decoding.kv_cache import CancelledError
+from blsp.decoding.spoken_language import SpokenLanguage
+from blsp.decoding.whisper import Recognition
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
-from blsp.generation import Conversation
 from blsp.instructions import repeat_instruction
 from blsp.modeling.model import BlspModel
-from blsp.spoken_language import SpokenLanguage
-from blsp.whisper_recogniser import Recognition
 from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
 
@@ -96,7 +96,7 @@ class FakeRecogniser:
 @pytest.fixture
 def whisper(monkeypatch: pytest.MonkeyPatch) -> FakeRecogniser:
     fake = FakeRecogniser()
-    monkeypatch.setattr("blsp.whisper_recogniser.WhisperRecogniser", lambda *_: fake)
+    monkeypatch.setattr("blsp.decoding.whisper.WhisperRecogniser", lambda *_: fake)
     return fake
 
 

@@ -18,8 +18,8 @@ import voicechat.engine
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
+from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
-from blsp.translation import Translation
 from tests.blsp.audio.encoded_audio import Track, encode
 from voicechat.cli import app
 from voicechat.endpointing import UtteranceReady

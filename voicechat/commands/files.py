@@ -34,7 +34,7 @@ from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
-    from blsp.translation import Translation
+    from blsp.decoding.translate import Translation
     from voicechat.engine import ChatEngine
     from voicechat.results import OutputOptions
     from voicechat.transcription import Writer
@@ -256,7 +256,7 @@ def _given(arguments: dict[str, object]) -> dict[str, object]:
 
 def _only_language(settings: Settings) -> str | None:
     """Code of the language that a model hears, if it is one."""
-    from blsp.model_languages import adapter_languages
+    from blsp.models.model_languages import adapter_languages
 
     if settings.engine == "cascade":
         return None
@@ -270,7 +270,7 @@ def _check_written(settings: Settings, code: str, name: str) -> None:
     Raises:
         UsageError: It does not.
     """
-    from blsp.model_languages import llm_languages, presets_that_write
+    from blsp.models.model_languages import llm_languages, presets_that_write
     from voicechat.languages import listed
 
     spec = ModelOptions.from_settings(settings).spec()

@@ -11,7 +11,7 @@ import typer
 from voicechat.options import AdapterOption, EncoderOption, LlmOption, ModelOptions
 
 if TYPE_CHECKING:
-    from blsp.specs import ModelPaths, ModelSpec
+    from blsp.models.spec import ModelPaths, ModelSpec
 
 models = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def list_models(as_json: JsonOption = False) -> None:
 
     A folder or a hub id of a BLSP checkpoint works wherever a preset does.
     """
-    from blsp.specs import PRESETS, local_parts
+    from blsp.models.spec import PRESETS, local_parts
 
     rows = [_row(spec, local_parts(spec)) for spec in PRESETS.values()]
     if as_json:
@@ -54,7 +54,7 @@ def list_models(as_json: JsonOption = False) -> None:
 
 
 def _row(spec: ModelSpec, paths: ModelPaths) -> dict[str, Any]:
-    from blsp.specs import preset_parts
+    from blsp.models.spec import preset_parts
 
     parts = {"encoder": paths.encoder, "llm": paths.llm, "adapter": paths.adapter}
     embedded = preset_parts(spec)
@@ -122,7 +122,7 @@ def download(
     name: NameArgument = None, encoder: EncoderOption = None, llm: LlmOption = None, adapter: AdapterOption = None
 ) -> None:
     """Fetch a model's parts, so that it works without network afterwards; damaged files are made anew."""
-    from blsp.specs import fetch_parts
+    from blsp.models.spec import fetch_parts
     from voicechat.progress import show_progress
 
     spec = ModelOptions.from_flags(model=name, encoder=encoder, llm=llm, adapter=adapter).spec()
@@ -144,7 +144,7 @@ def path(
 ) -> None:
     """Print where a model's parts lie on this machine."""
     from blsp.errors import ModelNotFoundError
-    from blsp.specs import local_parts
+    from blsp.models.spec import local_parts
     from voicechat.errors import UsageError
 
     if part not in {None, "encoder", "llm", "adapter"}:
@@ -171,8 +171,8 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a preset's weights, and what was fetched of them; what another preset needs that is here stays."""
-    from blsp.embedded import downloads_folder, part_folder, remove_part
-    from blsp.specs import PRESETS, preset_parts, removable_parts
+    from blsp.models.embedded import downloads_folder, part_folder, remove_part
+    from blsp.models.spec import PRESETS, preset_parts, removable_parts
     from voicechat.errors import UsageError
 
     spec = PRESETS.get(name)

@@ -140,7 +140,7 @@ class Corpus(ABC):
 
 def measured(drafts: Iterable[Utterance], errors: ErrorCount) -> Iterator[Utterance]:
     """Utterances in their order, those of length `UNKNOWN` with their true one; what is not there is left out."""
-    from blsp.data.recordings import duration_of
+    from blsp.data.speech.recordings import duration_of
 
     def measure(draft: Utterance) -> Utterance | AudioError:
         if draft.duration != UNKNOWN:
@@ -211,7 +211,7 @@ def read_shard_rows(
 def _row_seconds(shard: Path, number: int, row: dict[str, Any], errors: ErrorCount) -> float | None:
     """Length of the recording in a row; None, and a note, where it cannot be read."""
     from blsp.data.parquet import audio_bytes
-    from blsp.data.recordings import duration_of
+    from blsp.data.speech.recordings import duration_of
 
     data = audio_bytes(row.get("audio"))
     try:

@@ -75,7 +75,7 @@ class Generic(Corpus):
 
     def _audio_files(self, part: Part) -> Iterator[Utterance]:
         """Audio files of a folder, with the texts beside them; a split is a folder of it."""
-        from blsp.data.recordings import AUDIO_SUFFIXES
+        from blsp.data.speech.recordings import AUDIO_SUFFIXES
 
         folder = part.root if part.split == "all" else part.root / part.split
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)

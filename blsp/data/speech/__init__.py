@@ -1,0 +1,1 @@
+"""Speech as it is read, changed, cut and kept."""

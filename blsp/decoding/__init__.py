@@ -1,0 +1,1 @@
+"""What finds words and writes answers: searches, caches, conversations."""

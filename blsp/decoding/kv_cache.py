@@ -1,0 +1,244 @@
+"""What the LLM has read so far, kept as a key-value cache."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from blsp.decoding.llm_tree import LlmTree
+from blsp.modeling.model import BlspModel, cut_into_windows
+from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
+
+_speech_keys = itertools.count(start=-1, step=-1)
+
+
+class CancelledError(Exception):
+    """The caller's event was set while the model was at work. Not an error to report: the caller asked for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A stretch of what the LLM reads.
+
+    A position is known by its key: a token's id, or a negative number that no other speech has.
+    """
+
+    keys: tuple[int, ...]
+    embeds: Tensor | None = None
+    """Speech embeddings, float (S, E); None for tokens, which are looked up when read."""
+    is_speech: bool = False
+    """Whether somebody said it; where the adapter hands over words, these are tokens too."""
+
+    @classmethod
+    def of_speech(cls, embeds: Tensor) -> Piece:
+        """A piece of speech, unlike any other."""
+        return cls(tuple(itertools.islice(_speech_keys, len(embeds))), embeds, is_speech=True)
+
+
+class CachedContext:
+    """The LLM's reading, where only what is new is run.
+
+    `read` takes the whole text each time and finds out itself how much of it was read before, so whatever
+    happens to a conversation (cut, undone, oldest turns dropped), the cache can't disagree with it.
+
+    Args:
+        model: The model. Nothing else may use it at the same time.
+    """
+
+    def __init__(self, model: BlspModel) -> None:
+        self._model = model
+        layers = transformer_layers(model)
+        # `FastDecoder` calls the parts of a layer, not the layer.
+        self._blocks = [*layers, *(part for layer in layers for name, part in layer.named_children() if name == "mlp")]
+        self._cache = DynamicCache()
+        self._decoder = FastDecoder(model.llm) if reason_against(model.llm) is None else None
+        self._mark = model.llm_mark()
+        self._keys: list[int] = []
+        self._logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Positions read."""
+        return len(self._keys)
+
+    def read(self, pieces: Sequence[Piece], cancel: threading.Event | None = None) -> Tensor:
+        """Read `pieces` instead of what was read before.
+
+        Args:
+            pieces: All that the LLM is to have read, from the start.
+            cancel: Stops the work when set.
+
+        Returns:
+            Scores of what comes next, float (V,).
+
+        Raises:
+            CancelledError: `cancel` was set. What had been read before is kept.
+        """
+        if (mark := self._model.llm_mark()) != self._mark:  # it was moved, or has other weights
+            self._crop(0)
+            self._mark = mark
+        keys = [key for piece in pieces for key in piece.keys]
+        known = _common_length(self._keys, keys)
+        if known == len(keys) and known == len(self._keys) and self._logits is not None:
+            return self._logits
+        known = min(known, len(keys) - 1)  # at least one position must run to give scores
+        self._crop(known)
+        return self._run(keys[known:], _skip(pieces, known), cancel)
+
+    def step(self, token_id: int, cancel: threading.Event | None = None) -> Tensor:
+        """Read one token more; as `read`."""
+        return self._run([token_id], [Piece((token_id,))], cancel)
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the LLM reads speech as words."""
+        return self._model.adapter is not None and self._model.adapter.reads_words
+
+    @torch.inference_mode()
+    def embed_speech(
+        self,
+        waveform: npt.NDArray[np.float32],
+        cancel: threading.Event | None = None,
+        max_length: int | None = None,
+        before: Sequence[Piece] = (),
+    ) -> Piece:
+        """What the LLM is to read of one waveform, float32 (N,).
+
+        It is read window by window (30 s), so the memory that this takes does not grow with the waveform.
+
+        Args:
+            waveform: What was said.
+            cancel: Stops the work when set.
+            max_length: A piece that has more positions is not gone on with: its end is missing.
+            before: All that the LLM has read by then, so that it expects words that follow; none: any sentence.
+
+        Raises:
+            CancelledError: `cancel` was set.
+        """
+        decoder = self._decoder if before and self._model.expects_words else None
+        if decoder is not None:
+            self.read(before, cancel)
+        ids: list[int] = []
+        embeds: list[Tensor] = []
+        with cancelled_by(cancel, self._blocks):
+            for window in cut_into_windows(waveform):
+                words = self._read_window(window, decoder)
+                if words is not None:
+                    ids += words[0]
+                else:
+                    values, lengths = self._model.embed_speech([window])
+                    embeds.append(values[0, : int(lengths[0])])
+                if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
+                    break
+        return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
+
+    def _read_window(self, window: npt.NDArray[np.float32], decoder: FastDecoder | None) -> list[list[int]] | None:
+        if decoder is None:
+            return self._model.read_speech([window])
+        n_read = decoder.length
+        try:
+            return self._model.read_speech([window], LlmTree(self._model, decoder))
+        finally:
+            decoder.crop(n_read)
+
+    @torch.inference_mode()
+    def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
+        model = self._model
+        parts = [
+            model.embed_tokens(p.keys) if p.embeds is None else p.embeds.to(model.device, model.dtype)
+            for p in pieces
+            if p.keys
+        ]
+        start = len(self._keys)
+        self._crop(start)  # a run that failed half-way has left its marks in some layers
+        if self._decoder is not None:
+            logits = self._decoder.read(torch.cat(parts), None if cancel is None else partial(_check, cancel))
+        else:
+            logits = self._run_transformers(torch.cat(parts), start, cancel)
+        self._keys += keys
+        self._logits = logits
+        return logits
+
+    def _run_transformers(self, embeds: Tensor, start: int, cancel: threading.Event | None) -> Tensor:
+        with cancelled_by(cancel, self._blocks):
+            output = self._model.run_llm(
+                embeds[None],
+                self._cache,
+                position_ids=torch.arange(start, start + len(embeds), device=self._model.device)[None],
+                logits_to_keep=1,
+            )
+        logits: Tensor = output.logits[0, -1]
+        return logits
+
+    def _crop(self, length: int) -> None:
+        """Forget all but the first `length` positions, in every layer."""
+        if self._decoder is not None:
+            self._decoder.crop(length)
+        if length == 0:
+            self._cache = DynamicCache()
+        for layer in self._cache.layers:
+            if (extra := layer.get_seq_length() - length) > 0:
+                layer.crop(-extra)  # negative: what to drop; transformers gave up positive lengths
+        if length < len(self._keys):
+            del self._keys[length:]
+            self._logits = None
+
+
+@contextmanager
+def cancelled_by(cancel: threading.Event | None, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Look at `cancel` before each layer, so that work stops within a layer's time, not a whole pass.
+
+    Args:
+        cancel: Stops the work when set; None never does.
+        blocks: The layers, as `transformer_layers` finds them.
+
+    Raises:
+        CancelledError: `cancel` was set.
+    """
+    if cancel is None:
+        yield
+        return
+
+    check = partial(_check, cancel)
+    check()
+    handles = [block.register_forward_pre_hook(check) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def transformer_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers of a transformers model, or of all models in it, that take most of its time."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _check(cancel: threading.Event, *_: object) -> None:
+    if cancel.is_set():
+        raise CancelledError
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def _skip(pieces: Sequence[Piece], n: int) -> list[Piece]:
+    """Pieces without their first `n` positions."""
+    rest = []
+    for piece in pieces:
+        if n < len(piece.keys):
+            rest.append(Piece(piece.keys[n:], None if piece.embeds is None else piece.embeds[n:]))
+        n = max(0, n - len(piece.keys))
+    return rest

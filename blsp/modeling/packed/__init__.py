@@ -1,0 +1,1 @@
+"""LLMs in 4 and 8 bits on CPUs."""

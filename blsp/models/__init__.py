@@ -1,0 +1,1 @@
+"""Names -> weights: where models come from, and how they are loaded."""

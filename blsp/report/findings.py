@@ -1,0 +1,174 @@
+"""What the numbers of a report say, in sentences: the paper's claims, and where the LLM is the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from blsp.evaluation.collecting import Collection
+from blsp.evaluation.measures import ALONE, KL
+from blsp.evaluation.metric_counts import UtteranceStatistics
+from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, holm, paired_test
+from blsp.evaluation.tasks import ACCURACIES
+from blsp.report.lay_out import format_interval, format_p_value, format_value
+from blsp.report.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
+from blsp.report.verdicts import HOW, is_equal_enough, verdict
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which systems the sentences are about; None for one that is not in the report."""
+
+    typed: str | None
+    """The LLM that reads transcripts."""
+    cascade: str | None
+    """The LLM that reads what Whisper wrote."""
+    main: str | None
+    """The system that the report is most about."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A sentence that rests on a comparison, and cannot be written before all p-values are known."""
+
+    test: PairedTest
+    """The comparison."""
+    write: Callable[[float], str]
+    """Makes the sentence of the corrected p-value."""
+
+
+def find(found: Collection, subject: Subject, pairs_task: str, config: ResamplingConfig) -> list[str]:
+    """Sentences; those whose systems or tasks are not there are left out.
+
+    P-values are corrected for all comparisons that a sentence rests on.
+
+    Args:
+        found: What was measured.
+        subject: Which systems the sentences are about.
+        pairs_task: Task that holds the similarity of the same speech over all pairs of instructions.
+        config: How chance is drawn.
+    """
+    findings: list[_Finding | str] = [
+        *_deafness(found, pairs_task, subject.typed, config),
+        *_alignment(found, config),
+        *_repetition(found, config),
+        *_agreements(found, subject, config),
+        *_limits(found, subject, config),
+    ]
+    tests = [finding.test for finding in findings if isinstance(finding, _Finding)]
+    corrected = iter(holm([test.p_value for test in tests]))
+    sentences = [f if isinstance(f, str) else f.write(next(corrected)) for f in findings]
+    return [*sentences, f"How this is judged ({len(tests)} comparisons): {HOW}."] if tests else sentences
+
+
+def _deafness(found: Collection, task: str, typed: str | None, config: ResamplingConfig) -> Iterator[_Finding]:
+    """The claim of section 2: ASR pretraining makes the LLM deaf to instructions, BLSP does not."""
+    for metric in ("cosine", "cosine around the mean"):
+        by_system = found.statistics(task, metric)
+        named = [name for name in (ASR_PRETRAINING, BLSP, BLSP_RP, typed) if name in by_system]
+        if len(named) < 2 or not {ASR_PRETRAINING, BLSP} <= by_system.keys():
+            continue
+        values = ", ".join(f"{name} {_value(by_system[name], config)}" for name in named)
+        test = paired_test(by_system[ASR_PRETRAINING], by_system[BLSP], config)
+        beginning = (
+            f"Does the instruction matter? Mean {metric} of the same input under two instructions (near 1: ignored): "
+            f"{values}. {ASR_PRETRAINING} minus {BLSP}: "
+        )
+        yield _Finding(test, partial(_bare, beginning, test, metric))
+
+
+def _bare(beginning: str, test: PairedTest, metric: str, corrected: float) -> str:
+    return f"{beginning}{_difference(test, metric, corrected)}."
+
+
+def _alignment(found: Collection, config: ResamplingConfig) -> Iterator[_Finding]:
+    """The claim of section 2, by what the LLM does: after BLSP as on transcripts, after ASR pretraining not."""
+    yield from _judged("Behaviour as on transcripts", found, BLSP, ASR_PRETRAINING, ("agreement", KL), config)
+
+
+def _repetition(found: Collection, config: ResamplingConfig) -> Iterator[_Finding]:
+    """The claim of section 5.1: repetition data improves WER without losing the rest; of variants too."""
+    metrics = ("WER", "BLEU", "accuracy", "agreement", KL)
+    for system in found.systems:
+        variant = system.removeprefix(BLSP_RP)  # such as " (tokens)"
+        if variant != system:
+            yield from _judged("Repetition data", found, system, BLSP + variant, metrics, config)
+
+
+def _judged(
+    claim: str, found: Collection, one: str, other: str, metrics: Sequence[str], config: ResamplingConfig
+) -> Iterator[_Finding]:
+    """Whether one system is better than another, task by task."""
+    for (task, metric), by_system in found.measures.items():
+        if metric in metrics and not task.endswith(ALONE) and {one, other} <= by_system.keys():
+            own = by_system[one].statistics
+            test = paired_test(own, by_system[other].statistics, config)
+            yield _Finding(test, partial(_judgement, f"{claim}, {task}: {metric} of {one} minus {other} ", test, own))
+
+
+def _judgement(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
+    word = verdict(own.metric, test.difference, corrected, higher_is_better=own.higher_is_better)
+    return f"{beginning}{_difference(test, own.metric, corrected)}: {word}."
+
+
+def _agreements(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[str]:
+    for (task, metric), by_system in found.measures.items():
+        if metric.startswith("agreement, %") and subject.main in by_system:
+            statistics = by_system[subject.main].statistics
+            yield (
+                f"{task}: {subject.main}'s answers to speech agree with those to the transcript "
+                f"{_value(statistics, config)} % as often as {subject.cascade}'s do (n = {statistics.n})."
+            )
+        elif ", % of " in metric and subject.main in by_system:
+            statistics = by_system[subject.main].statistics
+            beginning = f"{task}: {metric.split(', % of ')[0]} of {subject.main} is "
+            yield f"{beginning}{_value(statistics, config)} % of {subject.cascade}'s (n = {statistics.n})."
+
+
+def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[_Finding]:
+    """Where reading the true transcript does not help much either, the LLM is the limit, not the method."""
+    if subject.typed is None or subject.main is None:
+        return
+    for (task, metric), by_system in found.measures.items():
+        if metric not in ("WER", "BLEU", *ACCURACIES.values()) or "alone" in task:
+            continue
+        if {subject.typed, subject.main} <= by_system.keys():
+            ceiling, own = by_system[subject.typed].statistics, by_system[subject.main].statistics
+            test = paired_test(own, ceiling, config)
+            beginning = (
+                f"{task}: the LLM itself, given the true transcript, reaches {metric} {_value(ceiling, config)}; "
+                f"{subject.main} {_value(own, config)} "
+            )
+            yield _Finding(test, partial(_limit, beginning, test, own))
+
+
+def _limit(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
+    word = verdict(own.metric, test.difference, corrected, higher_is_better=own.higher_is_better)
+    if word == "worse":
+        limit = "the rest is lost in hearing"
+    elif word == "better":
+        limit = "hearing does not limit here"
+    elif word == "a difference too small to matter" or is_equal_enough(own.metric, test.low, test.high):
+        limit = "the LLM is the limit here, not the method"
+    else:
+        limit = f"{own.n} utterances do not tell whether hearing is a limit here"
+    return f"{beginning}(difference {_difference(test, own.metric, corrected)}): {limit}."
+
+
+def _value(statistics: UtteranceStatistics, config: ResamplingConfig) -> str:
+    low, high = bootstrap_interval(statistics, config) or (None, None)
+    interval = format_interval(low, high, statistics.metric)
+    return f"{format_value(statistics.value, statistics.metric)}{' ' if interval else ''}{interval}"
+
+
+def _difference(test: PairedTest, metric: str, corrected: float) -> str:
+    interval = format_interval(test.low, test.high, metric, signed=True)
+    sign = "+" if test.difference >= 0 else "−"
+    p_values = f"p {_p(test.p_value)}, after correction {_p(corrected)}"
+    return f"{sign}{format_value(abs(test.difference), metric)} {interval}, {p_values}"
+
+
+def _p(p_value: float) -> str:
+    text = format_p_value(p_value)
+    return text if text.startswith("<") else f"= {text}"

@@ -1,0 +1,1 @@
+"""What a stage would cost, before it runs."""

@@ -1,0 +1,1 @@
+"""What is trained: objectives, and what they are computed on."""
