@@ -228,7 +228,8 @@ def test_a_lock_that_is_never_released(shop: Shop, monkeypatch: pytest.MonkeyPat
 
 def test_kill_leaves_no_folder_that_looks_finished(shop: Shop) -> None:
     code = (
-        "import os, signal, sys; sys.path[:0] = sys.argv[1:]; import test_embedded as t; from blsp.models import embedded\n"
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:]\n"
+        "import test_embedded as t; from blsp.models import embedded\n"
         "embedded.fetch_wheels = t.Shop()\n"
         "def die(wheels, sha256, folder):\n"
         "    (folder / 'model').write_bytes(b'ab'); os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -223,7 +223,8 @@ def test_transformers_is_quiet_for_a_while_only() -> None:
 
 def test_names_are_resolved_without_torch() -> None:
     code = (
-        "import sys, blsp.models.load, blsp.models.spec as p, blsp.models.embedded as e; p.resolve('modern'); e.cache_folder()\n"
+        "import sys, blsp.models.load, blsp.models.spec, blsp.models.embedded\n"
+        "blsp.models.spec.resolve('modern'); blsp.models.embedded.cache_folder()\n"
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
