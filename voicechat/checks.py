@@ -205,7 +205,7 @@ def _nearest_existing(folder: Path) -> Path:
 
 def check_audio(input_device: str | None, *, level_test: bool) -> Iterator[Check]:
     """Backend, devices with their native rates, and what the microphone hears."""
-    from voicechat.audio_devices import find_device, list_devices, load_portaudio
+    from voicechat.hearing.audio_devices import find_device, list_devices, load_portaudio
 
     without = "Without it: voicechat talk --input FILE.wav, or type your turns."
     portaudio = load_portaudio()
@@ -229,7 +229,7 @@ def measure_level(input_device: str | None) -> Check:
     """Listen for two seconds."""
     import numpy as np
 
-    from voicechat.audio_io import FRAME_SECONDS, Microphone
+    from voicechat.hearing.audio_io import FRAME_SECONDS, Microphone
 
     microphone = Microphone(input_device)
     heard: list[npt.NDArray[np.int16]] = []

@@ -14,32 +14,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
-from voicechat.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
-from voicechat.audio_io import Microphone, Speaker
-from voicechat.engine import ChatEngine, EngineKind, load_engine
+from voicechat.answering.engine import ChatEngine, EngineKind, load_engine
+from voicechat.answering.speech_output import SpeechOutput, load_voice
 from voicechat.errors import EXIT_FAILURE, AudioDeviceError
 from voicechat.events import Notice
-from voicechat.history import SessionHeader, StoredSession
-from voicechat.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
+from voicechat.hearing.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
+from voicechat.hearing.audio_io import Microphone, Speaker
+from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
 from voicechat.piped_input import first_bytes
 from voicechat.progress import show_progress
-from voicechat.recording import SessionRecording, open_recording, restored_turns
-from voicechat.session import Session
+from voicechat.sessions.history import SessionHeader, StoredSession
+from voicechat.sessions.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
+from voicechat.sessions.recording import SessionRecording, open_recording, restored_turns
+from voicechat.sessions.session import Session
+from voicechat.sessions.slash_commands import complete_line
 from voicechat.settings import Detector, Settings
 from voicechat.signals import at_first_signal
-from voicechat.slash_commands import complete_line
-from voicechat.speech_output import SpeechOutput, load_voice
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View
-from voicechat.vad import make_detector
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
-
+    from voicechat.answering.speech_output import Synthesize
     from voicechat.options import ModelOptions
-    from voicechat.speech_output import Synthesize
 
 
 @dataclass(frozen=True)

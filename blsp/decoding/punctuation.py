@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.decoding.ctc_beam import Reading
 from blsp.decoding.llm_tree import LlmTree, Path
+from blsp.decoding.sentences import mark_id
 from blsp.decoding.text_stream import decode
-from blsp.modeling.sentences import mark_id
 
 MARKS = ",.?!"
 """What is written, besides words."""

@@ -24,6 +24,7 @@ from blsp.decoding.ctc_beam import Reading, SearchConfig, Spellings, Words, find
 from blsp.decoding.joint import JointConfig, find_words_jointly
 from blsp.decoding.llm_tree import LlmTree
 from blsp.decoding.punctuation import Marks, with_marks
+from blsp.decoding.sentences import Sentence, as_typed
 from blsp.decoding.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.decoding.text_stream import decode
 from blsp.errors import UnsupportedError
@@ -46,7 +47,6 @@ from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
 from blsp.modeling.packed.linear import PackedEmbedding
 from blsp.modeling.packed.llm import token_table
 from blsp.modeling.prompt import CACHED_SPEECH, PlainText, PromptTemplate, render
-from blsp.modeling.sentences import Sentence, as_typed
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
 
 CACHE_ARGUMENT = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.decoding.generation import Conversation
+from blsp.decoding.sampling import GenerationConfig
 from blsp.modeling.packed.fast_decoder import FastDecoder
 from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
 
@@ -92,7 +92,7 @@ def test_the_recording_is_transcribed(model: BlspModel) -> None:
 
 
 def test_it_answers_what_whisper_wrote() -> None:
-    from voicechat.engine import load_engine
+    from voicechat.answering.engine import load_engine
     from voicechat.options import ModelOptions
 
     skip_unless_ready()
@@ -104,7 +104,7 @@ def test_it_answers_what_whisper_wrote() -> None:
 MEMORY = (
     "import re, sys\n"
     "from pathlib import Path\n"
-    "from blsp import cpu_tuning\n"
+    "from blsp.models import cpu_tuning\n"
     "from blsp.audio.read import load_audio\n"
     "from blsp.conversation import Turn\n"
     "from blsp.decoding.generation import Conversation, GenerationConfig\n"

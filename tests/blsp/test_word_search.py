@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blsp.decoding.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading
+from blsp.decoding.sentences import as_typed
 from blsp.decoding.text_stream import decode
 from blsp.modeling import model as model_module
 from blsp.modeling import sentences
@@ -18,7 +19,6 @@ from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PlainText
-from blsp.modeling.sentences import as_typed
 
 MakeSpeech = Callable[..., np.ndarray]
 

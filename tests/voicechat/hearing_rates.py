@@ -31,8 +31,8 @@ from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.ctc_beam import SearchConfig, Words, search_words
 from blsp.modeling.model import BlspModel
-from voicechat.endpointing import segment_stream
-from voicechat.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
+from voicechat.hearing.endpointing import segment_stream
+from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
 """Seconds of a clip's beginning; 0 stands for the whole clip."""

@@ -15,9 +15,16 @@ import numpy as np
 import pytest
 
 from blsp.audio.write import save_audio
-from voicechat.audio_devices import Device, PortAudioMissingError, find_device, list_devices, load_portaudio, reopen
-from voicechat.audio_io import FRAME_SECONDS, FrameCutter, Microphone, Speaker, WavSource
 from voicechat.errors import EXIT_AUDIO_DEVICE, AudioDeviceError
+from voicechat.hearing.audio_devices import (
+    Device,
+    PortAudioMissingError,
+    find_device,
+    list_devices,
+    load_portaudio,
+    reopen,
+)
+from voicechat.hearing.audio_io import FRAME_SECONDS, FrameCutter, Microphone, Speaker, WavSource
 
 
 def device(index: int, name: str, inputs: int = 1, outputs: int = 0, *, is_default: bool = False) -> Device:
@@ -163,7 +170,7 @@ class FakeOutputStream(FakeStream):
 @pytest.fixture
 def fake_portaudio(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
     FakeStream.opened, FakeStream.blocks, FakeStream.refuses_mono = [], [], False
-    monkeypatch.setattr("voicechat.audio_devices._open_streams", [])
+    monkeypatch.setattr("voicechat.hearing.audio_devices._open_streams", [])
     found = {
         "name": "Fake",
         "hostapi": 0,
@@ -273,7 +280,7 @@ class SteppedClock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = time.monotonic()
-        monkeypatch.setattr("voicechat.audio_io.time", SimpleNamespace(monotonic=lambda: self._now))
+        monkeypatch.setattr("voicechat.hearing.audio_io.time", SimpleNamespace(monotonic=lambda: self._now))
 
     def after(self, seconds: float) -> bool:
         self._now += seconds

@@ -15,11 +15,12 @@ from blsp.models import embedded
 from blsp.models import spec as specs
 from blsp.models.checkpoint import save_adapter
 from blsp.storage import write_manifest
-from voicechat import audio_devices, audio_io, checks
-from voicechat.audio_devices import Device
+from voicechat import checks
 from voicechat.checks import Check, check_audio, check_folders, check_memory, check_model, judge_level, run_checks
 from voicechat.cli import app
 from voicechat.errors import AudioDeviceError
+from voicechat.hearing import audio_devices, audio_io
+from voicechat.hearing.audio_devices import Device
 from voicechat.options import ModelOptions
 
 

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blsp.decoding.sampling import GenerationConfig, repeat_limit
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.decoding.generation import Conversation
 from blsp.decoding.kv_cache import CancelledError
+from blsp.decoding.sampling import GenerationConfig, repeat_limit
 from blsp.decoding.spoken_language import SpokenLanguage
 from blsp.decoding.whisper import Recognition
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.instructions import repeat_instruction
 from blsp.modeling.model import BlspModel
-from voicechat.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
+from voicechat.answering.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
 from voicechat.options import ModelOptions
 
 ASSETS = Path(__file__).parents[1] / "assets"

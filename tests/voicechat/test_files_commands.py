@@ -14,19 +14,19 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-import voicechat.engine
+import voicechat.answering.engine
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
 from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
 from tests.blsp.audio.encoded_audio import Track, encode
+from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
-from voicechat.endpointing import UtteranceReady
-from voicechat.engine import ScriptedEngine
+from voicechat.files.transcription import RecordingOptions, write_segments
+from voicechat.hearing.endpointing import UtteranceReady
+from voicechat.hearing.vad import make_detector
 from voicechat.options import ModelOptions
-from voicechat.transcription import RecordingOptions, write_segments
-from voicechat.vad import make_detector
 
 ASSETS = Path(__file__).parent.parent / "assets"
 QUESTION = ASSETS / "capital_of_france.flac"
@@ -78,7 +78,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EchoEngine:
         echo.loads.append((options, kind))
         return echo
 
-    monkeypatch.setattr(voicechat.engine, "load_engine", load)
+    monkeypatch.setattr(voicechat.answering.engine, "load_engine", load)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith("VOICECHAT_")]:
         monkeypatch.delenv(name)
@@ -214,7 +214,7 @@ def test_what_is_still_being_said_is_written_as_it_ends(
                 np.full(SAMPLING_RATE, number, np.float32), samples, samples + SAMPLING_RATE, forced=False
             )
 
-    monkeypatch.setattr("voicechat.transcription.segment_stream", stretches)
+    monkeypatch.setattr("voicechat.files.transcription.segment_stream", stretches)
     options = RecordingOptions(make_detector("silero", 2), at_once=4)
     for segment in write_segments(source, lambda waveform: f"{waveform[0]:.0f}", options, warn=pytest.fail):
         happened += [segment.text]
@@ -470,7 +470,7 @@ def test_a_missing_model_ends_everything_with_status_3(engine: EchoEngine, monke
     def load(*_: object, **__: object) -> None:
         raise ModelNotFoundError("There is no model.", hint="Get one.")
 
-    monkeypatch.setattr(voicechat.engine, "load_engine", load)
+    monkeypatch.setattr(voicechat.answering.engine, "load_engine", load)
     result = run("transcribe", QUESTION, SENTENCE)
     assert (result.exit_code, result.stderr) == (3, "Error: There is no model.\nHint: Get one.\n")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from voicechat.history import load_session
+from voicechat.sessions.history import load_session
 
 ROOT = Path(__file__).parents[2]
 GUARDED = "import sys, os\nfrom voicechat.process import guarded_process\nwith guarded_process():\n    "
@@ -152,12 +152,12 @@ def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> No
     body = (
         "from pathlib import Path\n"
         "from blsp.decoding.generation import GenerationConfig\n"
-        "from voicechat.engine import ScriptedEngine\n"
+        "from voicechat.answering.engine import ScriptedEngine\n"
         "from voicechat.events import TextDelta\n"
-        "from voicechat.history import SessionHeader, load_session\n"
-        "from voicechat.inbox import TypedLine\n"
-        "from voicechat.recording import open_recording\n"
-        "from voicechat.session import Session\n"
+        "from voicechat.sessions.history import SessionHeader, load_session\n"
+        "from voicechat.sessions.inbox import TypedLine\n"
+        "from voicechat.sessions.recording import open_recording\n"
+        "from voicechat.sessions.session import Session\n"
         f"root = Path({str(tmp_path)!r})\n"
         "def show(event):\n"
         "    if isinstance(event, TextDelta):\n"

@@ -19,8 +19,7 @@ from blsp.audio.waveform import SAMPLING_RATE
 from blsp.audio.write import save_audio
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError
-from voicechat.audio_io import HeardFrame
-from voicechat.engine import ScriptedEngine
+from voicechat.answering.engine import ScriptedEngine
 from voicechat.errors import AudioDeviceError
 from voicechat.events import (
     Event,
@@ -40,11 +39,12 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.failures import HINT_BUG
-from voicechat.history import SessionHeader, load_session
-from voicechat.inbox import AudioFile, InputEnded, StopRequested, TypedLine
-from voicechat.recording import open_recording, restored_turns
-from voicechat.session import Session
+from voicechat.hearing.audio_io import HeardFrame
+from voicechat.sessions.failures import HINT_BUG
+from voicechat.sessions.history import SessionHeader, load_session
+from voicechat.sessions.inbox import AudioFile, InputEnded, StopRequested, TypedLine
+from voicechat.sessions.recording import open_recording, restored_turns
+from voicechat.sessions.session import Session
 
 CONFIG: Any = None  # the scripted engine does not read it
 LOUD, QUIET = 8000, 0
@@ -499,7 +499,7 @@ def test_a_full_disk_ends_the_recording_not_the_conversation(tmp_path: Path, mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("voicechat.history.os.fsync", full)
+    monkeypatch.setattr("voicechat.sessions.history.os.fsync", full)
     hold(session, TypedLine("1", False), TypedLine("2", False), InputEnded())
     (notice,) = seen(view.events, Notice)
     assert isinstance(notice, Notice)
@@ -613,7 +613,7 @@ def endless_file(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         finally:
             told.append("closed")
 
-    monkeypatch.setattr("voicechat.file_turns.stream_audio", stream)
+    monkeypatch.setattr("voicechat.sessions.file_turns.stream_audio", stream)
     return told
 
 

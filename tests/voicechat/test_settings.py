@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from blsp.config import field_docs
 from blsp.errors import ConfigError
+from voicechat.answering.engine import EngineKind
 from voicechat.cli import app
-from voicechat.engine import EngineKind
 from voicechat.errors import UsageError
+from voicechat.hearing.vad import DEFAULT_MODE
 from voicechat.options import ModelOptions, generation_config
 from voicechat.paths import cache_folder, config_path, state_folder
 from voicechat.settings import (
@@ -27,7 +28,6 @@ from voicechat.settings import (
     misspelt_variables,
     schema,
 )
-from voicechat.vad import DEFAULT_MODE
 
 QUICK = hypothesis_settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

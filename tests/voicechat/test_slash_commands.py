@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voicechat.events import Notice
-from voicechat.slash_commands import SlashCommand, complete_line, parse_line, path_argument
+from voicechat.sessions.slash_commands import SlashCommand, complete_line, parse_line, path_argument
 
 FEW = settings(max_examples=100, derandomize=True, deadline=None)
 NAMES = st.text(st.characters(exclude_characters="\0/\r\n", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)

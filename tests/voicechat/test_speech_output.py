@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voicechat.engine import ScriptedEngine
+from voicechat.answering.engine import ScriptedEngine
+from voicechat.answering.speech_output import SentenceSplitter, SpeechOutput, load_voice
 from voicechat.errors import AudioDeviceError, VoiceChatError
 from voicechat.events import Notice
-from voicechat.history import SessionHeader, load_session
-from voicechat.inbox import InputEnded, TypedLine
-from voicechat.recording import open_recording
-from voicechat.session import Session
-from voicechat.speech_output import SentenceSplitter, SpeechOutput, load_voice
+from voicechat.sessions.history import SessionHeader, load_session
+from voicechat.sessions.inbox import InputEnded, TypedLine
+from voicechat.sessions.recording import open_recording
+from voicechat.sessions.session import Session
 
 
 @pytest.mark.parametrize(

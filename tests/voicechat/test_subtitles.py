@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicechat.cues import CueLimits, Segment, plain_line
+from voicechat.files.cues import CueLimits, Segment, plain_line
+from voicechat.files.subtitles import WRITERS, Transcript
 from voicechat.process import ESCAPED
-from voicechat.subtitles import WRITERS, Transcript
 
 TRANSCRIPT = Transcript(
     file="talk.wav",

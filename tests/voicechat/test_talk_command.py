@@ -20,12 +20,12 @@ from typer.testing import CliRunner, Result
 import voicechat.talk
 from blsp.audio.write import save_audio
 from blsp.errors import ModelNotFoundError
-from voicechat.audio_devices import Device
+from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
-from voicechat.engine import ScriptedEngine
-from voicechat.history import locked_session
+from voicechat.hearing.audio_devices import Device
 from voicechat.options import ModelOptions
 from voicechat.piped_input import first_bytes
+from voicechat.sessions.history import locked_session
 from voicechat.talk import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
 
@@ -219,7 +219,7 @@ def test_standard_input_can_be_spoken(engine: ScriptedEngine, monkeypatch: pytes
 
 def test_a_microphone_that_was_asked_for_must_be_there(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Device(0, "Webcam", "ALSA", 1, 0, 48_000, True, False)]
-    monkeypatch.setattr("voicechat.audio_devices.list_devices", lambda: found)
+    monkeypatch.setattr("voicechat.hearing.audio_devices.list_devices", lambda: found)
     result = run("talk", "--input-device", "usb")
     assert result.exit_code == 4
     assert result.stderr == (
@@ -382,7 +382,7 @@ def test_devices_are_listed_with_rates_and_defaults(monkeypatch: pytest.MonkeyPa
         Device(0, "HDMI", "ALSA", 0, 8, 44_100, False, True),
         Device(1, "USB Headset", "ALSA", 1, 2, 48_000, True, False),
     ]
-    monkeypatch.setattr("voicechat.audio_devices.list_devices", lambda: found)
+    monkeypatch.setattr("voicechat.hearing.audio_devices.list_devices", lambda: found)
     assert run("devices").stdout == (
         "index  name          in  out    rate\n"
         "    0  HDMI           0    8   44100  default loudspeaker\n"
@@ -397,7 +397,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, voicechat.cli\n"
         "import voicechat.commands.talk, voicechat.commands.sessions, voicechat.commands.devices\n"
-        "import voicechat.ui.live, voicechat.slash_commands\n"
+        "import voicechat.ui.live, voicechat.sessions.slash_commands\n"
         "heavy = {'torch', 'transformers', 'sounddevice', 'soundfile', 'librosa', 'prompt_toolkit'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

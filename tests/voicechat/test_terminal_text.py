@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from blsp.errors import BlspError
-from voicechat.audio_devices import Device
 from voicechat.cli import app
 from voicechat.errors import print_error, reason
+from voicechat.hearing.audio_devices import Device
 from voicechat.terminal_text import for_stdout, harmless, harmless_json, harmless_line
 
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -123,5 +123,5 @@ def test_sessions_are_exported_as_they_are(sessions: Path) -> None:
 
 def test_devices_command_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(0, EVIL, "ALSA", 1, 0, 16000, False, False)
-    monkeypatch.setattr("voicechat.audio_devices.list_devices", lambda: [device])
+    monkeypatch.setattr("voicechat.hearing.audio_devices.list_devices", lambda: [device])
     assert not OBEYED.search(CliRunner().invoke(app, ["devices"]).stdout)

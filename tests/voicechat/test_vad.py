@@ -24,8 +24,8 @@ from blsp.audio.speech_gate import (
     speech_evidence,
 )
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
-from voicechat.endpointing import segment_stream
-from voicechat.vad import FRAME_SAMPLES, FrameClassifier, SpeechDetector, WebRtcVad, level_dbfs, make_detector
+from voicechat.hearing.endpointing import segment_stream
+from voicechat.hearing.vad import FRAME_SAMPLES, FrameClassifier, SpeechDetector, WebRtcVad, level_dbfs, make_detector
 
 ASSETS = Path(__file__).parent.parent / "assets"
 CLIPS = sorted(path.name for path in ASSETS.iterdir() if path.suffix in (".flac", ".ogg"))

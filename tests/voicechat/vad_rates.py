@@ -18,8 +18,8 @@ import numpy as np
 
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import to_pcm16
-from voicechat.endpointing import segment_stream
-from voicechat.vad import FRAME_MS, FRAME_SAMPLES, SpeechDetector
+from voicechat.hearing.endpointing import segment_stream
+from voicechat.hearing.vad import FRAME_MS, FRAME_SAMPLES, SpeechDetector
 
 Clip = tuple[dict[str, str], np.ndarray]
 

@@ -18,7 +18,7 @@ EPILOG = """[bold]Examples[/bold]
 
 def devices(is_json: Annotated[bool, typer.Option("--json", help="Write one JSON list.")] = False) -> None:
     """List microphones and loudspeakers: index, name, channels, native rate; the default ones are marked."""
-    from voicechat.audio_devices import list_devices
+    from voicechat.hearing.audio_devices import list_devices
 
     found = list_devices()
     if is_json:

@@ -35,9 +35,9 @@ from voicechat.settings import Settings, load_settings
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
     from blsp.decoding.translate import Translation
-    from voicechat.engine import ChatEngine
-    from voicechat.results import OutputOptions
-    from voicechat.transcription import Writer
+    from voicechat.answering.engine import ChatEngine
+    from voicechat.files.results import OutputOptions
+    from voicechat.files.transcription import Writer
 
 _AT_ONCE = 4
 """Utterances of a file that are transcribed together: with more, the first result comes late."""
@@ -284,8 +284,8 @@ def _check_written(settings: Settings, code: str, name: str) -> None:
 
 def _output(arguments: Mapping[str, Any]) -> OutputOptions:
     """Where a command's arguments say that results go."""
-    from voicechat.cues import CueLimits
-    from voicechat.results import OutputOptions
+    from voicechat.files.cues import CueLimits
+    from voicechat.files.results import OutputOptions
 
     names = {"line_width": "max_line_width", "line_count": "max_line_count", "seconds": "max_cue_seconds"}
     given = {name: value for name, option in names.items() if (value := arguments[option]) is not None}
@@ -349,17 +349,17 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         typer.Exit: A recording failed.
     """
     from blsp import __version__
-    from voicechat.batch import LoadedWriter, run_batch
-    from voicechat.results import Task
-    from voicechat.transcription import RecordingOptions
-    from voicechat.vad import make_detector
+    from voicechat.files.batch import LoadedWriter, run_batch
+    from voicechat.files.results import Task
+    from voicechat.files.transcription import RecordingOptions
+    from voicechat.hearing.vad import make_detector
 
     if source.raw_rate is not None and source.track is not None:
         raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
     options = ModelOptions.from_settings(settings)
 
     def load() -> LoadedWriter:
-        from voicechat.engine import load_engine
+        from voicechat.answering.engine import load_engine
         from voicechat.progress import show_progress
 
         with show_progress() as progress:

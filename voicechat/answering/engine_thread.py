@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 from voicechat.worker import Job, Worker
 
 if TYPE_CHECKING:
-    from blsp.decoding.sampling import GenerationConfig
-
     from blsp.conversation import Turn
-    from voicechat.engine import ChatEngine
+    from blsp.decoding.sampling import GenerationConfig
+    from voicechat.answering.engine import ChatEngine
 
 
 @dataclass(eq=False)

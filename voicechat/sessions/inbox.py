@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voicechat.engine_thread import JobFailed, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
+from voicechat.answering.engine_thread import JobFailed, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
 from voicechat.errors import VoiceChatError
 from voicechat.events import Notice
 

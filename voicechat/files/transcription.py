@@ -12,9 +12,9 @@ from blsp.audio.read import stream_audio
 from blsp.audio.sources import name_of
 from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import NoSpeechError
-from voicechat.cues import Segment, with_words
-from voicechat.endpointing import EndpointingSettings, UtteranceReady, segment_stream
-from voicechat.vad import FrameClassifier
+from voicechat.files.cues import Segment, with_words
+from voicechat.hearing.endpointing import EndpointingSettings, UtteranceReady, segment_stream
+from voicechat.hearing.vad import FrameClassifier
 
 Writer = Callable[[Waveform], str]
 """Speech -> what is written about it: an engine's method with its arguments filled in."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
-from voicechat.vad import FRAME_MS, FRAME_SAMPLES, Frame, FrameClassifier, level_dbfs
+from voicechat.hearing.vad import FRAME_MS, FRAME_SAMPLES, Frame, FrameClassifier, level_dbfs
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from blsp.audio.read import stream_audio
 from blsp.audio.resample import Resampler
 from blsp.audio.waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
-from voicechat.audio_devices import close_stream, find_device, load_portaudio, open_stream
 from voicechat.errors import AudioDeviceError
-from voicechat.vad import FRAME_SAMPLES, Frame
+from voicechat.hearing.audio_devices import close_stream, find_device, load_portaudio, open_stream
+from voicechat.hearing.vad import FRAME_SAMPLES, Frame
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
 LOST_AFTER_SECONDS = 3.0

@@ -12,7 +12,7 @@ from blsp.conversation import Turn
 from blsp.errors import BlspError
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.events import Notice
-from voicechat.history import (
+from voicechat.sessions.history import (
     SessionHeader,
     SessionWriter,
     StoredSession,

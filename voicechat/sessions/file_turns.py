@@ -7,8 +7,8 @@ from pathlib import Path
 
 from blsp.audio.read import MAX_WAVEFORM_SECONDS, stream_audio
 from voicechat.events import Notice
-from voicechat.inbox import FileHeard, FileTurn, InboxItem, Remark
-from voicechat.listener import ListeningStopped, MakeVad, speech_in
+from voicechat.hearing.listener import ListeningStopped, MakeVad, speech_in
+from voicechat.sessions.inbox import FileHeard, FileTurn, InboxItem, Remark
 from voicechat.terminal_text import harmless_line
 from voicechat.worker import Job
 

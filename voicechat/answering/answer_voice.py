@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from voicechat.events import Event, Notice
 
 if TYPE_CHECKING:
-    from voicechat.failures import Failures
-    from voicechat.speech_output import SpeechOutput
+    from voicechat.answering.speech_output import SpeechOutput
+    from voicechat.sessions.failures import Failures
 
 
 class AnswerVoice:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from blsp.audio.sources import name_of
 from blsp.audio.waveform import Waveform
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
-from voicechat.cues import Segment
 from voicechat.errors import print_error, print_notice, print_warning
-from voicechat.journal import Written
+from voicechat.files.cues import Segment
+from voicechat.files.journal import Written
+from voicechat.files.results import OutputOptions, ResultSink, Task, plan_jobs
+from voicechat.files.transcription import RecordingOptions, WordTimes, Writer, write_segments
 from voicechat.languages import foreign_speech
 from voicechat.outputs import ExistsError, UnusableNameError
-from voicechat.results import OutputOptions, ResultSink, Task, plan_jobs
 from voicechat.signals import on_interruption
 from voicechat.terminal_text import harmless_line
-from voicechat.transcription import RecordingOptions, WordTimes, Writer, write_segments
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -10,8 +10,8 @@ import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.conversation import Turn
-from voicechat.audio_io import HeardFrame
-from voicechat.endpointing import (
+from voicechat.hearing.audio_io import HeardFrame
+from voicechat.hearing.endpointing import (
     EndpointingSettings,
     SilenceHint,
     SpeechResumed,
@@ -20,7 +20,7 @@ from voicechat.endpointing import (
     UtteranceSegmenter,
     segment_stream,
 )
-from voicechat.vad import FrameClassifier
+from voicechat.hearing.vad import FrameClassifier
 
 MAX_TURN_SECONDS = 120.0
 """A spoken turn is answered after so long, even if it goes on."""

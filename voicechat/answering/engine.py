@@ -22,9 +22,9 @@ from blsp.instructions import REPEAT, TRANSLATE
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from blsp.decoding.sampling import GenerationConfig
 
     from blsp.decoding.generation import Conversation
+    from blsp.decoding.sampling import GenerationConfig
     from blsp.decoding.spoken_language import LanguageJudge
     from blsp.decoding.translate import Translation, Translator
     from blsp.modeling.model import BlspModel

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from voicechat.cues import Cue, CueLimits, Segment, make_cues, plain_line
+from voicechat.files.cues import Cue, CueLimits, Segment, make_cues, plain_line
 
 
 @dataclass(frozen=True)

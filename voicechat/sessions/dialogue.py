@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from blsp.conversation import Turn
-from voicechat.history import TurnRecord
-from voicechat.recording import TolerantRecording, user_record
+from voicechat.sessions.history import TurnRecord
+from voicechat.sessions.recording import TolerantRecording, user_record
 
 
 @dataclass(frozen=True, eq=False)

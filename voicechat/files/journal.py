@@ -13,7 +13,7 @@ from voicechat.outputs import output_error, write_output
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
-    from voicechat.cues import Segment
+    from voicechat.files.cues import Segment
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blsp.errors import StorageError
-from voicechat.cues import CueLimits, Segment
 from voicechat.errors import UsageError, print_notice
-from voicechat.journal import Journal
+from voicechat.files.cues import CueLimits, Segment
+from voicechat.files.journal import Journal
+from voicechat.files.subtitles import CUE_FORMATS, WRITERS, Transcript, txt_line
 from voicechat.outputs import (
     UnusableNameError,
     check_output,
@@ -23,7 +24,6 @@ from voicechat.outputs import (
     output_stems,
     write_output,
 )
-from voicechat.subtitles import CUE_FORMATS, WRITERS, Transcript, txt_line
 from voicechat.terminal_text import for_stdout, harmless_line
 
 ALL_FORMATS = "all"

@@ -17,7 +17,7 @@ from voicechat.events import Notice
 from voicechat.terminal_text import harmless_line
 
 if TYPE_CHECKING:
-    from voicechat.session import Session
+    from voicechat.sessions.session import Session
 
 
 @dataclass(frozen=True)

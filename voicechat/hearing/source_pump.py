@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from voicechat.audio_io import FrameSource, HeardFrame
+from voicechat.hearing.audio_io import FrameSource, HeardFrame
 from voicechat.reopening import open_again
 
 

@@ -19,10 +19,16 @@ import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
-from voicechat.answer_voice import AnswerVoice
-from voicechat.dialogue import Dialogue
-from voicechat.endpointing import EndpointingSettings
-from voicechat.engine_thread import EngineThread, JobFailed, Reply, ReplyDelta, ReplyEnded, ReplyHeard, WarmedUp
+from voicechat.answering.answer_voice import AnswerVoice
+from voicechat.answering.engine_thread import (
+    EngineThread,
+    JobFailed,
+    Reply,
+    ReplyDelta,
+    ReplyEnded,
+    ReplyHeard,
+    WarmedUp,
+)
 from voicechat.errors import reason
 from voicechat.events import (
     Event,
@@ -42,10 +48,22 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.failures import Failures
-from voicechat.file_turns import FileTurns, file_name
-from voicechat.history import TurnRecord
-from voicechat.inbox import (
+from voicechat.hearing.endpointing import EndpointingSettings
+from voicechat.hearing.listener import (
+    Heard,
+    Listener,
+    MakeVad,
+    SpeechBegan,
+    SpeechMayBeOver,
+    SpeechOver,
+)
+from voicechat.hearing.source_pump import SourcePump
+from voicechat.hearing.vad import SpeechDetector, level_dbfs
+from voicechat.sessions.dialogue import Dialogue
+from voicechat.sessions.failures import Failures
+from voicechat.sessions.file_turns import FileTurns, file_name
+from voicechat.sessions.history import TurnRecord
+from voicechat.sessions.inbox import (
     AudioFile,
     FileHeard,
     InboxItem,
@@ -57,27 +75,16 @@ from voicechat.inbox import (
     StopRequested,
     TypedLine,
 )
-from voicechat.listener import (
-    Heard,
-    Listener,
-    MakeVad,
-    SpeechBegan,
-    SpeechMayBeOver,
-    SpeechOver,
-)
-from voicechat.recording import SessionRecording, TolerantRecording
-from voicechat.saving import SavedFiles
+from voicechat.sessions.recording import SessionRecording, TolerantRecording
+from voicechat.sessions.saving import SavedFiles
+from voicechat.sessions.slash_commands import SlashCommand, parse_line
 from voicechat.signals import on_interruption
-from voicechat.slash_commands import SlashCommand, parse_line
-from voicechat.source_pump import SourcePump
-from voicechat.vad import SpeechDetector, level_dbfs
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
-
-    from voicechat.audio_io import FrameSource, HeardFrame
-    from voicechat.engine import ChatEngine
-    from voicechat.speech_output import SpeechOutput
+    from voicechat.answering.engine import ChatEngine
+    from voicechat.answering.speech_output import SpeechOutput
+    from voicechat.hearing.audio_io import FrameSource, HeardFrame
 
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""

@@ -1,0 +1,1 @@
+"""Recordings -> transcripts, translations and subtitles."""

@@ -1,0 +1,1 @@
+"""A conversation: its turns, what is kept of it, and what drives it."""
