@@ -364,7 +364,7 @@ def test_configs_that_cannot_be_used(values: dict[str, Any], message: str) -> No
 PROGRAM = """
 import sys
 from pathlib import Path
-from blsp.stages.base import Silent
+from blsp.progress import Silent
 from blsp.stages.synthesis import SynthesisConfig, SynthesisStage
 
 config = SynthesisConfig(out=Path(sys.argv[2]), texts=(Path(sys.argv[1]),), held_out=1)
