@@ -15,12 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from blsp.data.synthesis.render import Voice
 
 from blsp.config import build
 from blsp.data.answers.readback import Recogniser, error_rate
 from blsp.data.manifest import load_waveform, read_manifest
 from blsp.data.synthesis.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
+from blsp.data.synthesis.render import Voice
 from blsp.data.synthesis.speakers import SpeakerConfig
 from blsp.errors import ConfigError, DataError, UnsupportedError
 from blsp.progress import Silent
