@@ -151,7 +151,7 @@ QWEN = EmbeddedPart(
     ),
     needed_bytes=3_600_000_000,
     convert=convert_packed_llm,
-    needed_memory=3_000_000_000,
+    needed_memory=3_700_000_000,
     smaller="tiny",
 )
 SMOLLM = EmbeddedPart(

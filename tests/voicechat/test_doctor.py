@@ -108,7 +108,7 @@ def test_memory_is_compared_with_what_the_model_takes(monkeypatch: pytest.Monkey
     monkeypatch.setattr("blsp.models.memory.available_memory", lambda: 2_000_000_000)
     assert list(check_memory(ModelOptions(model="tiny"))) == [Check("memory", "ok", "2.0 GB free, 1.5 GB needed")]
     cure = "Close other programs, or take the smaller model: -m tiny"
-    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.0 GB needed", cure)]
+    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.7 GB needed", cure)]
     assert list(check_memory(ModelOptions(model="paper"))) == []
 
 

@@ -37,7 +37,7 @@ def test_list_for_a_pipe_is_one_line_a_model() -> None:
     status, out, err = _run("list")
     assert (status, err) == (0, "")
     rows = [line.split("\t") for line in out.splitlines()]
-    assert [row[2:4] for row in rows[:3]] == [["1.2 GB to fetch", "3.0 GB"], ["0.2 GB to fetch", "1.5 GB"], ["", ""]]
+    assert [row[2:4] for row in rows[:3]] == [["1.2 GB to fetch", "3.7 GB"], ["0.2 GB to fetch", "1.5 GB"], ["", ""]]
     assert [row[:2] for row in rows] == [[name, "not downloaded"] for name in ("embedded", "tiny", "paper", "modern")]
 
 
