@@ -12,7 +12,6 @@ from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
-
     from blsp.models.spec import ModelSpec
 
 CHAT_REPETITION_PENALTY = 1.1

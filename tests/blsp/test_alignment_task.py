@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blsp.decoding.sampling import GenerationConfig
-from tiny_speech import TEXTS, write_answers, write_model, write_speech
 
 from blsp.audio.read import load_audio
 from blsp.config import build
@@ -21,6 +19,7 @@ from blsp.data.sources import SourceConfig
 from blsp.data.speech.encoding import open_cache
 from blsp.data.speech.speech_batch import SpeechConfig, SpeechLoader
 from blsp.decoding.batched import generate_texts
+from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import ConfigError
 from blsp.instructions import CONTINUE, REPEAT, Instruction
 from blsp.modeling.adapter import Adapter, AdapterConfig
@@ -37,6 +36,7 @@ from blsp.training.tasks.alignment_task import AlignmentData, AlignmentOptions, 
 from blsp.training.tasks.objective_config import ObjectiveConfig
 from blsp.training.tasks.objectives import ctc_loss_sum, distillation_sum
 from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
+from tests.blsp.tiny_speech import TEXTS, write_answers, write_model, write_speech
 
 REPETITION = (SourceConfig("repetition"),)
 SPEC = ModelSpec("tiny", "o/whisper", "o/llm", None)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.log_mel import extract_features
 from blsp.conversation import Turn
 from blsp.decoding import batched as batched_generation
 from blsp.decoding.batched import generate_batch, generate_texts
 from blsp.decoding.generation import Conversation
+from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import ContextFullError
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel

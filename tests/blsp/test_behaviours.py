@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.data.answers.answer_filter import AnswerFilter
 from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer, batches_by_length
@@ -27,6 +26,7 @@ from blsp.data.answers.behaviours import (
 from blsp.data.answers.wordings import asr_instructions, behaviour_wordings
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
+from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_speech
 from test_evaluation_stage import make_manifest
 
 from blsp.config import write_yaml
@@ -26,6 +25,7 @@ from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
 from blsp.stages.report_writing import translation_tables
 from blsp.storage import sha256_of
+from tests.blsp import tiny_speech
 
 MakeSpeech = Callable[..., np.ndarray]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.conversation import Turn
 from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer
@@ -26,6 +25,7 @@ from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.data.samples import load_samples
 from blsp.data.sources import SourceConfig
 from blsp.decoding.batched import generate_texts
+from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import DataError
 from blsp.modeling.model import BlspModel
 

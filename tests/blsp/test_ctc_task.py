@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_speech import TEXTS, write_model, write_speech
 from transformers import PreTrainedTokenizerFast
 
 from blsp.audio.read import load_audio
@@ -25,6 +24,7 @@ from blsp.progress import Silent
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.ctc import CtcConfig, CtcStage
 from blsp.training.vocabulary import Transcripts, competing_tokens, sample_vocabulary
+from tests.blsp.tiny_speech import TEXTS, write_model, write_speech
 
 MakeSpeech = Callable[..., np.ndarray]
 

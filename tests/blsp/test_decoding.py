@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blsp.decoding.sampling import GenerationConfig, TokenChooser, is_looping, penalize
 from transformers import PreTrainedTokenizerFast
 
+from blsp.decoding.sampling import GenerationConfig, TokenChooser, is_looping, penalize
 from blsp.decoding.text_stream import TextStream, decode
 
 TEXTS = ["Hello there, how are you?", "naïve café", "日本語です", "👩‍👩‍👧 and 🙂!", "  spaces\n\nand lines ", "é" * 5]

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.audio.log_mel import extract_features
 from blsp.config import build
@@ -23,6 +22,7 @@ from blsp.data.line_store import Shard
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.generation import Conversation
+from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.translate import Translation, Translator
 from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
 from blsp.evaluation import hypotheses

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import forks
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from blsp.data.speech import feature_cache
 from blsp.data.speech.feature_cache import FeatureCache
 from blsp.data.speech.feature_shard import FeatureShard, FeatureWriter
+from tests.blsp import forks
 
 WIDTH = 8
 ROOM = 1 << 20

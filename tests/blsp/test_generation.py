@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blsp.decoding.sampling import GenerationConfig
 from torch import Tensor
 
 from blsp.conversation import Turn
@@ -19,6 +18,7 @@ from blsp.decoding.generation import Conversation
 from blsp.decoding.kv_cache import CachedContext, CancelledError, Piece, cancelled_by
 from blsp.decoding.llm_tree import LlmTree
 from blsp.decoding.prompt_history import Entry
+from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import ContextFullError, NoSpeechError
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText

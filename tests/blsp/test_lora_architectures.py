@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llms import tiny_llm_of
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -17,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from blsp.errors import UnsupportedError
 from blsp.modeling.lora import merge_lora
 from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
+from tests.blsp.tiny_llms import tiny_llm_of
 
 KINDS = ("falcon", "gemma2", "gpt2", "gpt_neox", "opt", "phi3", "qwen2", "qwen3")
 """With biases and without, of attention or of all; fused and in convolutions; of embeddings that are scaled."""

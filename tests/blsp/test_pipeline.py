@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from number_stage import RUNS
 
 from blsp.config import write_yaml
 from blsp.errors import BlspError, ConfigError, DataError
@@ -18,6 +17,7 @@ from blsp.stages.jobs import Job, Recipe
 from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.run_folder import read_result
 from blsp.storage import read_json
+from tests.number_stage import RUNS
 
 
 class Listener:
@@ -33,7 +33,7 @@ class Listener:
 
 @pytest.fixture
 def recipe_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(registry.STAGES, "number", "number_stage:NumberStage")
+    monkeypatch.setitem(registry.STAGES, "number", "tests.number_stage:NumberStage")
     RUNS.clear()
     write_yaml(
         tmp_path / "second.yaml",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
-from blsp.decoding.sampling import GenerationConfig
 
 from blsp.conversation import Turn
 from blsp.decoding.batched import generate_texts
+from blsp.decoding.sampling import GenerationConfig
 from blsp.evaluation.question_answering import (
     ACCEPTABILITY_PROMPT,
     QUESTION_PROMPT,

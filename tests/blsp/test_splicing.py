@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_speech
 
 from blsp.audio.read import load_audio
 from blsp.audio.write import save_audio
@@ -21,6 +20,7 @@ from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
 from blsp.stages.splicing import SplicingConfig, SplicingStage
+from tests.blsp import tiny_speech
 
 RATE = 16_000
 FRAME = RATE // 25

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_training import CONFIG, ToyBatch, ToyTask, losses, metrics, run
 
 from blsp.errors import ConfigError, DataError, StorageError, TrainingDivergedError
 from blsp.training import checkpoints
 from blsp.training.config import TrainingConfig
 from blsp.training.loading import StepLoader, StepPlan
 from blsp.training.schedule import learning_rate
+from tests.blsp.toy_training import CONFIG, ToyBatch, ToyTask, losses, metrics, run
 
 
 def plain_training(task: ToyTask) -> tuple[list[float], dict[str, torch.Tensor]]:

@@ -11,6 +11,7 @@ from blsp.data.manifest import Utterance, write_manifest
 from blsp.errors import ConfigError
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.ctc import CtcConfig, CtcStage
+from blsp.stages.registry import STAGES
 from blsp.stages.translation import TranslationConfig, TranslationStage
 
 PAPER = {
@@ -109,7 +110,8 @@ def test_configs_that_cannot_work_are_refused(cls: type, changes: dict, message:
 
 
 def test_naming_the_stages_loads_no_torch() -> None:
-    modules = ("alignment", "ctc", "instruction_tuning", "translation")
-    code = f"import sys; {'; '.join(f'import blsp.stages.{m}' for m in modules)}; print('torch' in sys.modules)"
+    names = ("alignment", "ctc", "instruction_tuning", "translation")
+    modules = [STAGES[name].partition(":")[0] for name in names]
+    code = f"import sys; {'; '.join(f'import {m}' for m in modules)}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"

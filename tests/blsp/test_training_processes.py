@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import forks
 import pytest
 import torch
-from forks import Fork
 from safetensors.torch import load_file
-from toy_training import losses, metrics, train_with
+
+from tests.blsp import forks
+from tests.blsp.forks import Fork
+from tests.blsp.toy_training import losses, metrics, train_with
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_training import ToyTask, losses, metrics, run
 
 from blsp.errors import CheckpointError
 from blsp.storage import read_json, write_manifest
+from tests.blsp.toy_training import ToyTask, losses, metrics, run
 
 pytestmark = pytest.mark.slow  # a second or more each
 

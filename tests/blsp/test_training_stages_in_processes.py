@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forks
 import numpy as np
 import pytest
-from tiny_speech import write_model, write_speech
 
 from blsp.config import build
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
 from blsp.stages.registry import stage_named
+from tests.blsp import forks
+from tests.blsp.tiny_speech import write_model, write_speech
 
 STAGES: dict[str, dict[str, Any]] = {
     "alignment": {

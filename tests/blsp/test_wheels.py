@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from wheelhouse import make_wheel
 
 from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.models.sources import wheels
 from blsp.models.sources.wheels import Wheel, fetch_wheels
+from tests.blsp.wheelhouse import make_wheel
 
 
 class Watcher:

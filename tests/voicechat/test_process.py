@@ -151,7 +151,7 @@ def test_a_signal_ends_what_python_cannot_interrupt(number: signal.Signals, stat
 def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> None:
     body = (
         "from pathlib import Path\n"
-        "from blsp.decoding.generation import GenerationConfig\n"
+        "from blsp.decoding.sampling import GenerationConfig\n"
         "from voicechat.answering.engine import ScriptedEngine\n"
         "from voicechat.events import TextDelta\n"
         "from voicechat.sessions.history import SessionHeader, load_session\n"

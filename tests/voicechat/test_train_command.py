@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from number_stage import RUNS
 from typer.testing import CliRunner, Result
 
 from blsp.config import write_yaml
 from blsp.stages import registry
+from tests.number_stage import RUNS
 from voicechat import training
 from voicechat.cli import app
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
@@ -22,7 +22,7 @@ def train(*arguments: str) -> Result:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(registry.STAGES, "number", "number_stage:NumberStage")
+    monkeypatch.setitem(registry.STAGES, "number", "tests.number_stage:NumberStage")
     monkeypatch.chdir(tmp_path)
     RUNS.clear()
     steps = {
