@@ -45,7 +45,7 @@ from blsp.modeling.batch import (
 )
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, SpeechSegment, TokenSegment
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 
 PADDED_MEL_FRAMES, PADDED_FRAMES = 3000, 1500
 """30 s of log-mel features, and of encoder states."""

@@ -16,7 +16,7 @@ from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 if TYPE_CHECKING:
     from blsp.modeling.ctc_head import CtcRecogniser
     from blsp.modeling.model import BlspModel
-    from blsp.stages.model_config import ModelConfig
+    from blsp.models.model_config import ModelConfig
 
 Recogniser = Callable[[Sequence[np.ndarray], str], list[str]]
 """Waveforms at 16 kHz, each float32 (N,), and the language -> the words of each."""

@@ -244,7 +244,7 @@ def _load_dense_llm(folder: Path, where: _Placement) -> PreTrainedModel:
 def _apply_lora(spec: ModelSpec, llm: PreTrainedModel, quantize: str | None) -> None:
     if spec.lora is None:
         return
-    from blsp.modeling.lora import merge_lora
+    from blsp.models.lora_weights import merge_lora
 
     if quantize is not None:
         raise UnsupportedError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.sources import SourceConfig
 from blsp.data.transcripts import Case
+from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage
 from blsp.stages.planning.model_size import model_size
@@ -18,7 +19,6 @@ from blsp.stages.speech_training import (
     SpeechTrainingConfig,
     Work,
     make_product,
-    model_inputs,
     open_speech,
     plan_speech_training,
     use_own_gpu,

@@ -11,16 +11,15 @@ from typing import Any
 from blsp.config import build, merge
 from blsp.errors import ConfigError, ModelNotFoundError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing, TaskConfig
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.stages.base import StageConfig
 from blsp.stages.evaluation import FILE_NAME, EvaluationConfig
 from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.judgement import FILE_NAME as VERDICTS_NAME
 from blsp.stages.judgement import JudgementConfig
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
 from blsp.stages.report_config import ReportConfig, ReportedSystem
 from blsp.stages.representations import RepresentationsConfig
-from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 from blsp.storage import sha256_of
 from blsp.user_paths import expand_user

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.data.transcripts import Case
 from blsp.errors import ConfigError
+from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage
 from blsp.stages.planning.model_size import model_size
@@ -17,7 +18,6 @@ from blsp.stages.speech_training import (
     SpeechTrainingConfig,
     Work,
     make_product,
-    model_inputs,
     open_speech,
     plan_speech_training,
     use_own_gpu,

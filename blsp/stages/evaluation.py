@@ -23,11 +23,10 @@ from blsp.data.manifest import (
 from blsp.errors import AudioError, ContextFullError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.planning.decoding_cost import decoding_cost
-from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     import numpy as np

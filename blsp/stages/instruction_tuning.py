@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.batching import BatchingConfig
 from blsp.errors import DataError
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.planning.model_size import ModelSize, model_size
 from blsp.stages.planning.training_cost import (
     ASSUMED_INSTRUCTION_TOKENS,
@@ -22,7 +22,7 @@ from blsp.stages.planning.training_cost import (
     placement,
     training_bytes,
 )
-from blsp.stages.speech_training import MODEL, model_inputs, use_own_gpu
+from blsp.stages.speech_training import MODEL, use_own_gpu
 from blsp.training.config import TrainingConfig
 from blsp.training.lora import LoraConfig
 

@@ -10,9 +10,9 @@ from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import Manifest
 from blsp.errors import DataError
 from blsp.evaluation.question_answering import accept_rate_statistics, judge_answers, read_questions
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.writer_config import WriterConfig
 
 FILE_NAME = "verdicts.jsonl"

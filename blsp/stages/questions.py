@@ -11,10 +11,9 @@ from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import Manifest, Utterance, write_lines
 from blsp.errors import DataError
 from blsp.evaluation.question_answering import MAX_WORDS, MIN_WORDS, write_questions
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
-from blsp.stages.speech_training import model_inputs
 from blsp.stages.writer_config import WriterConfig
 
 FILE_NAME = "questions.jsonl"

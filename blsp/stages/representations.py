@@ -13,10 +13,9 @@ from blsp.data.manifest import Manifest, Utterance, load_waveform
 from blsp.errors import DataError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 from blsp.instructions import CONTRASTED
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
-from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     import numpy as np

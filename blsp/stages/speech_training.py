@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from blsp.data.batching import BatchingConfig
 from blsp.data.speech.speech_batch import SpeechConfig
+from blsp.models.model_config import ModelConfig
 from blsp.stages.base import Plan, StageConfig
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.planning.model_size import ModelSize
 from blsp.stages.planning.training_cost import (
     ASSUMED_ANSWER_TOKENS,
@@ -23,7 +23,6 @@ from blsp.stages.planning.training_cost import (
     training_bytes,
 )
 from blsp.training.config import TrainingConfig
-from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest
@@ -72,23 +71,6 @@ class Work:
     trains_encoder: bool = False
     distils: bool = False
     """Whether the LLM also reads the transcript."""
-
-
-def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
-    """Folders of this machine that a model's config names, there or still to be made.
-
-    Args:
-        config: The model.
-        speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
-    """
-    from blsp.models.sources.hub import is_folder, is_hub_id
-    from blsp.models.spec import EMBEDDED_ADAPTERS, PRESETS
-
-    names = (config.name, config.encoder, config.llm, config.adapter)
-    known = {None, "new", *EMBEDDED_ADAPTERS, *PRESETS}
-    found = [expand_user(n) for n in names if n not in known and n and (is_folder(n) or not is_hub_id(n))]
-    adapter = EMBEDDED_ADAPTERS.get(config.adapter or config.name) if speech else None
-    return found if adapter is None else [*found, adapter]
 
 
 def plan_speech_training(config: SpeechTrainingConfig, size: ModelSize, work: Work) -> Plan:

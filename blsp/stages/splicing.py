@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from blsp.data.line_store import LineStore, Shard, read_lines
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
 from blsp.errors import ConfigError, DataError
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import Plan, Stage, StageConfig
-from blsp.stages.model_config import ModelConfig
-from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from blsp.evaluation.chat_endpoint import ChatEndpoint, EndpointConfig
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from blsp.evaluation.question_answering import TextWriter

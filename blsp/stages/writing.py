@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.data.answers.answer_filter import FAULTS, AnswerFilter
 from blsp.data.answers.behaviours import Case
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.base import StageConfig
-from blsp.stages.model_config import ModelConfig
-from blsp.stages.speech_training import model_inputs
 
 if TYPE_CHECKING:
     from blsp.data.answers.answering import Answerer

@@ -84,7 +84,7 @@ def save_lora(folder: Path, llm: nn.Module) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    from blsp.modeling.lora import PREFIX, WEIGHTS_NAME
+    from blsp.models.lora_weights import PREFIX, WEIGHTS_NAME
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {

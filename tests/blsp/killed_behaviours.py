@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
-from blsp.stages.model_config import ModelConfig
 
 LINE_BYTES = 150
 

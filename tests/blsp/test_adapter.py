@@ -10,7 +10,7 @@ from blsp.errors import ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
 from blsp.modeling.attention_block import LetterReader, _rotate
 from blsp.modeling.letters import LETTERS, letter_labels, letters_of
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 
 
 def make_adapter(readout: Readout = "frames") -> Adapter:

@@ -20,10 +20,10 @@ from blsp.data.answers.behaviours import BehaviourLine, read_behaviours
 from blsp.errors import ConfigError, DataError
 from blsp.instructions import REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel
+from blsp.models.model_config import ModelConfig
 from blsp.models.placement import cpu_multiplies_bfloat16
 from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
 from blsp.stages.writing import load_answerer
 from tests.blsp.test_behaviours import make_manifest, transcripts

@@ -18,10 +18,10 @@ from blsp.evaluation.collecting import Answers, collect, find_worst
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.report.assemble import read_report
 from blsp.stages.comparison import slug, without_missing
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
 from blsp.stages.report_writing import translation_tables
 from blsp.storage import sha256_of

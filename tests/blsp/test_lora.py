@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from blsp.errors import CheckpointError, UnsupportedError
-from blsp.modeling.lora import CONFIG_NAME, WEIGHTS_NAME, merge_lora
+from blsp.models.lora_weights import CONFIG_NAME, WEIGHTS_NAME, merge_lora
 from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
 
 CONFIG = LoraConfig(rank=4, alpha=8)

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from blsp.errors import UnsupportedError
-from blsp.modeling.lora import merge_lora
+from blsp.models.lora_weights import merge_lora
 from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
 from tests.blsp.tiny_llms import tiny_llm_of
 

@@ -16,7 +16,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from blsp.modeling.adapter import Adapter
 from blsp.models.checkpoint import save_adapter
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.known_models import KNOWN_ENCODERS, KNOWN_LLMS
 from blsp.stages.planning.model_size import count_parameters, model_size
 

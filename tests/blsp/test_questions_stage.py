@@ -12,9 +12,9 @@ from blsp.data.manifest import Utterance, write_manifest
 from blsp.errors import ConfigError, DataError
 from blsp.evaluation.chat_endpoint import EndpointConfig
 from blsp.evaluation.question_answering import Question, read_questions
+from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.stages.judgement import JudgementConfig, JudgementStage
-from blsp.stages.model_config import ModelConfig
 from blsp.stages.questions import QuestionsConfig, QuestionsStage
 from blsp.stages.writer_config import WriterConfig
 

@@ -15,10 +15,10 @@ from blsp.errors import DataError, ModelNotFoundError
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
+from blsp.models.model_config import ModelConfig
 from blsp.models.spec import ModelSpec, adapter_folder, resolve
 from blsp.progress import Silent
 from blsp.stages.instruction_tuning import InstructionTuningConfig, InstructionTuningStage, read_pairs
-from blsp.stages.model_config import ModelConfig
 from blsp.training.config import TrainingConfig
 from blsp.training.lora import LoraConfig
 from blsp.training.product import Product

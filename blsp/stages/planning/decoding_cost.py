@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 
 SHARE_OF_SPEED = 0.25
 """Writing token by token, as against the matrix products of training; with batches of dozens of rows."""

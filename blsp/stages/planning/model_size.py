@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.known_models import KNOWN_ENCODERS, KNOWN_LLMS, EncoderSize, LlmSize
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from blsp.stages.model_config import ModelConfig
+from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.known_models import LlmSize
 from blsp.stages.planning.model_size import ModelSize
 from blsp.training.config import TrainingConfig

@@ -18,9 +18,9 @@ from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.sampling import GenerationConfig
 from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, collate
-from blsp.modeling.lora import untie_embeddings
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import TokenSegment
+from blsp.models.lora_weights import untie_embeddings
 from blsp.models.spec import write_checkpoint_spec
 from blsp.models.transformers_log import quiet_transformers
 from blsp.training.lora import LoraConfig, add_lora, is_changed, merged_state

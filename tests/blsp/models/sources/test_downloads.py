@@ -15,7 +15,7 @@ from blsp.models.sources import downloads
 from blsp.models.sources.downloads import HubFile, fetch_file, hub_answers
 from blsp.models.sources.wheels import Wheel
 from blsp.progress import NoProgress, Progress
-from tests.blsp.wheelhouse import make_wheel
+from tests.blsp.models.sources.wheelhouse import make_wheel
 
 CONTENTS = b"weights " * 1000
 FILE = HubFile("o/m-GGUF", "m.gguf", hashlib.sha256(CONTENTS).hexdigest(), len(CONTENTS))

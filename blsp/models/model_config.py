@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import ConfigError
 from blsp.models.placement import Device, Dtype
+from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter, AdapterConfig
@@ -144,3 +146,20 @@ class ModelConfig:
             letters=self.letters,
             letters_per_position=self.letters_per_position or 1,
         )
+
+
+def model_inputs(config: ModelConfig, *, speech: bool = False) -> list[Path]:
+    """Folders of this machine that a model's config names, there or still to be made.
+
+    Args:
+        config: The model.
+        speech: Whether its adapter is used: then that of this package is one of them, where it is the model's.
+    """
+    from blsp.models.sources.hub import is_folder, is_hub_id
+    from blsp.models.spec import EMBEDDED_ADAPTERS, PRESETS
+
+    names = (config.name, config.encoder, config.llm, config.adapter)
+    known = {None, "new", *EMBEDDED_ADAPTERS, *PRESETS}
+    found = [expand_user(n) for n in names if n not in known and n and (is_folder(n) or not is_hub_id(n))]
+    adapter = EMBEDDED_ADAPTERS.get(config.adapter or config.name) if speech else None
+    return found if adapter is None else [*found, adapter]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from blsp.errors import BlspError, CheckpointError, DownloadError, ModelNotFoundError
 from blsp.models import spec as specs
 from blsp.models.embedded import EMBEDDED_LLMS, QWEN, SMOLLM, part_folder
+from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.models.sources import hub
 from blsp.models.spec import (
     EMBEDDED_ADAPTERS,
@@ -22,8 +23,6 @@ from blsp.models.spec import (
     write_checkpoint_spec,
 )
 from blsp.shown import shown
-from blsp.stages.model_config import ModelConfig
-from blsp.stages.speech_training import model_inputs
 
 
 @pytest.fixture(autouse=True)

