@@ -17,7 +17,7 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
 from blsp.modeling.model import BlspModel
 from blsp.models.load import load_model

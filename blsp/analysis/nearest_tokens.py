@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.waveform import WHISPER_WINDOW_SECONDS, Waveform
-from blsp.decoding.ctc_alignment import align
+from blsp.decoding.search.ctc_alignment import align
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import LetterScores, new_tokens
 from blsp.modeling.model import BlspModel

@@ -1,1 +1,1 @@
-"""What finds words and writes answers: searches, caches, conversations."""
+"""Models at work: conversations, transcripts and translations, token by token."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from blsp.decoding.llm_tree import LlmTree
+from blsp.decoding.search.llm_tree import LlmTree
 from blsp.modeling.model import BlspModel, cut_into_windows
 from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
 

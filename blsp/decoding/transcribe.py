@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from blsp.decoding.batched import generate_batch
-from blsp.decoding.joint import JointConfig
 from blsp.decoding.sampling import GenerationConfig, repeat_limit
+from blsp.decoding.search.joint import JointConfig
 from blsp.instructions import repeat_instruction
 from blsp.modeling.batch import PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel, count_windows, window_batches

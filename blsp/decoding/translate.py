@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from blsp.conversation import Turn
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig, repeat_limit
 from blsp.errors import NoSpeechError
 from blsp.languages import find_language

@@ -10,7 +10,7 @@ import numpy as np
 from blsp.conversation import Turn
 from blsp.data.manifest import Utterance
 from blsp.decoding.batched import generate_texts
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.transcribe import transcribe, transcribe_batch
 from blsp.decoding.translate import Translator

@@ -20,11 +20,11 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
 from blsp.conversation import Turn
-from blsp.decoding.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
-from blsp.decoding.joint import JointConfig, find_words_jointly
-from blsp.decoding.llm_tree import LlmTree
-from blsp.decoding.punctuation import Marks, with_marks
-from blsp.decoding.sentences import Sentence, as_typed
+from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
+from blsp.decoding.search.joint import JointConfig, find_words_jointly
+from blsp.decoding.search.llm_tree import LlmTree
+from blsp.decoding.search.punctuation import Marks, with_marks
+from blsp.decoding.search.sentences import Sentence, as_typed
 from blsp.decoding.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.decoding.text_stream import decode
 from blsp.errors import UnsupportedError

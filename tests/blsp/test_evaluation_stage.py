@@ -21,7 +21,7 @@ from blsp.conversation import Turn
 from blsp.data.line_store import Shard
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.translate import Translation, Translator
 from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError

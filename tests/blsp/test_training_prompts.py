@@ -12,7 +12,7 @@ import torch
 from blsp.conversation import Turn
 from blsp.data.answers.wordings import behaviour_wordings
 from blsp.data.sample import Exchange, Sample
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.prompt_history import Entry
 from blsp.instructions import Instruction
 from blsp.modeling.batch import IGNORED_LABEL, PromptBatch, PromptExample, PromptRow, collate, lay_out, shared_prefix

@@ -29,7 +29,7 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
-from blsp.decoding.ctc_beam import SearchConfig, Words, search_words
+from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
 from blsp.modeling.model import BlspModel
 from voicechat.hearing.endpointing import segment_stream
 from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector

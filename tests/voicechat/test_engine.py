@@ -16,7 +16,7 @@ import pytest
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.kv_cache import CancelledError
 from blsp.decoding.sampling import GenerationConfig, repeat_limit
 from blsp.decoding.spoken_language import SpokenLanguage

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from blsp.decoding.generation import Conversation
+    from blsp.decoding.conversation import Conversation
     from blsp.decoding.sampling import GenerationConfig
     from blsp.decoding.spoken_language import LanguageJudge
     from blsp.decoding.translate import Translation, Translator
@@ -108,7 +108,7 @@ class _LlmConversation:
     language: str | None = None
 
     def __init__(self, model: BlspModel, *, model_name: str, system: str | None) -> None:
-        from blsp.decoding.generation import Conversation
+        from blsp.decoding.conversation import Conversation
 
         self.model = model
         self.model_name = model_name
@@ -148,7 +148,7 @@ class _LlmConversation:
         return self._conversation.reply(self._take(turns, cancel), config, cancel)
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
-        from blsp.decoding.generation import Conversation
+        from blsp.decoding.conversation import Conversation
 
         if self._beside is None:
             self._beside = Conversation(self.model)
@@ -263,7 +263,7 @@ class BlspEngine(_LlmConversation):
 
     def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
         """Start and end of each word, by the letters that the adapter reads."""
-        from blsp.decoding.word_times import word_times
+        from blsp.decoding.search.word_times import word_times
 
         return word_times(self.model, waveform, text)
 

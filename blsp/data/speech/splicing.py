@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE
-from blsp.decoding.ctc_alignment import align
+from blsp.decoding.search.ctc_alignment import align
 from blsp.modeling.letters import LETTERS, letter_labels
 
 _FADE_SAMPLES = SAMPLING_RATE // 200  # 5 ms: no click where two pieces meet

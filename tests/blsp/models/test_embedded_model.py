@@ -12,7 +12,7 @@ import torch
 
 from blsp.audio.read import load_audio
 from blsp.conversation import Turn
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
 from blsp.modeling.packed.fast_decoder import FastDecoder
 from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
@@ -107,7 +107,7 @@ MEMORY = (
     "from blsp.models import cpu_tuning\n"
     "from blsp.audio.read import load_audio\n"
     "from blsp.conversation import Turn\n"
-    "from blsp.decoding.generation import Conversation\n"
+    "from blsp.decoding.conversation import Conversation\n"
     "from blsp.decoding.sampling import GenerationConfig\n"
     "from blsp.models.load import load_model\n"
     "from blsp.models.spec import resolve\n"

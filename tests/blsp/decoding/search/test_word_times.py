@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import blsp.decoding.word_times
+import blsp.decoding.search.word_times
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
-from blsp.decoding.word_times import letter_log_probs, word_times
+from blsp.decoding.search.word_times import letter_log_probs, word_times
 from blsp.modeling.letters import LETTERS
 from blsp.modeling.model import BlspModel
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[3] / "assets"
 SECOND = np.zeros(SAMPLING_RATE, np.float32)
 
 
@@ -38,7 +38,9 @@ def spelling(text: str) -> np.ndarray:
 def test_words_are_where_their_letters_are(
     text: str, expected: list[tuple[float, float]] | None, tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blsp.decoding.word_times, "letter_log_probs", lambda *_: spelling("__hi_ you_"[:4] + " _you_"))
+    monkeypatch.setattr(
+        blsp.decoding.search.word_times, "letter_log_probs", lambda *_: spelling("__hi_ you_"[:4] + " _you_")
+    )
     times = word_times(tiny_model, SECOND, text)
     assert times is None if expected is None else np.allclose(times, expected)  # type: ignore[arg-type]
 

@@ -8,9 +8,9 @@ import torch
 
 from blsp.audio.log_mel import extract_features
 from blsp.conversation import Turn
-from blsp.decoding import batched as batched_generation
+from blsp.decoding import batched
 from blsp.decoding.batched import generate_batch, generate_texts
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import ContextFullError
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
@@ -70,7 +70,7 @@ def conversation_of(model: BlspModel, turns: list[Turn]) -> Conversation:
 def test_rows_that_end_early_leave_the_others_alone(
     stopping_model: BlspModel, prompts: list[list[Turn]], compact_below: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batched_generation, "COMPACT_BELOW", compact_below)
+    monkeypatch.setattr(batched, "COMPACT_BELOW", compact_below)
     config = GenerationConfig(max_new_tokens=30)
     alone = [generate_texts(stopping_model, [turns], config)[0] for turns in prompts]
     assert len({len(text) for text in alone}) > 3

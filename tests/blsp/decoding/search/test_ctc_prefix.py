@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from blsp.decoding.ctc_prefix import CtcPrefixScorer, Prefixes
+from blsp.decoding.search.ctc_prefix import CtcPrefixScorer, Prefixes
 
 
 def read(path: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.decoding.ctc_beam import Words
+from blsp.decoding.search.ctc_beam import Words
 from blsp.decoding.text_stream import decode
 from blsp.modeling.prompt import PlainText
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from blsp.decoding import sentences
-from blsp.decoding.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading
-from blsp.decoding.sentences import as_typed
+from blsp.decoding.search import sentences
+from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading
+from blsp.decoding.search.sentences import as_typed
 from blsp.decoding.text_stream import decode
 from blsp.modeling import model as model_module
 from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores

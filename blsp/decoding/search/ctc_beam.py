@@ -1,7 +1,7 @@
 """Words that an adapter heard: a beam search by its tokens, by the letters it reads on the way, and by whoever else.
 
 Greedy CTC takes the best token of each frame and knows nothing of the frames beside it; letters fail elsewhere than
-tokens do, so that both together read better than either. An LLM may have a say too (`blsp.decoding.joint`).
+tokens do, so that both together read better than either. An LLM may have a say too (`blsp.decoding.search.joint`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.decoding.ctc_prefix import CtcPrefixScorer, Prefixes
+from blsp.decoding.search.ctc_prefix import CtcPrefixScorer, Prefixes
 from blsp.decoding.text_stream import decode
 from blsp.modeling.letters import LETTERS, letter_labels
 

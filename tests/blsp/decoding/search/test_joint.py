@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from blsp.decoding.ctc_beam import Reading, Words
-from blsp.decoding.ctc_prefix import CtcPrefixScorer
-from blsp.decoding.joint import JointConfig, find_words_jointly
-from blsp.decoding.llm_tree import LlmTree
+from blsp.decoding.search.ctc_beam import Reading, Words
+from blsp.decoding.search.ctc_prefix import CtcPrefixScorer
+from blsp.decoding.search.joint import JointConfig, find_words_jointly
+from blsp.decoding.search.llm_tree import LlmTree
 from blsp.decoding.transcribe import transcribe, transcribe_batch
 from blsp.instructions import write_instruction
 from blsp.modeling.adapter import Adapter, AdapterConfig

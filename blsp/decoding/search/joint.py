@@ -2,7 +2,7 @@
 
 The sound alone knows no language; an LLM that is asked after each token, about each beginning, takes longer than the
 speech. So the search goes on by tokens and letters for a few tokens, and what is left then the LLM reads in one pass
-(`blsp.decoding.llm_tree`). Most of what it reads it reads once: beginnings are alike.
+(`blsp.decoding.search.llm_tree`). Most of what it reads it reads once: beginnings are alike.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from blsp.decoding.ctc_beam import Reading, SearchConfig, Speller, Spellings, Words
-from blsp.decoding.ctc_prefix import CtcPrefixScorer, Prefixes
-from blsp.decoding.llm_tree import LlmTree, Path
+from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Speller, Spellings, Words
+from blsp.decoding.search.ctc_prefix import CtcPrefixScorer, Prefixes
+from blsp.decoding.search.llm_tree import LlmTree, Path
 from blsp.modeling.letters import letter_labels
 
 _SPELT = 4

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from blsp.decoding.ctc_beam import Reading
-from blsp.decoding.llm_tree import LlmTree
-from blsp.decoding.punctuation import MARKS, Marks, with_marks
+from blsp.decoding.search.ctc_beam import Reading
+from blsp.decoding.search.llm_tree import LlmTree
+from blsp.decoding.search.punctuation import MARKS, Marks, with_marks
 
 WORDS = [" a", " c", " is"]
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.decoding.ctc_beam import Reading
-from blsp.decoding.llm_tree import LlmTree, Path
-from blsp.decoding.sentences import mark_id
+from blsp.decoding.search.ctc_beam import Reading
+from blsp.decoding.search.llm_tree import LlmTree, Path
+from blsp.decoding.search.sentences import mark_id
 from blsp.decoding.text_stream import decode
 
 MARKS = ",.?!"

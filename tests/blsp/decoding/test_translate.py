@@ -9,7 +9,7 @@ import pytest
 
 import blsp.decoding.translate as module
 from blsp.conversation import Turn
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.translate import Translation, Translator
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from blsp.conversation import Turn
 from blsp.decoding.batched import generate_texts
-from blsp.decoding.generation import Conversation
+from blsp.decoding.conversation import Conversation
 from blsp.decoding.kv_cache import CachedContext, CancelledError, Piece, cancelled_by
-from blsp.decoding.llm_tree import LlmTree
 from blsp.decoding.prompt_history import Entry
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.search.llm_tree import LlmTree
 from blsp.errors import ContextFullError, NoSpeechError
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText

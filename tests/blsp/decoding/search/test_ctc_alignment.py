@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from blsp.decoding.ctc_alignment import align
+from blsp.decoding.search.ctc_alignment import align
 
 
 def random_scores(n_frames: int, n_labels: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from blsp.audio.waveform import SAMPLING_RATE
-from blsp.decoding.ctc_alignment import align
+from blsp.decoding.search.ctc_alignment import align
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 
