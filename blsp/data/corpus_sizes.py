@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from blsp.data.corpora import corpus_named
-from blsp.data.corpora.base import Corpus, Part
+from blsp.data.corpora.corpus import Corpus, Part
 from blsp.data.corpora.generic import Generic
 from blsp.errors import BlspError
 
@@ -71,7 +71,7 @@ def size_of(source: Source, split: str) -> Size:
 
 def _place(corpus: Corpus, source: Source, split: str) -> tuple[Path | None, str | None]:
     """Folder of a split, None if it is not there, and what that means for a run."""
-    from blsp.data.hub_corpora import cached_split
+    from blsp.data.corpora.hub_corpora import cached_split
     from blsp.environment import is_offline
 
     if source.hub:

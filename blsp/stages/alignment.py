@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blsp.data.sources import SourceConfig
+from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.transcripts import Case
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
@@ -171,7 +171,7 @@ def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeec
 
 
 def _samples(manifest: Any, sources: Sequence[SourceConfig], config: AlignmentConfig, watcher: Watcher) -> Any:
-    from blsp.data.samples import load_samples
+    from blsp.data.sample_set import load_samples
 
     samples = load_samples(manifest, sources, config.seed)
     for message in samples.messages:

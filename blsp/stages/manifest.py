@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from blsp.data.corpora import corpus_named
-from blsp.data.corpora.base import Corpus, InstructionPair
+from blsp.data.corpora.corpus import Corpus, InstructionPair
 from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Watcher
@@ -220,7 +220,7 @@ def _pairs(corpus: Corpus, root: Path, split: str, errors: ErrorCount) -> Iterat
 
 def _places(config: ManifestConfig) -> Iterator[tuple[Corpus, Path, str, Mapping[str, str]]]:
     """Every part to read, fetched where it is on the hub."""
-    from blsp.data.hub_corpora import fetch_split
+    from blsp.data.corpora.hub_corpora import fetch_split
 
     for source in config.sources:
         corpus = corpus_named(source.corpus)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from blsp.data.sources import SourceConfig
+from blsp.data.answers.answer_sources import SourceConfig
 from blsp.errors import ConfigError
 from blsp.progress import Watcher
 from blsp.stages.alignment import AlignmentConfig, alignment_inputs, run_alignment, with_behaviours

@@ -13,9 +13,9 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.config import build
 from blsp.conversation import Turn
+from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.manifest import Manifest
-from blsp.data.samples import load_samples
-from blsp.data.sources import SourceConfig
+from blsp.data.sample_set import load_samples
 from blsp.data.speech.encoding import open_cache
 from blsp.data.speech.speech_batch import SpeechConfig, SpeechLoader
 from blsp.decoding.batched import generate_texts

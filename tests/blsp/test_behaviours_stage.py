@@ -26,7 +26,7 @@ from blsp.progress import Silent
 from blsp.stages.behaviours import BehavioursConfig, BehavioursStage
 from blsp.stages.registry import stage_named
 from blsp.stages.writing import load_answerer
-from tests.blsp.test_behaviours import make_manifest, transcripts
+from tests.blsp.data.answers.test_behaviours import make_manifest, transcripts
 
 N_UTTERANCES = 60
 

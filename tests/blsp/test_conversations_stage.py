@@ -14,7 +14,7 @@ from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
 from blsp.stages.conversations import ConversationsConfig, ConversationsStage
 from blsp.stages.registry import stage_named
-from tests.blsp.test_conversations import make_manifest
+from tests.blsp.data.answers.test_conversations import make_manifest
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import soundfile
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.config import build
 from blsp.data.corpora import corpus_named
-from blsp.data.hub_corpora import cached_split, fetch_split
+from blsp.data.corpora.hub_corpora import cached_split, fetch_split
 from blsp.data.manifest import Manifest, load_waveform, read_manifest
 from blsp.errors import ConfigError, DataError, DownloadError
 from blsp.progress import Silent

@@ -16,8 +16,8 @@ from blsp.errors import DataError
 from blsp.instructions import Instruction
 
 if TYPE_CHECKING:
+    from blsp.data.answers.answer_sources import SourceConfig
     from blsp.data.manifest import Manifest
-    from blsp.data.sources import SourceConfig
 
 
 class ConversationSource:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 
 from blsp.data.corpora.alpaca import Alpaca
-from blsp.data.corpora.base import Corpus
 from blsp.data.corpora.bstc import Bstc
 from blsp.data.corpora.common_voice import CommonVoice
+from blsp.data.corpora.corpus import Corpus
 from blsp.data.corpora.covost2 import CoVoST2
 from blsp.data.corpora.fsc import FluentSpeechCommands
 from blsp.data.corpora.generic import Generic

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import Corpus, InstructionPair, Part, SplitFacts
+from blsp.data.corpora.corpus import Corpus, InstructionPair, Part, SplitFacts
 from blsp.data.manifest import ErrorCount, Utterance
 from blsp.errors import DataError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from blsp.data.corpora.base import Corpus, Part, SplitFacts, lines, noted
+from blsp.data.corpora.corpus import Corpus, Part, SplitFacts, lines, noted
 from blsp.data.manifest import Utterance
 
 _SOURCE = "Zhang et al. 2021 give about 68 hours for all; no source found for the split"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, table
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, table
 from blsp.data.manifest import ErrorCount, Utterance
 
 _SOURCE = "common-voice/cv-dataset, datasets/scripted-speech/{}.json"

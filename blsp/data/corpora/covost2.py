@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, read_shard_rows, table
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, read_shard_rows, table
 from blsp.data.manifest import ErrorCount, Utterance
 
 _SOURCE = "dataset card of facebook/covost2, config en_{}"

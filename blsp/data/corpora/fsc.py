@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, first_folder, noted
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, first_folder, noted
 from blsp.data.manifest import Utterance
 from blsp.errors import DataError
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, lines, noted, read_shard_rows, table
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, lines, noted, read_shard_rows, table
 from blsp.data.manifest import ErrorCount, Utterance
 from blsp.errors import DataError
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import Corpus, Part, SplitFacts, noted
+from blsp.data.corpora.corpus import Corpus, Part, SplitFacts, noted
 from blsp.data.manifest import Utterance
 from blsp.errors import DataError
 

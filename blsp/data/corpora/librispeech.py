@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, first_folder, lines, read_shard_rows
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, first_folder, lines, read_shard_rows
 from blsp.data.manifest import Utterance
 
 _SOURCE = "utterances: dataset card of openslr/librispeech_asr; hours: Panayotov et al. 2015, table 1"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, noted
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, noted
 from blsp.data.manifest import Utterance
 from blsp.errors import ConfigError
 

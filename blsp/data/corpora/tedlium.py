@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.corpora.base import UNKNOWN, Corpus, Part, SplitFacts, first_folder, lines, noted, read_shard_rows
+from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, first_folder, lines, noted, read_shard_rows
 from blsp.data.manifest import Utterance
 
 _IGNORED = "ignore_time_segment_in_scoring"

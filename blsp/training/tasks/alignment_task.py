@@ -17,7 +17,7 @@ from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig, plan_epoch
 from blsp.data.manifest import Manifest
 from blsp.data.sample import Sample
-from blsp.data.samples import SampleSet
+from blsp.data.sample_set import SampleSet
 from blsp.data.speech.encoding import encode
 from blsp.data.speech.feature_cache import FeatureCache
 from blsp.data.speech.speech_batch import SpeechBatch, SpeechLoader

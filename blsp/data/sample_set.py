@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from blsp.data.answers.answer_lines import UtteranceKeys
+from blsp.data.answers.answer_sources import AnswerSource, Source, SourceConfig, TranscriptSource
 from blsp.data.answers.conversation_source import ConversationSource
 from blsp.data.answers.wordings import CONVERSATION
 from blsp.data.batching import EpochSamples
 from blsp.data.mixing import assign
 from blsp.data.sample import Sample
-from blsp.data.sources import AnswerSource, Source, SourceConfig, TranscriptSource
 from blsp.errors import DataError
 
 if TYPE_CHECKING:

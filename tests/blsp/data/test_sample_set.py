@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from blsp.data.answers.answer_filter import AnswerFilter
+from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.answers.behaviours import BehaviourLine
 from blsp.data.answers.wordings import asr_instructions
 from blsp.data.batching import BatchingConfig, plan_epoch
 from blsp.data.manifest import Manifest, Utterance, write_manifest
-from blsp.data.samples import SampleSet, load_samples
-from blsp.data.sources import SourceConfig
+from blsp.data.sample_set import SampleSet, load_samples
 from blsp.data.transcripts import speller
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from blsp.conversation import Turn
+from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer
 from blsp.data.answers.conversations import (
     QUESTIONS,
@@ -22,8 +23,7 @@ from blsp.data.answers.conversations import (
     write_conversations,
 )
 from blsp.data.manifest import Manifest, Utterance, write_manifest
-from blsp.data.samples import load_samples
-from blsp.data.sources import SourceConfig
+from blsp.data.sample_set import load_samples
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from blsp.data.corpora.base import Corpus
+from blsp.data.corpora.corpus import Corpus
 from blsp.environment import is_offline
 from blsp.errors import ConfigError, DataError, DownloadError
 
