@@ -11,8 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from blsp.evaluation.metrics import corpus_word_errors
-from blsp.evaluation.normalizers import ENGLISH, normalizer
+from blsp.metrics.corpus_metrics import corpus_word_errors
+from blsp.metrics.normalizers import ENGLISH, normalizer
 
 
 def utterances(corpus: Path, split: str) -> dict[str, tuple[Path, str]]:

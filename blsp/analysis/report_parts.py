@@ -20,8 +20,8 @@ from blsp.analysis.token_picture import HOW_TO_READ, token_picture
 from blsp.data.manifest import Utterance, load_waveform
 from blsp.errors import DataError
 from blsp.evaluation.measures import KL, Measure
-from blsp.evaluation.metric_counts import mean_statistics
 from blsp.evaluation.scores import Figure
+from blsp.metrics.utterance_counts import mean_statistics
 from blsp.report.paper_results import instruction_pair_task, modality_task
 
 AROUND_MEAN = "cosine around the mean"

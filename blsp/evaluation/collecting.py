@@ -11,10 +11,10 @@ from blsp.data.line_store import read_lines
 from blsp.data.manifest import Utterance, read_manifest
 from blsp.errors import DataError
 from blsp.evaluation.measures import COMPARED, Line, Measure, measure, ratio_statistics
-from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.scores import Comparison, Hypothesis, Score
 from blsp.evaluation.statistics import ResamplingConfig, make_mean_score, make_score, paired_test, worst_answers
 from blsp.evaluation.tasks import TaskConfig
+from blsp.metrics.utterance_counts import UtteranceStatistics
 
 MEAN_OVER_DIRECTIONS = ("st/covost2", "st/mustc")
 """Corpora whose directions the paper averages."""

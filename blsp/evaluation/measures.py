@@ -9,17 +9,6 @@ from typing import Any
 import numpy as np
 
 from blsp.data.answers.answer_filter import sentences
-from blsp.evaluation import comet
-from blsp.evaluation.metric_counts import (
-    Array,
-    UtteranceStatistics,
-    accuracy_statistics,
-    bleu_statistics,
-    chrf_statistics,
-    mean_statistics,
-    word_error_statistics,
-)
-from blsp.evaluation.normalizers import ENGLISH, normalizer_for
 from blsp.evaluation.question_answering import (
     accept_rate_statistics,
     agreement,
@@ -29,6 +18,17 @@ from blsp.evaluation.question_answering import (
     read_keys,
 )
 from blsp.evaluation.tasks import ACCURACIES, BESIDE_TYPED, TaskConfig
+from blsp.metrics import comet
+from blsp.metrics.normalizers import ENGLISH, normalizer_for
+from blsp.metrics.utterance_counts import (
+    Array,
+    UtteranceStatistics,
+    accuracy_statistics,
+    bleu_statistics,
+    chrf_statistics,
+    mean_statistics,
+    word_error_statistics,
+)
 
 Line = Mapping[str, Any]
 ALONE = "recogniser alone"

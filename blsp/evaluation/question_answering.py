@@ -15,8 +15,8 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from blsp.data.line_store import read_lines
-from blsp.evaluation.metric_counts import UtteranceStatistics, accuracy_statistics, mean_statistics
-from blsp.evaluation.normalizers import ENGLISH, normalizer
+from blsp.metrics.normalizers import ENGLISH, normalizer
+from blsp.metrics.utterance_counts import UtteranceStatistics, accuracy_statistics, mean_statistics
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel

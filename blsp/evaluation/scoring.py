@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blsp.evaluation.metrics import corpus_word_errors, sacrebleu
-from blsp.evaluation.normalizers import normalizer, normalizer_for
 from blsp.evaluation.question_answering import agreement, agreement_statistics
 from blsp.evaluation.tasks import ACCURACIES, BESIDE_TYPED, TaskConfig
 from blsp.evaluation.understanding import accuracy
+from blsp.metrics.corpus_metrics import corpus_word_errors, sacrebleu
+from blsp.metrics.normalizers import normalizer, normalizer_for
 
 Line = Mapping[str, Any]
 

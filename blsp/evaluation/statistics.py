@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blsp.evaluation.metric_counts import Array, UtteranceStatistics
 from blsp.evaluation.scores import Comparison, Hypothesis, Score
+from blsp.metrics.utterance_counts import Array, UtteranceStatistics
 
 CONFIDENCE = 0.95
 _CELLS_AT_ONCE = 4_000_000

@@ -8,9 +8,9 @@ from functools import partial
 
 from blsp.evaluation.collecting import Collection
 from blsp.evaluation.measures import ALONE, KL
-from blsp.evaluation.metric_counts import UtteranceStatistics
 from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, holm, paired_test
 from blsp.evaluation.tasks import ACCURACIES
+from blsp.metrics.utterance_counts import UtteranceStatistics
 from blsp.report.lay_out import format_interval, format_p_value, format_value
 from blsp.report.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
 from blsp.report.verdicts import HOW, is_equal_enough, verdict

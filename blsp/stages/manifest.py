@@ -251,7 +251,7 @@ def _counted(utterances: Iterator[Utterance], errors: ErrorCount) -> Iterator[Ut
 
 def _filtered(config: ManifestConfig, utterances: Iterator[Utterance], dropped: Counter[str]) -> Iterator[Utterance]:
     """What is wanted, its transcript as it is wanted; the rest is counted by reason."""
-    from blsp.evaluation.normalizers import ENGLISH, NONE, normalizer
+    from blsp.metrics.normalizers import ENGLISH, NONE, normalizer
 
     normalize = normalizer(ENGLISH if config.transcripts == "whisper_english" else NONE)
     limits = config.filter

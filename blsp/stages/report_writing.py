@@ -24,12 +24,13 @@ from blsp.analysis.report_parts import (
 from blsp.data.answers.behaviours import spread
 from blsp.data.manifest import read_manifest
 from blsp.errors import DataError
-from blsp.evaluation import comet, provenance
+from blsp.evaluation import provenance
 from blsp.evaluation.collecting import Answers, Collection, collect, find_worst, make_comparisons, make_scores
 from blsp.evaluation.cost import read_cost
 from blsp.evaluation.measures import into
 from blsp.evaluation.scores import Figure, Report, Score, Table
 from blsp.evaluation.statistics import ResamplingConfig
+from blsp.metrics import comet
 from blsp.progress import Watcher
 from blsp.report.findings import Subject, find
 from blsp.report.lay_out import MISSING, format_value

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from blsp.audio.read import load_audio
 from blsp.config import build
 from blsp.errors import CheckpointError, ConfigError
-from blsp.evaluation.metrics import wer
+from blsp.metrics.corpus_metrics import wer
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.ctc_head import PROJECTOR_NAME, CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel

@@ -28,13 +28,13 @@ from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
 from blsp.evaluation import hypotheses
 from blsp.evaluation.cost import read_cost
 from blsp.evaluation.measures import measure
-from blsp.evaluation.metrics import wer
-from blsp.evaluation.normalizers import normalizer
 from blsp.evaluation.scoring import score
 from blsp.evaluation.sounds import SoundConfig
 from blsp.evaluation.systems import System, forget_systems
 from blsp.evaluation.tasks import TaskConfig
 from blsp.instructions import REPEAT
+from blsp.metrics.corpus_metrics import wer
+from blsp.metrics.normalizers import normalizer
 from blsp.modeling.adapter import Adapter, AdapterConfig, ctc_greedy_tokens
 from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
 from blsp.modeling.model import BlspModel

@@ -7,13 +7,13 @@ import pytest
 
 from blsp.evaluation.collecting import Collection, make_comparisons, make_scores
 from blsp.evaluation.measures import Measure
-from blsp.evaluation.metric_counts import (
+from blsp.evaluation.statistics import ResamplingConfig, paired_test
+from blsp.metrics.utterance_counts import (
     accuracy_statistics,
     bleu_statistics,
     mean_statistics,
     word_error_statistics,
 )
-from blsp.evaluation.statistics import ResamplingConfig, paired_test
 from blsp.report.findings import Subject, find
 from blsp.report.verdicts import HOW, verdict
 

@@ -13,9 +13,9 @@ import pytest
 import sacrebleu as sacrebleu_package
 
 from blsp.evaluation.measures import Measure, alone, measure, ratio_statistics
-from blsp.evaluation.metric_counts import accuracy_statistics, chrf_statistics
-from blsp.evaluation.normalizers import normalizer
 from blsp.evaluation.tasks import TaskConfig
+from blsp.metrics.normalizers import normalizer
+from blsp.metrics.utterance_counts import accuracy_statistics, chrf_statistics
 
 SAID = ["Mister Quilter's manner is not less interesting.", "He has 20 colours, okay?", "yes", "How are you today?"]
 HEARD = ["mr quilters manner is less and less interesting", "he has twenty colors okay", "", "who are you two day"]
@@ -58,7 +58,7 @@ def test_comet_is_computed_where_it_is_installed(monkeypatch: pytest.MonkeyPatch
     model = SimpleNamespace(predict=predict)
     fake = SimpleNamespace(download_model=lambda name: name, load_from_checkpoint=lambda path: model)
     monkeypatch.setitem(sys.modules, "comet", fake)
-    monkeypatch.setattr("blsp.evaluation.comet.is_installed", lambda: True)
+    monkeypatch.setattr("blsp.metrics.comet.is_installed", lambda: True)
     task = TaskConfig(kind="translation", name="st/x-en", target="English")
     found = measure(task, lines(SAID, HEARD), sources=["a", "b", "c", "d"])
     assert values(found)["st/x-en", "COMET"] == pytest.approx(75.0)

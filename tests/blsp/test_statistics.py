@@ -11,14 +11,6 @@ from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest as SacrebleuTest
 
 from blsp.evaluation import statistics
-from blsp.evaluation.metric_counts import (
-    accuracy_statistics,
-    bleu_of_counts,
-    bleu_statistics,
-    mean_statistics,
-    word_error_statistics,
-)
-from blsp.evaluation.metrics import sacrebleu
 from blsp.evaluation.scores import Hypothesis
 from blsp.evaluation.statistics import (
     ResamplingConfig,
@@ -29,6 +21,14 @@ from blsp.evaluation.statistics import (
     make_score,
     paired_test,
     worst_answers,
+)
+from blsp.metrics.corpus_metrics import sacrebleu
+from blsp.metrics.utterance_counts import (
+    accuracy_statistics,
+    bleu_of_counts,
+    bleu_statistics,
+    mean_statistics,
+    word_error_statistics,
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.evaluation.normalizers import ENGLISH, normalizer
+from blsp.metrics.normalizers import ENGLISH, normalizer
 from recipes import embedded_words as words
 from recipes.embedded_texts import OUT, lines, number_words, year_words
 from recipes.question_templates import HELD_OUT, TEMPLATES, requests

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.evaluation.metrics import word_errors
-from blsp.evaluation.normalizers import ENGLISH, normalizer
+from blsp.metrics.corpus_metrics import word_errors
+from blsp.metrics.normalizers import ENGLISH, normalizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, WhisperForConditionalGeneration

@@ -23,8 +23,8 @@ from blsp.data.manifest import Manifest
 from blsp.data.speech.encoding import encode
 from blsp.data.speech.feature_cache import FeatureCache
 from blsp.data.speech.speech_batch import SpeechBatch, SpeechLoader
-from blsp.evaluation.metrics import WordErrors, corpus_word_errors
-from blsp.evaluation.normalizers import normalizer
+from blsp.metrics.corpus_metrics import WordErrors, corpus_word_errors
+from blsp.metrics.normalizers import normalizer
 from blsp.modeling.ctc_head import CtcRecogniser
 from blsp.modeling.letters import letter_labels
 from blsp.models.checkpoint import save_adapter

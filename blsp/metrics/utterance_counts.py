@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blsp.errors import UnsupportedError
-from blsp.evaluation.metrics import sacrebleu, word_errors
-from blsp.evaluation.normalizers import NONE, normalizer
+from blsp.metrics.corpus_metrics import sacrebleu, word_errors
+from blsp.metrics.normalizers import NONE, normalizer
 
 _BLEU_ORDER = 4
 _CHRF_ORDER, _CHRF_BETA = 6, 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 
-from blsp.evaluation.metric_counts import UtteranceStatistics, mean_statistics
+from blsp.metrics.utterance_counts import UtteranceStatistics, mean_statistics
 
 MODEL = "Unbabel/wmt22-comet-da"
 

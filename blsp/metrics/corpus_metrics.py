@@ -78,7 +78,7 @@ def corpus_word_errors(
     Args:
         references: What was said, one text per utterance.
         hypotheses: What was recognised, in the same order.
-        normalize: Applied to both sides first (see `blsp.evaluation.normalizers`).
+        normalize: Applied to both sides first (see `blsp.metrics.normalizers`).
 
     Raises:
         ValueError: The lists differ in length.

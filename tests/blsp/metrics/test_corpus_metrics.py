@@ -8,8 +8,8 @@ from functools import cache
 
 import pytest
 
-from blsp.evaluation.metric_counts import chrf_statistics
-from blsp.evaluation.metrics import WordErrors, corpus_word_errors, sacrebleu, wer, word_errors
+from blsp.metrics.corpus_metrics import WordErrors, corpus_word_errors, sacrebleu, wer, word_errors
+from blsp.metrics.utterance_counts import chrf_statistics
 
 
 @pytest.mark.parametrize(

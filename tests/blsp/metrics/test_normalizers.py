@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blsp.errors import UnsupportedError
-from blsp.evaluation.normalizers import normalizer, normalizer_for
+from blsp.metrics.normalizers import normalizer, normalizer_for
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Texts -> scores: what both training and evaluation count."""
