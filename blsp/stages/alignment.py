@@ -23,7 +23,7 @@ from blsp.stages.speech_training import (
     plan_speech_training,
     use_own_gpu,
 )
-from blsp.training.lora import LoraConfig
+from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.objective_config import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def run_alignment(
 def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeech, watcher: Watcher) -> AlignmentData:
     from blsp.data.transcripts import speller
     from blsp.training.tasks.alignment_task import AlignmentData, SpeechSamples
-    from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
+    from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, transcript_tokens
 
     training = SpeechSamples(speech.training, _samples(speech.training, config.sources, config, watcher), speech.loader)
     held_out: SpeechSamples | None = None

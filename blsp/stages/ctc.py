@@ -119,7 +119,7 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     from blsp.data.transcripts import speller
     from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
     from blsp.training.tasks.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
-    from blsp.training.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens
+    from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens
 
     adapter, encoder = model.adapter, model.encoder
     assert adapter is not None

@@ -23,8 +23,8 @@ from blsp.stages.planning.training_cost import (
     training_bytes,
 )
 from blsp.stages.speech_training import MODEL, use_own_gpu
-from blsp.training.config import TrainingConfig
-from blsp.training.lora import LoraConfig
+from blsp.training.tasks.lora import LoraConfig
+from blsp.training.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from blsp.training.tasks.text_task import TextPair

@@ -195,7 +195,7 @@ def _agree(state: State | None) -> State:
         import torch
         from accelerate import PartialState
 
-        from blsp.training.processes import from_main_process
+        from blsp.training.distributed.processes import from_main_process
 
         PartialState(cpu=not torch.cuda.is_available())  # opens the process group, once
         state = from_main_process(state)

@@ -22,7 +22,7 @@ from blsp.stages.planning.training_cost import (
     speech_amount,
     training_bytes,
 )
-from blsp.training.config import TrainingConfig
+from blsp.training.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from blsp.data.manifest import Manifest

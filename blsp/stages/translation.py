@@ -14,7 +14,7 @@ from blsp.stages.alignment import AlignmentConfig, alignment_inputs, run_alignme
 from blsp.stages.base import Plan, Stage
 from blsp.stages.planning.model_size import ModelSize, model_size
 from blsp.stages.speech_training import MODEL, Work, plan_speech_training
-from blsp.training.lora import LoraConfig
+from blsp.training.tasks.lora import LoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)

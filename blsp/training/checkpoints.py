@@ -19,10 +19,15 @@ from torch import Tensor
 
 from blsp.errors import CheckpointError
 from blsp.storage import damaged_files, read_json, write_json, write_manifest
-from blsp.training.averaging import WeightAverage, trainable_parameters
-from blsp.training.engine import Engine
-from blsp.training.processes import from_main_process, process_rank, publish_folder_together, wait_for_processes
-from blsp.training.sharding import spread_like, whole
+from blsp.training.distributed.engine import Engine
+from blsp.training.distributed.processes import (
+    from_main_process,
+    process_rank,
+    publish_folder_together,
+    wait_for_processes,
+)
+from blsp.training.distributed.sharding import spread_like, whole
+from blsp.training.weight_average import WeightAverage, trainable_parameters
 
 WEIGHTS_NAME, AVERAGE_NAME, OPTIMIZER_NAME = "weights.safetensors", "average.safetensors", "optimizer.pt"
 STATE_NAME = "state.json"

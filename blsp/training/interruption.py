@@ -6,7 +6,7 @@ import signal
 import threading
 from types import FrameType
 
-from blsp.training.processes import process_count
+from blsp.training.distributed.processes import process_count
 
 
 class Interruption:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from blsp.errors import DataError
-from blsp.training.config import TrainingConfig
-from blsp.training.processes import deal, process_count
+from blsp.training.distributed.processes import deal, process_count
 from blsp.training.tasks.task import Batch, Step, TrainingTask
+from blsp.training.training_config import TrainingConfig
 
 _MANY_ROUNDS = 4
 """Micro-batches for each process, from which on it matters little how evenly they are dealt."""

@@ -19,24 +19,24 @@ from torch import Tensor
 from blsp.models.memory import peak_memory_bytes
 from blsp.progress import Watcher
 from blsp.storage import publish_folder
-from blsp.training.averaging import WeightAverage, trainable_parameters
 from blsp.training.checkpoints import Progress, load_checkpoint, remove_unpublished, save_checkpoint
-from blsp.training.config import TrainingConfig
-from blsp.training.engine import Engine
-from blsp.training.guard import StepGuard
-from blsp.training.interruption import Interruption
-from blsp.training.loading import LoadedStep, StepLoader, StepPlan
-from blsp.training.meter import Window
-from blsp.training.processes import (
+from blsp.training.distributed.engine import Engine
+from blsp.training.distributed.processes import (
     from_main_process,
     process_count,
     process_rank,
     sum_over_processes,
     wait_for_processes,
 )
+from blsp.training.guard import StepGuard
+from blsp.training.interruption import Interruption
+from blsp.training.loading import LoadedStep, StepLoader, StepPlan
+from blsp.training.meter import Window
 from blsp.training.run_log import RunLog
 from blsp.training.schedule import learning_rate
 from blsp.training.tasks.task import LossSum, TrainingTask
+from blsp.training.training_config import TrainingConfig
+from blsp.training.weight_average import WeightAverage, trainable_parameters
 
 CHECKPOINTS, BEST, MODEL = "checkpoints", "best", "model"
 """Folders in the run folder: where training can go on, and what `task.save` wrote at the best and at the last step."""

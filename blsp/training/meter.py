@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from blsp.training.processes import gather_from_processes
+from blsp.training.distributed.processes import gather_from_processes
 
 
 @dataclass

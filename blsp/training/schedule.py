@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from blsp.training.config import TrainingConfig
+from blsp.training.training_config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, total: int) -> float:

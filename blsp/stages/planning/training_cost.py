@@ -12,7 +12,7 @@ from pathlib import Path
 from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.known_models import LlmSize
 from blsp.stages.planning.model_size import ModelSize
-from blsp.training.config import TrainingConfig
+from blsp.training.training_config import TrainingConfig
 
 ASSUMED_SECONDS = 5.0
 """Mean length of an utterance where there is no manifest yet: the paper's 8.8 million have about 12,000 hours."""

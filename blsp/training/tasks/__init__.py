@@ -1,1 +1,1 @@
-"""What is trained: objectives, and what they are computed on."""
+"""What is trained: each task has its samples, its loss and what it leaves."""

@@ -29,13 +29,13 @@ from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH
 from blsp.models.checkpoint import save_adapter
 from blsp.models.spec import write_checkpoint_spec
-from blsp.training.lora import LoraConfig, add_lora, check_can_be_saved, is_changed, save_lora
 from blsp.training.product import Product, save_encoder
 from blsp.training.tasks.held_out import held_out_losses, nothing_learnt
+from blsp.training.tasks.lora import LoraConfig, add_lora, check_can_be_saved, is_changed, save_lora
 from blsp.training.tasks.objective_config import ObjectiveConfig
 from blsp.training.tasks.objectives import ctc_loss_sum, distillation_sum
 from blsp.training.tasks.task import LossSum, MicroBatch, Step
-from blsp.training.vocabulary import Transcripts
+from blsp.training.tasks.vocabulary import Transcripts
 
 SHOWN_TOKENS = 64
 """Longest answer that is shown in the log."""

@@ -29,12 +29,12 @@ from blsp.modeling.ctc_head import CtcRecogniser
 from blsp.modeling.letters import letter_labels
 from blsp.models.checkpoint import save_adapter
 from blsp.models.spec import write_checkpoint_spec
-from blsp.training.processes import deal, gather_from_processes
+from blsp.training.distributed.processes import deal, gather_from_processes
 from blsp.training.product import Product
 from blsp.training.tasks.held_out import held_out_losses, nothing_learnt
 from blsp.training.tasks.objectives import ctc_label_loss_sum, ctc_loss_sum
 from blsp.training.tasks.task import LossSum, MicroBatch, Step
-from blsp.training.vocabulary import Transcripts, sample_vocabulary
+from blsp.training.tasks.vocabulary import Transcripts, sample_vocabulary
 
 
 @dataclass(frozen=True)

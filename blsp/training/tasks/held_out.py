@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from blsp.training.processes import deal, gather_from_processes
+from blsp.training.distributed.processes import deal, gather_from_processes
 from blsp.training.tasks.task import Batch, LossSum, MicroBatch
 
 

@@ -23,9 +23,9 @@ from blsp.modeling.prompt import TokenSegment
 from blsp.models.lora_weights import untie_embeddings
 from blsp.models.spec import write_checkpoint_spec
 from blsp.models.transformers_log import quiet_transformers
-from blsp.training.lora import LoraConfig, add_lora, is_changed, merged_state
 from blsp.training.product import Product
 from blsp.training.tasks.held_out import held_out_losses
+from blsp.training.tasks.lora import LoraConfig, add_lora, is_changed, merged_state
 from blsp.training.tasks.task import LossSum, MicroBatch, Step
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from blsp.data.transcripts import as_written, speller
-from blsp.training.vocabulary import readable_tokens
+from blsp.training.tasks.vocabulary import readable_tokens
 
 
 @pytest.mark.parametrize(

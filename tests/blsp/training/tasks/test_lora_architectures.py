@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from blsp.errors import UnsupportedError
 from blsp.models.lora_weights import merge_lora
-from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
+from blsp.training.tasks.lora import LoraConfig, add_lora, merged_state, save_lora
 from tests.blsp.tiny_llms import tiny_llm_of
 
 KINDS = ("falcon", "gemma2", "gpt2", "gpt_neox", "opt", "phi3", "qwen2", "qwen3")

@@ -30,12 +30,12 @@ from blsp.models.spec import ModelSpec, resolve
 from blsp.progress import Silent
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.translation import TranslationConfig, TranslationStage
-from blsp.training.lora import LoraConfig
 from blsp.training.product import Product
 from blsp.training.tasks.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
+from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.objective_config import ObjectiveConfig
 from blsp.training.tasks.objectives import ctc_loss_sum, distillation_sum
-from blsp.training.vocabulary import Transcripts, competing_tokens, transcript_tokens
+from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, transcript_tokens
 from tests.blsp.tiny_speech import TEXTS, write_answers, write_model, write_speech
 
 REPETITION = (SourceConfig("repetition"),)

@@ -19,10 +19,10 @@ from blsp.models.model_config import ModelConfig
 from blsp.models.spec import ModelSpec, adapter_folder, resolve
 from blsp.progress import Silent
 from blsp.stages.instruction_tuning import InstructionTuningConfig, InstructionTuningStage, read_pairs
-from blsp.training.config import TrainingConfig
-from blsp.training.lora import LoraConfig
 from blsp.training.product import Product
+from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.text_task import TextData, TextOptions, TextPair, TextTask
+from blsp.training.training_config import TrainingConfig
 
 PAIRS = [TextPair(f"Say {word}", f"{word}! " * n) for n, word in enumerate(("a", "bee", "sea", "deep", "eel"), 1)]
 OPTIONS = TextOptions(batch_size=2, batching=BatchingConfig(max_seconds=200))

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from tests.blsp import forks
 from tests.blsp.forks import Fork
-from tests.blsp.toy_training import losses, metrics, train_with
+from tests.blsp.training.toy_training import losses, metrics, train_with
 
-SCRIPT = Path(__file__).with_name("toy_training.py")
+SCRIPT = Path(__file__).parents[1] / "toy_training.py"
 
 
 SAME: dict[str, Any] = {"ema_decay": 0.9, "task": {"dropout": 0.0}}

@@ -23,7 +23,7 @@ from blsp.models.spec import resolve
 from blsp.progress import Silent
 from blsp.stages.alignment import AlignmentConfig, AlignmentStage
 from blsp.stages.ctc import CtcConfig, CtcStage
-from blsp.training.vocabulary import Transcripts, competing_tokens, sample_vocabulary
+from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, sample_vocabulary
 from tests.blsp.tiny_speech import TEXTS, write_model, write_speech
 
 MakeSpeech = Callable[..., np.ndarray]

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from blsp.progress import Silent
-from blsp.training.config import TrainingConfig
 from blsp.training.loop import train
 from blsp.training.tasks.task import LossSum, Step
+from blsp.training.training_config import TrainingConfig
 
 WIDTH = 8
 
@@ -147,7 +147,7 @@ def spread_weights_over_cpus() -> None:
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
-    from blsp.training import engine
+    from blsp.training.distributed import engine
 
     PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
     engine._stays_on_cpu = lambda _: False

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from blsp.errors import ConfigError
-from blsp.training.config import TrainingConfig
 from blsp.training.tasks.task import LossSum
+from blsp.training.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.models.lora_weights import CONFIG_NAME, WEIGHTS_NAME, merge_lora
-from blsp.training.lora import LoraConfig, add_lora, merged_state, save_lora
+from blsp.training.tasks.lora import LoraConfig, add_lora, merged_state, save_lora
 
 CONFIG = LoraConfig(rank=4, alpha=8)
 IDS = torch.tensor([[5, 9, 40, 77, 3]])

@@ -17,11 +17,11 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, par
 from torch import Tensor, nn
 
 from blsp.errors import ConfigError
-from blsp.training.averaging import trainable_parameters
-from blsp.training.config import TrainingConfig
-from blsp.training.processes import process_count
-from blsp.training.sharding import configure_deepspeed, configure_fsdp, unspread, whole
+from blsp.training.distributed.processes import process_count
+from blsp.training.distributed.sharding import configure_deepspeed, configure_fsdp, unspread, whole
 from blsp.training.tasks.task import Batch, LossSum
+from blsp.training.training_config import TrainingConfig
+from blsp.training.weight_average import trainable_parameters
 
 
 class Engine:

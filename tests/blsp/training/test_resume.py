@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from blsp.errors import CheckpointError
 from blsp.storage import read_json, write_manifest
-from tests.blsp.toy_training import ToyTask, losses, metrics, run
+from tests.blsp.training.toy_training import ToyTask, losses, metrics, run
 
 pytestmark = pytest.mark.slow  # a second or more each
 

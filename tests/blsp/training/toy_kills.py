@@ -27,7 +27,7 @@ from toy_training import run
 import blsp.storage
 import blsp.training.checkpoints
 
-LOOP = frozenset(map(str, Path(blsp.training.checkpoints.__file__).parent.glob("*.py")))
+LOOP = frozenset(map(str, Path(blsp.training.checkpoints.__file__).parent.rglob("*.py")))
 SAVING = frozenset({blsp.storage.__file__, blsp.training.checkpoints.__file__})
 
 

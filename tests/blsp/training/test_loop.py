@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from blsp.errors import ConfigError, DataError, StorageError, TrainingDivergedError
 from blsp.training import checkpoints
-from blsp.training.config import TrainingConfig
 from blsp.training.loading import StepLoader, StepPlan
 from blsp.training.schedule import learning_rate
-from tests.blsp.toy_training import CONFIG, ToyBatch, ToyTask, losses, metrics, run
+from blsp.training.training_config import TrainingConfig
+from tests.blsp.training.toy_training import CONFIG, ToyBatch, ToyTask, losses, metrics, run
 
 
 def plain_training(task: ToyTask) -> tuple[list[float], dict[str, torch.Tensor]]:
