@@ -11,8 +11,8 @@ from pathlib import Path
 
 from blsp.evaluation.measures import CORRECT
 from blsp.evaluation.scores import Report, Score
-from blsp.report.assemble import read_report
 from blsp.report.lay_out import MISSING, format_interval, format_value
+from blsp.report.report_folder import read_report
 
 SYSTEMS = ("typed", "cascade", "ours")
 """As they are called in recipes/configs/embedded/assistant.yaml."""

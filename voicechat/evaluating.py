@@ -84,8 +84,8 @@ def compare(a: Path, b: Path, html: Path | None, *, overwrite: bool = False) -> 
         UsageError: The page exists, and `overwrite` is false.
         StorageError: The page cannot be written.
     """
-    from blsp.report.assemble import read_report
-    from blsp.report.comparison import compare as compare_reports
+    from blsp.report.compare import compare as compare_reports
+    from blsp.report.report_folder import read_report
     from voicechat.outputs import check_output, write_output
 
     if html is not None:

@@ -1,1 +1,1 @@
-"""What a model makes of speech, measured and drawn: representations, nearest tokens, quality against data."""
+"""What a model makes of speech, measured: representations, nearest tokens, quality against data."""

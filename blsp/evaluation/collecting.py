@@ -12,7 +12,7 @@ from blsp.data.manifest import Utterance, read_manifest
 from blsp.errors import DataError
 from blsp.evaluation.measures import COMPARED, Line, Measure, measure, ratio_statistics
 from blsp.evaluation.scores import Comparison, Hypothesis, Score
-from blsp.evaluation.statistics import ResamplingConfig, make_mean_score, make_score, paired_test, worst_answers
+from blsp.evaluation.significance import ResamplingConfig, make_mean_score, make_score, paired_test, worst_answers
 from blsp.evaluation.tasks import TaskConfig
 from blsp.metrics.utterance_counts import UtteranceStatistics
 

@@ -1,1 +1,1 @@
-"""Results as a page and as Markdown."""
+"""Scores, tests and figures -> one page: found, said in sentences, laid out, and written."""

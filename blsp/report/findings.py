@@ -8,7 +8,7 @@ from functools import partial
 
 from blsp.evaluation.collecting import Collection
 from blsp.evaluation.measures import ALONE, KL
-from blsp.evaluation.statistics import PairedTest, ResamplingConfig, bootstrap_interval, holm, paired_test
+from blsp.evaluation.significance import PairedTest, ResamplingConfig, bootstrap_interval, holm, paired_test
 from blsp.evaluation.tasks import ACCURACIES
 from blsp.metrics.utterance_counts import UtteranceStatistics
 from blsp.report.lay_out import format_interval, format_p_value, format_value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blsp.evaluation.scores import Comparison, Figure, Hypothesis, Report, Score
-from blsp.evaluation.statistics import holm
+from blsp.evaluation.significance import holm
 from blsp.report.paper_results import PAPER_TABLES, PaperColumn, PaperTable
 from blsp.report.verdicts import SIGNIFICANT, relevant_difference
 

@@ -55,7 +55,7 @@ class ReportStage(Stage[ReportConfig]):
         """
         if int(os.environ.get("RANK", "0")) != 0:
             return {}
-        from blsp.report.assemble import write_report
+        from blsp.report.report_folder import write_report
         from blsp.stages.report_writing import make_report
 
         report = make_report(config, watcher)

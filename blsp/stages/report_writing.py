@@ -6,10 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from blsp.analysis.charts import Series, bar_chart, line_charts
 from blsp.analysis.data_size import Curve, validation_curves
-from blsp.analysis.drawing import Labels
-from blsp.analysis.report_parts import (
+from blsp.data.answers.behaviours import spread
+from blsp.data.manifest import read_manifest
+from blsp.errors import DataError
+from blsp.evaluation.collecting import Answers, Collection, collect, find_worst, make_comparisons, make_scores
+from blsp.evaluation.cost import read_cost
+from blsp.evaluation.measures import into
+from blsp.evaluation.scores import Figure, Report, Score, Table
+from blsp.evaluation.significance import ResamplingConfig
+from blsp.metrics import comet
+from blsp.progress import Watcher
+from blsp.report import provenance
+from blsp.report.alignment_parts import (
     ALL_PAIRS,
     AROUND_MEAN,
     GAP,
@@ -21,17 +30,8 @@ from blsp.analysis.report_parts import (
     read_readings,
     token_figures,
 )
-from blsp.data.answers.behaviours import spread
-from blsp.data.manifest import read_manifest
-from blsp.errors import DataError
-from blsp.evaluation import provenance
-from blsp.evaluation.collecting import Answers, Collection, collect, find_worst, make_comparisons, make_scores
-from blsp.evaluation.cost import read_cost
-from blsp.evaluation.measures import into
-from blsp.evaluation.scores import Figure, Report, Score, Table
-from blsp.evaluation.statistics import ResamplingConfig
-from blsp.metrics import comet
-from blsp.progress import Watcher
+from blsp.report.figures.charts import Series, bar_chart, line_charts
+from blsp.report.figures.drawing import Labels
 from blsp.report.findings import Subject, find
 from blsp.report.lay_out import MISSING, format_value
 from blsp.report.paper_results import PAPER_TABLES, modality_task

@@ -20,7 +20,7 @@ from blsp.evaluation.tasks import TaskConfig
 from blsp.modeling.model import BlspModel
 from blsp.models.model_config import ModelConfig
 from blsp.progress import Silent
-from blsp.report.assemble import read_report
+from blsp.report.report_folder import read_report
 from blsp.stages.comparison import slug, without_missing
 from blsp.stages.pipeline import load_recipe, plan_jobs, run_jobs
 from blsp.stages.report_writing import translation_tables

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from blsp.config import write_yaml
 from blsp.evaluation.scores import Report, Score
-from blsp.report.assemble import write_report
+from blsp.report.report_folder import write_report
 from voicechat.cli import app
 
 

@@ -12,7 +12,7 @@ from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 WIDTH = 16
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from blsp.analysis.data_size import Curve
-from blsp.analysis.drawing import Labels, as_figure, bar_style, drawing, format_number, series_style
 from blsp.evaluation.scores import Figure
+from blsp.report.figures.drawing import Labels, as_figure, bar_style, drawing, format_number, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

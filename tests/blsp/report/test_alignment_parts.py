@@ -11,7 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from blsp.analysis.nearest_tokens import match_tokens
-from blsp.analysis.report_parts import (
+from blsp.audio.write import save_audio
+from blsp.data.manifest import Utterance
+from blsp.errors import DataError
+from blsp.modeling.model import BlspModel
+from blsp.report.alignment_parts import (
     ALL_PAIRS,
     AROUND_MEAN,
     SystemReadings,
@@ -19,10 +23,6 @@ from blsp.analysis.report_parts import (
     read_readings,
     token_figures,
 )
-from blsp.audio.write import save_audio
-from blsp.data.manifest import Utterance
-from blsp.errors import DataError
-from blsp.modeling.model import BlspModel
 
 NAMES, N = ["CW", "SR"], 40
 

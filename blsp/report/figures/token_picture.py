@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blsp.analysis.drawing import BLUE, Labels, as_figure, drawing, printable
 from blsp.analysis.nearest_tokens import FrameMatch, TokenMatch, UtteranceMatch
 from blsp.audio.log_mel import log_mel
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.evaluation.scores import Figure
+from blsp.report.figures.drawing import BLUE, Labels, as_figure, drawing, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

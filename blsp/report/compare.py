@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from blsp.evaluation.scores import Report, Score
-from blsp.evaluation.statistics import CONFIDENCE, holm
+from blsp.evaluation.significance import CONFIDENCE, holm
 from blsp.report.html import to_html
 from blsp.report.lay_out import (
     MISSING,

@@ -10,9 +10,9 @@ import pytest
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest as SacrebleuTest
 
-from blsp.evaluation import statistics
+from blsp.evaluation import significance as statistics
 from blsp.evaluation.scores import Hypothesis
-from blsp.evaluation.statistics import (
+from blsp.evaluation.significance import (
     ResamplingConfig,
     bootstrap_interval,
     compare_systems,

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from blsp.analysis import nearest_tokens, similarity
-from blsp.analysis.drawing import Labels
-from blsp.analysis.figures import PointMap, representation_maps, similarity_maps
 from blsp.analysis.projection import tsne
-from blsp.analysis.token_picture import HOW_TO_READ, token_picture
 from blsp.data.manifest import Utterance, load_waveform
 from blsp.errors import DataError
 from blsp.evaluation.measures import KL, Measure
 from blsp.evaluation.scores import Figure
 from blsp.metrics.utterance_counts import mean_statistics
+from blsp.report.figures.drawing import Labels
+from blsp.report.figures.maps import PointMap, representation_maps, similarity_maps
+from blsp.report.figures.token_picture import HOW_TO_READ, token_picture
 from blsp.report.paper_results import instruction_pair_task, modality_task
 
 AROUND_MEAN = "cosine around the mean"

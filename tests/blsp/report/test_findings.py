@@ -7,7 +7,7 @@ import pytest
 
 from blsp.evaluation.collecting import Collection, make_comparisons, make_scores
 from blsp.evaluation.measures import Measure
-from blsp.evaluation.statistics import ResamplingConfig, paired_test
+from blsp.evaluation.significance import ResamplingConfig, paired_test
 from blsp.metrics.utterance_counts import (
     accuracy_statistics,
     bleu_statistics,

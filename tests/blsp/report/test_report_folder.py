@@ -12,9 +12,9 @@ import pytest
 
 from blsp.errors import DataError
 from blsp.evaluation.scores import Comparison, Figure, Hypothesis, Report, Score, Table
-from blsp.report.assemble import html, markdown, read_report, write_report
-from blsp.report.comparison import compare, difference_interval
+from blsp.report.compare import compare, difference_interval
 from blsp.report.paper_results import paper_values
+from blsp.report.report_folder import html, markdown, read_report, write_report
 
 SVG = (
     '<?xml version="1.0"?><!DOCTYPE svg PUBLIC "x" "http://www.w3.org/x.dtd">'

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from blsp.analysis.charts import Series, bar_chart, line_charts
 from blsp.analysis.data_size import Curve, CurvePoint
-from blsp.analysis.drawing import SERIES_COLOURS, Labels, printable, series_style
-from blsp.analysis.figures import PointMap, representation_maps, similarity_maps
 from blsp.analysis.nearest_tokens import FrameMatch, TokenMatch, UtteranceMatch
 from blsp.analysis.similarity import similarity_between_instructions
-from blsp.analysis.token_picture import FRAMES_PER_LINE, token_picture
 from blsp.errors import UnsupportedError
 from blsp.evaluation.scores import Figure
+from blsp.report.figures.charts import Series, bar_chart, line_charts
+from blsp.report.figures.drawing import SERIES_COLOURS, Labels, printable, series_style
+from blsp.report.figures.maps import PointMap, representation_maps, similarity_maps
+from blsp.report.figures.token_picture import FRAMES_PER_LINE, token_picture
 
 pytest.importorskip("matplotlib")
 NAMES = ("CW", "SR")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from blsp.analysis.drawing import (
+from blsp.analysis.similarity import Estimate
+from blsp.evaluation.scores import Figure
+from blsp.report.figures.drawing import (
     BLUE,
     GREY,
     ORANGE,
@@ -22,8 +24,6 @@ from blsp.analysis.drawing import (
     drawing,
     format_number,
 )
-from blsp.analysis.similarity import Estimate
-from blsp.evaluation.scores import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
