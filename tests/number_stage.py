@@ -8,7 +8,7 @@ from typing import Any
 
 from blsp.errors import BlspError
 from blsp.progress import Watcher
-from blsp.stages.base import Plan, Stage, StageConfig
+from blsp.stages.stage import Plan, Stage, StageConfig
 
 RUNS: list[str] = []
 

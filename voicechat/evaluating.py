@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blsp.errors import ConfigError
-from blsp.stages.comparison import without_missing
+from blsp.stages.evaluate.comparison import without_missing
+from blsp.stages.evaluate.report_config import ReportConfig
+from blsp.stages.evaluate.report_stage import PAGE
 from blsp.stages.jobs import Recipe
 from blsp.stages.pipeline import load_recipe
-from blsp.stages.report import PAGE
-from blsp.stages.report_config import ReportConfig
 from blsp.user_paths import names_file
 from voicechat import training
 from voicechat.errors import print_notice

@@ -16,10 +16,10 @@ from blsp.config import field_docs
 from blsp.errors import ConfigError
 from blsp.progress import Watcher
 from blsp.shown import shown
-from blsp.stages.base import Plan
 from blsp.stages.jobs import Job, Recipe
 from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
+from blsp.stages.stage import Plan
 from blsp.user_paths import expand_user, names_file
 from voicechat.signals import on_interruption
 from voicechat.terminal_text import for_stdout, harmless_line

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blsp.stages.base import Stage, StageConfig
+from blsp.stages.stage import Stage, StageConfig
 
 HASHES_NAME = ".hashes.json"
 

@@ -13,10 +13,10 @@ from blsp.config import build, merge, override, read_config_file
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Silent, Watcher
 from blsp.shown import shown
-from blsp.stages.base import Plan
 from blsp.stages.jobs import Job, Recipe, is_made
 from blsp.stages.registry import stage_named
 from blsp.stages.run_folder import Fingerprints, State, end_run, read_result, run_state, set_aside, start_run
+from blsp.stages.stage import Plan
 from blsp.yaml_text import Values
 
 _HEADER = ("about", "needs", "cost")
@@ -40,7 +40,7 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     values = override(read_config_file(path, variables), assignments)
     values = values.without(*_HEADER)
     if is_comparison:
-        from blsp.stages.comparison import comparison_jobs
+        from blsp.stages.evaluate.comparison import comparison_jobs
 
         return Recipe(path, comparison_jobs(path, values, _job), read_header(path))
     jobs = _steps(path, values) if is_pipeline else [_job(None, values, str(path))]

@@ -7,25 +7,25 @@ import importlib
 from typing import Any
 
 from blsp.errors import ConfigError
-from blsp.stages.base import Stage
+from blsp.stages.stage import Stage
 
 STAGES = {
-    "manifest": "blsp.stages.manifest:ManifestStage",
-    "texts": "blsp.stages.texts:TextsStage",
-    "synthesis": "blsp.stages.synthesis:SynthesisStage",
-    "splicing": "blsp.stages.splicing:SplicingStage",
-    "instruction_tuning": "blsp.stages.instruction_tuning:InstructionTuningStage",
-    "behaviours": "blsp.stages.behaviours:BehavioursStage",
-    "conversations": "blsp.stages.conversations:ConversationsStage",
-    "ctc": "blsp.stages.ctc:CtcStage",
-    "alignment": "blsp.stages.alignment:AlignmentStage",
-    "averaging": "blsp.stages.averaging:AveragingStage",
-    "translation": "blsp.stages.translation:TranslationStage",
-    "questions": "blsp.stages.questions:QuestionsStage",
-    "evaluation": "blsp.stages.evaluation:EvaluationStage",
-    "judgement": "blsp.stages.judgement:JudgementStage",
-    "representations": "blsp.stages.representations:RepresentationsStage",
-    "report": "blsp.stages.report:ReportStage",
+    "manifest": "blsp.stages.prepare.manifest_stage:ManifestStage",
+    "texts": "blsp.stages.prepare.texts_stage:TextsStage",
+    "synthesis": "blsp.stages.prepare.synthesis_stage:SynthesisStage",
+    "splicing": "blsp.stages.prepare.splicing_stage:SplicingStage",
+    "instruction_tuning": "blsp.stages.train.instruction_tuning_stage:InstructionTuningStage",
+    "behaviours": "blsp.stages.prepare.behaviours_stage:BehavioursStage",
+    "conversations": "blsp.stages.prepare.conversations_stage:ConversationsStage",
+    "ctc": "blsp.stages.train.ctc_stage:CtcStage",
+    "alignment": "blsp.stages.train.alignment_stage:AlignmentStage",
+    "averaging": "blsp.stages.train.averaging_stage:AveragingStage",
+    "translation": "blsp.stages.train.translation_stage:TranslationStage",
+    "questions": "blsp.stages.prepare.questions_stage:QuestionsStage",
+    "evaluation": "blsp.stages.evaluate.evaluation_stage:EvaluationStage",
+    "judgement": "blsp.stages.evaluate.judgement_stage:JudgementStage",
+    "representations": "blsp.stages.evaluate.representations_stage:RepresentationsStage",
+    "report": "blsp.stages.evaluate.report_stage:ReportStage",
 }
 """In the order of the paper; `module:class`."""
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from blsp import __version__
 from blsp.config import build, read_config_file, to_values, write_yaml
 from blsp.errors import ConfigError
-from blsp.stages.base import Stage, StageConfig
+from blsp.stages.stage import Stage, StageConfig
 from blsp.storage import read_json, sha256_of, storage_errors, write_json_atomically
 
 CONFIG_NAME, STARTED_NAME, RESULT_NAME = "config.yaml", "run.json", "result.json"

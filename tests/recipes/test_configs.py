@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from blsp.stages.base import Plan
 from blsp.stages.jobs import Job
 from blsp.stages.pipeline import load_recipe, plan_jobs
+from blsp.stages.stage import Plan
 from voicechat.training import shipped_configs
 
 CONFIGS = shipped_configs()

@@ -1,1 +1,1 @@
-"""What a stage would cost, before it runs."""
+"""What a stage will cost, found out without doing it: parameters, steps, memory and time."""

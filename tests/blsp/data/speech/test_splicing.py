@@ -19,7 +19,7 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
-from blsp.stages.splicing import SplicingConfig, SplicingStage
+from blsp.stages.prepare.splicing_stage import SplicingConfig, SplicingStage
 from tests.blsp import tiny_speech
 
 RATE = 16_000

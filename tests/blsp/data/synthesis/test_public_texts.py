@@ -15,7 +15,7 @@ from blsp.data.synthesis.public_texts import PUBLIC_TEXTS, read_package, split_s
 from blsp.errors import ChecksumError, ConfigError
 from blsp.models.sources.npm import NpmPackage
 from blsp.progress import Silent
-from blsp.stages.texts import TextsConfig, TextsStage
+from blsp.stages.prepare.texts_stage import TextsConfig, TextsStage
 
 
 def split(text: str, min_words: int = 2, max_words: int = 8) -> list[str]:

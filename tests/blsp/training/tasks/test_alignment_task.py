@@ -28,8 +28,8 @@ from blsp.modeling.model import BlspModel
 from blsp.models.load import load_model
 from blsp.models.spec import ModelSpec, resolve
 from blsp.progress import Silent
-from blsp.stages.alignment import AlignmentConfig, AlignmentStage
-from blsp.stages.translation import TranslationConfig, TranslationStage
+from blsp.stages.train.alignment_stage import AlignmentConfig, AlignmentStage
+from blsp.stages.train.translation_stage import TranslationConfig, TranslationStage
 from blsp.training.product import Product
 from blsp.training.tasks.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
 from blsp.training.tasks.lora import LoraConfig

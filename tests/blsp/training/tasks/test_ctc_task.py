@@ -21,8 +21,8 @@ from blsp.modeling.model import BlspModel
 from blsp.models.load import load_model
 from blsp.models.spec import resolve
 from blsp.progress import Silent
-from blsp.stages.alignment import AlignmentConfig, AlignmentStage
-from blsp.stages.ctc import CtcConfig, CtcStage
+from blsp.stages.train.alignment_stage import AlignmentConfig, AlignmentStage
+from blsp.stages.train.ctc_stage import CtcConfig, CtcStage
 from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, sample_vocabulary
 from tests.blsp.tiny_speech import TEXTS, write_model, write_speech
 

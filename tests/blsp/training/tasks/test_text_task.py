@@ -18,7 +18,7 @@ from blsp.modeling.prompt import PaperPromptTemplate
 from blsp.models.model_config import ModelConfig
 from blsp.models.spec import ModelSpec, adapter_folder, resolve
 from blsp.progress import Silent
-from blsp.stages.instruction_tuning import InstructionTuningConfig, InstructionTuningStage, read_pairs
+from blsp.stages.train.instruction_tuning_stage import InstructionTuningConfig, InstructionTuningStage, read_pairs
 from blsp.training.product import Product
 from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.text_task import TextData, TextOptions, TextPair, TextTask

@@ -1,0 +1,1 @@
+"""Stages that judge: answers, verdicts, representations, and the report of them."""

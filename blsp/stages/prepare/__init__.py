@@ -1,0 +1,1 @@
+"""Stages that make data: manifests, sentences, speech, and answers to transcripts."""

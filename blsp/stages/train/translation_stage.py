@@ -1,0 +1,90 @@
+"""Stage `translation`: encoder, adapter and low-rank changes to the LLM are trained to translate speech."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from blsp.data.answers.answer_sources import SourceConfig
+from blsp.errors import ConfigError
+from blsp.progress import Watcher
+from blsp.stages.planning.model_size import ModelSize, model_size
+from blsp.stages.stage import Plan, Stage
+from blsp.stages.train.alignment_stage import AlignmentConfig, alignment_inputs, run_alignment, with_behaviours
+from blsp.stages.train.speech_training import MODEL, Work, plan_speech_training
+from blsp.training.tasks.lora import LoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationConfig(AlignmentConfig):
+    """What the stage is told."""
+
+    sources: tuple[SourceConfig, ...] = (SourceConfig("translation"),)
+    """What is learnt: translations, one source for each language."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank changes to the LLM."""
+    train_encoder: bool = True
+    """Train the encoder too, as the paper does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_encoder and self.speech.cache_folder is not None:
+            raise ValueError(
+                f"`speech.cache_folder` must be null where the encoder is trained, but is {self.speech.cache_folder}."
+            )
+        if self.objective.distillation > 0:
+            raise ValueError("`objective.distillation` must be 0 where the LLM itself is trained.")
+
+
+class TranslationStage(Stage[TranslationConfig]):
+    """Fine-tuning for translation, from any adapter or from nothing. Source: paper section 5.2."""
+
+    name = "translation"
+    about = "fine-tune encoder, adapter and LLM (LoRA) to translate speech"
+    needs = "a manifest with translations; an adapter to start from, or model.adapter=new"
+    makes = "model/: a BLSP checkpoint with adapter, encoder and low-rank changes to the LLM"
+    config_class = TranslationConfig
+
+    def inputs(self, config: TranslationConfig) -> list[Path]:
+        """Manifests, and models from folders."""
+        return alignment_inputs(config)
+
+    def outputs(self, config: TranslationConfig) -> list[Path]:
+        """The checkpoint."""
+        return [config.out / MODEL]
+
+    def plan(self, config: TranslationConfig) -> Plan:
+        """Samples, steps, parameters, memory and time."""
+        size = model_size(config.model)
+        lora = size.lora(config.lora.rank, config.lora.modules)
+        work = Work(_trained(config, size, lora), trains_llm=lora is not None, trains_encoder=config.train_encoder)
+        plan = with_behaviours(plan_speech_training(config, size, work), config)
+        facts = dict(plan.facts)
+        if lora is not None:
+            facts["of them in LoRA"] = lora
+            if size.parameters is not None:
+                facts["parameters"] = size.parameters + lora
+        missing = [] if importlib.util.find_spec("peft") else ["LoRA needs peft: pip install 'voicechat[train]'"]
+        return replace(plan, facts=facts, problems=[*plan.problems, *missing])
+
+    def run(self, config: TranslationConfig, watcher: Watcher) -> dict[str, Any]:
+        """Train, going on where a killed run stopped.
+
+        Raises:
+            ConfigError: The model carries low-rank changes to its LLM already.
+        """
+        if (lora := config.model.spec().lora) is not None:
+            raise ConfigError(
+                f"{config.model.name} changes its LLM already ({lora}), and a checkpoint holds one such change.",
+                hint="Start from a checkpoint of the stage `alignment`.",
+            )
+        return run_alignment(config, watcher, stage=self.name, trains_encoder=config.train_encoder, lora=config.lora)
+
+
+def _trained(config: TranslationConfig, size: ModelSize, lora: int | None) -> int | None:
+    if size.encoder is None or size.adapter is None or lora is None:
+        return None
+    positions = 1500 * size.encoder.width  # sinusoids, which stay as they are
+    return size.adapter + lora + (size.encoder.parameters - positions if config.train_encoder else 0)
