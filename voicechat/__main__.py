@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command line."""
     gc.disable()  # nothing is garbage yet: a tenth of the time of --help; a command turns it on
     try:
-        from voicechat.process import guarded_process
+        from voicechat.runtime.process import guarded_process
 
         with guarded_process():
             from voicechat.cli import app

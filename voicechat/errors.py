@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.errors import BlspError, CheckpointError, ConfigError, DataError, ModelNotFoundError
-from voicechat.signals import exit_status
-from voicechat.terminal_text import harmless_line
+from voicechat.runtime.signals import exit_status
+from voicechat.runtime.terminal_text import harmless_line
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_MODEL, EXIT_AUDIO_DEVICE = 1, 2, 3, 4
 

@@ -17,7 +17,7 @@ from blsp.stages.pipeline import load_recipe
 from blsp.user_paths import names_file
 from voicechat import training
 from voicechat.errors import print_notice
-from voicechat.terminal_text import for_stdout, harmless_line
+from voicechat.runtime.terminal_text import for_stdout, harmless_line
 
 
 def load(name: str, assignments: Sequence[str]) -> Recipe:
@@ -86,7 +86,7 @@ def compare(a: Path, b: Path, html: Path | None, *, overwrite: bool = False) -> 
     """
     from blsp.report.compare import compare as compare_reports
     from blsp.report.report_folder import read_report
-    from voicechat.outputs import check_output, write_output
+    from voicechat.runtime.outputs import check_output, write_output
 
     if html is not None:
         check_output(html, overwrite=overwrite)

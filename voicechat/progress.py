@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blsp.progress import Progress
-from voicechat.signals import on_interruption
-from voicechat.terminal_text import harmless_line
+from voicechat.runtime.signals import on_interruption
+from voicechat.runtime.terminal_text import harmless_line
 
 
 @contextmanager

@@ -24,13 +24,13 @@ from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
 from voicechat.piped_input import first_bytes
 from voicechat.progress import show_progress
+from voicechat.runtime.signals import at_first_signal
 from voicechat.sessions.history import SessionHeader, StoredSession
 from voicechat.sessions.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
 from voicechat.sessions.recording import SessionRecording, open_recording, restored_turns
 from voicechat.sessions.session import Session
 from voicechat.sessions.slash_commands import complete_line
 from voicechat.settings import Detector, Settings
-from voicechat.signals import at_first_signal
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
 from voicechat.ui.plain import JsonView, PlainView, View

@@ -21,8 +21,8 @@ from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, ru
 from blsp.stages.registry import STAGES, stage_named
 from blsp.stages.stage import Plan
 from blsp.user_paths import expand_user, names_file
-from voicechat.signals import on_interruption
-from voicechat.terminal_text import for_stdout, harmless_line
+from voicechat.runtime.signals import on_interruption
+from voicechat.runtime.terminal_text import for_stdout, harmless_line
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 

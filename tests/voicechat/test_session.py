@@ -668,11 +668,11 @@ def test_words_that_were_understood_are_kept_and_saved(tmp_path: Path) -> None:
 
 
 def test_a_microphone_that_comes_back_listens_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicechat.reopening.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("voicechat.runtime.reopening.FIRST_PAUSE_SECONDS", 0.01)
     view, engine = Waiter(), ScriptedEngine(["First.", "Second."])
     first = ScriptedSource([(600, LOUD), (900, QUIET), view.until(TurnEnded)], loses_device=True)
     silent = ScriptedSource([], name="opens, but nothing comes", has_started=False)
-    monkeypatch.setattr("voicechat.reopening.START_SECONDS", 0.1)
+    monkeypatch.setattr("voicechat.runtime.reopening.START_SECONDS", 0.1)
     second = ScriptedSource([(600, LOUD), (900, QUIET), view.until(TurnEnded, 2)], name="another microphone")
     attempts = iter([AudioDeviceError("still gone"), silent, OSError("driver"), second])
 

@@ -303,7 +303,7 @@ def test_a_lost_loudspeaker_leaves_the_text() -> None:
 
 
 def test_a_loudspeaker_that_comes_back_speaks_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicechat.reopening.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("voicechat.runtime.reopening.FIRST_PAUSE_SECONDS", 0.01)
     sink, other = FakeSink(), FakeSink()
     other.name = "other"
     attempts = iter([AudioDeviceError("still gone"), other])

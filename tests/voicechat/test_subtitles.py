@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from voicechat.files.cues import CueLimits, Segment, plain_line
 from voicechat.files.subtitles import WRITERS, Transcript
-from voicechat.process import ESCAPED
+from voicechat.runtime.process import ESCAPED
 
 TRANSCRIPT = Transcript(
     file="talk.wav",

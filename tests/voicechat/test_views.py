@@ -29,7 +29,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.terminal_text import harmless
+from voicechat.runtime.terminal_text import harmless
 from voicechat.ui.live import REFRESH_SECONDS, LiveView
 from voicechat.ui.plain import JsonView, PlainView
 

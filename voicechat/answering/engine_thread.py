@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from voicechat.worker import Job, Worker
+from voicechat.runtime.worker import Job, Worker
 
 if TYPE_CHECKING:
     from blsp.conversation import Turn

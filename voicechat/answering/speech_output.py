@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from voicechat.errors import VoiceChatError
-from voicechat.reopening import open_again
-from voicechat.worker import Worker
+from voicechat.runtime.reopening import open_again
+from voicechat.runtime.worker import Worker
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from voicechat.terminal_text import harmless_line
+from voicechat.runtime.terminal_text import harmless_line
 
 EPILOG = """[bold]Examples[/bold]
 

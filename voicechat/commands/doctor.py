@@ -16,8 +16,8 @@ from voicechat.options import (
     ModelOption,
     ModelOptions,
 )
+from voicechat.runtime.terminal_text import harmless_line
 from voicechat.settings import load_settings
-from voicechat.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voicechat.errors import UsageError, VoiceChatError, print_warning
-from voicechat.terminal_text import for_stdout, harmless_line
+from voicechat.runtime.terminal_text import for_stdout, harmless_line
 
 if TYPE_CHECKING:
     from voicechat.sessions.history import TurnRecord
@@ -116,7 +116,7 @@ def delete(
 
 
 def _print_export(name: str | None, to: Format, output: Path | None, *, overwrite: bool = False) -> None:
-    from voicechat.outputs import check_output, write_output
+    from voicechat.runtime.outputs import check_output, write_output
     from voicechat.sessions.export import export_session
     from voicechat.sessions.history import list_sessions, load_session
 

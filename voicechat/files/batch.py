@@ -19,9 +19,9 @@ from voicechat.files.journal import Written
 from voicechat.files.results import OutputOptions, ResultSink, Task, plan_jobs
 from voicechat.files.transcription import RecordingOptions, WordTimes, Writer, write_segments
 from voicechat.languages import foreign_speech
-from voicechat.outputs import ExistsError, UnusableNameError
-from voicechat.signals import on_interruption
-from voicechat.terminal_text import harmless_line
+from voicechat.runtime.outputs import ExistsError, UnusableNameError
+from voicechat.runtime.signals import on_interruption
+from voicechat.runtime.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress

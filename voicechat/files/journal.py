@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from voicechat.outputs import output_error, write_output
+from voicechat.runtime.outputs import output_error, write_output
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform

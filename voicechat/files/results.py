@@ -15,7 +15,7 @@ from voicechat.errors import UsageError, print_notice
 from voicechat.files.cues import CueLimits, Segment
 from voicechat.files.journal import Journal
 from voicechat.files.subtitles import CUE_FORMATS, WRITERS, Transcript, txt_line
-from voicechat.outputs import (
+from voicechat.runtime.outputs import (
     UnusableNameError,
     check_output,
     file_ids,
@@ -24,7 +24,7 @@ from voicechat.outputs import (
     output_stems,
     write_output,
 )
-from voicechat.terminal_text import for_stdout, harmless_line
+from voicechat.runtime.terminal_text import for_stdout, harmless_line
 
 ALL_FORMATS = "all"
 PART_SUFFIX = ".part.jsonl"

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from voicechat.hearing.audio_io import FrameSource, HeardFrame
-from voicechat.reopening import open_again
+from voicechat.runtime.reopening import open_again
 
 
 class SourcePump:

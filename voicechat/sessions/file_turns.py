@@ -8,9 +8,9 @@ from pathlib import Path
 from blsp.audio.read import MAX_WAVEFORM_SECONDS, stream_audio
 from voicechat.events import Notice
 from voicechat.hearing.listener import ListeningStopped, MakeVad, speech_in
+from voicechat.runtime.terminal_text import harmless_line
+from voicechat.runtime.worker import Job
 from voicechat.sessions.inbox import FileHeard, FileTurn, InboxItem, Remark
-from voicechat.terminal_text import harmless_line
-from voicechat.worker import Job
 
 
 class FileTurns:

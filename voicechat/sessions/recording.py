@@ -12,6 +12,7 @@ from blsp.conversation import Turn
 from blsp.errors import BlspError
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.events import Notice
+from voicechat.runtime.worker import Worker
 from voicechat.sessions.history import (
     SessionHeader,
     SessionWriter,
@@ -23,7 +24,6 @@ from voicechat.sessions.history import (
     new_session_name,
     sessions_folder,
 )
-from voicechat.worker import Worker
 
 SPEECH_NOT_KEPT = "(I said something that was not kept.)"
 """Stands for a spoken turn without its audio, so that the conversation keeps its order."""

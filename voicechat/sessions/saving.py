@@ -8,7 +8,7 @@ from pathlib import Path
 from blsp.errors import StorageError
 from voicechat.errors import VoiceChatError
 from voicechat.events import Notice
-from voicechat.outputs import ExistsError, check_output, write_output
+from voicechat.runtime.outputs import ExistsError, check_output, write_output
 from voicechat.sessions.export import export_turns
 from voicechat.sessions.history import TurnRecord
 

@@ -59,6 +59,7 @@ from voicechat.hearing.listener import (
 )
 from voicechat.hearing.source_pump import SourcePump
 from voicechat.hearing.vad import SpeechDetector, level_dbfs
+from voicechat.runtime.signals import on_interruption
 from voicechat.sessions.dialogue import Dialogue
 from voicechat.sessions.failures import Failures
 from voicechat.sessions.file_turns import FileTurns, file_name
@@ -78,7 +79,6 @@ from voicechat.sessions.inbox import (
 from voicechat.sessions.recording import SessionRecording, TolerantRecording
 from voicechat.sessions.saving import SavedFiles
 from voicechat.sessions.slash_commands import SlashCommand, parse_line
-from voicechat.signals import on_interruption
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig

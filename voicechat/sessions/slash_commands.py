@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from blsp.user_paths import expand_user
 from voicechat.events import Notice
-from voicechat.terminal_text import harmless_line
+from voicechat.runtime.terminal_text import harmless_line
 
 if TYPE_CHECKING:
     from voicechat.sessions.session import Session

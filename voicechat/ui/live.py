@@ -29,7 +29,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.terminal_text import harmless, harmless_line
+from voicechat.runtime.terminal_text import harmless, harmless_line
 from voicechat.ui.plain import found_line, started_line
 
 if TYPE_CHECKING:

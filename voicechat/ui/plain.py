@@ -24,7 +24,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.terminal_text import harmless, harmless_json, harmless_line
+from voicechat.runtime.terminal_text import harmless, harmless_json, harmless_line
 
 
 class View(Protocol):

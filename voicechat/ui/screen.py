@@ -28,7 +28,7 @@ from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import Output
 
-from voicechat.terminal_text import harmless
+from voicechat.runtime.terminal_text import harmless
 from voicechat.ui.terminal import (
     TerminalSettings,
     breaks_rows_anew,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from voicechat.terminal_text import harmless, harmless_line
+from voicechat.runtime.terminal_text import harmless, harmless_line
 
 PLAIN_SECONDS = 15.0
 """Pause between two lines about the same step where no bar can be drawn."""

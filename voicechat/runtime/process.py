@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from voicechat.errors import EXIT_FAILURE, OutputError, print_error
-from voicechat.signals import exit_status, leave, watch_signals
+from voicechat.runtime.signals import exit_status, leave, watch_signals
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -16,7 +16,7 @@ from blsp.errors import BlspError
 from voicechat.cli import app
 from voicechat.errors import print_error, reason
 from voicechat.hearing.audio_devices import Device
-from voicechat.terminal_text import for_stdout, harmless, harmless_json, harmless_line
+from voicechat.runtime.terminal_text import for_stdout, harmless, harmless_json, harmless_line
 
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 TEXT = st.text(st.characters(), max_size=40) | st.text(st.sampled_from("a \t\r\n\x1b[2J\x07\x85\u2028\u202e\udcffü"))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from voicechat.worker import Worker
+from voicechat.runtime.worker import Worker
 
 
 @pytest.mark.parametrize("failure", [ValueError("x"), MemoryError(), SystemExit(1), KeyboardInterrupt()])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blsp.errors import StorageError
 from voicechat.errors import UsageError
-from voicechat.outputs import UnusableNameError, check_output, file_ids, output_stems, write_output
+from voicechat.runtime.outputs import UnusableNameError, check_output, file_ids, output_stems, write_output
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_else(tmp_path: Path) -> None:

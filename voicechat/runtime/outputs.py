@@ -18,7 +18,7 @@ from blsp.errors import StorageError
 from blsp.storage import atomic_file
 from blsp.temporaries import temporary
 from voicechat.errors import UsageError, VoiceChatError
-from voicechat.process import ESCAPED
+from voicechat.runtime.process import ESCAPED
 
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _HASH_CHARACTERS = 8

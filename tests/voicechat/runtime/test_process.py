@@ -15,8 +15,8 @@ import pytest
 
 from voicechat.sessions.history import load_session
 
-ROOT = Path(__file__).parents[2]
-GUARDED = "import sys, os\nfrom voicechat.process import guarded_process\nwith guarded_process():\n    "
+ROOT = Path(__file__).parents[3]
+GUARDED = "import sys, os\nfrom voicechat.runtime.process import guarded_process\nwith guarded_process():\n    "
 CLOSED = "Error: Standard output is closed, so that there is no place for the results.\n"
 FULL = "Error: The results cannot be written to standard output: No space left on device.\n"
 
@@ -80,7 +80,7 @@ def test_bytes_on_standard_input_that_are_no_text() -> None:
     )
 
 
-IMPORTS = "import os, signal, sys, tempfile, time\nfrom voicechat.process import guarded_process\n"
+IMPORTS = "import os, signal, sys, tempfile, time\nfrom voicechat.runtime.process import guarded_process\n"
 HEARS = (
     IMPORTS + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)\n"
@@ -131,7 +131,7 @@ def test_a_signal_ends_what_python_cannot_interrupt(number: signal.Signals, stat
         "from pathlib import Path\n"
         "from blsp.storage import atomic_file, publish_folder\n"
         "from blsp.temporaries import temporary_folder\n"
-        "from voicechat.signals import on_interruption\n"
+        "from voicechat.runtime.signals import on_interruption\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "with guarded_process(), on_interruption(lambda: print('kept')),\\\n"
         "        on_interruption(lambda: print('told', file=sys.stderr)), temporary_folder('a', folder) as a,\\\n"
@@ -180,7 +180,7 @@ def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> No
 
 def test_a_second_ctrl_c_ends_even_the_tidying() -> None:
     body = (
-        "from voicechat.signals import on_interruption\n"
+        "from voicechat.runtime.signals import on_interruption\n"
         "def tidy():\n"
         "    print('tidying', flush=True)\n"
         "    time.sleep(600)\n"
@@ -202,7 +202,7 @@ def test_a_second_ctrl_c_ends_even_the_tidying() -> None:
 @pytest.mark.parametrize("computes", ["time.sleep(60)", COMPUTES])
 def test_what_is_undone_on_an_interruption_is_undone_once(computes: str) -> None:
     body = (
-        "from voicechat.signals import on_interruption\n"
+        "from voicechat.runtime.signals import on_interruption\n"
         "with guarded_process(), on_interruption(lambda: print('outer')):\n"
         "    with on_interruption(lambda: print('over')): pass\n"
         "    with on_interruption(lambda: print('inner')):\n"
