@@ -22,8 +22,6 @@ from voicechat.hearing.audio_devices import PortAudioMissingError, find_device, 
 from voicechat.hearing.audio_io import Microphone, Speaker
 from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
-from voicechat.piped_input import first_bytes
-from voicechat.progress import show_progress
 from voicechat.runtime.signals import at_first_signal
 from voicechat.sessions.history import SessionHeader, StoredSession
 from voicechat.sessions.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
@@ -33,7 +31,9 @@ from voicechat.sessions.slash_commands import complete_line
 from voicechat.settings import Detector, Settings
 from voicechat.ui.keyboard import has_line_input, read_lines
 from voicechat.ui.live import LiveView
+from voicechat.ui.piped_input import first_bytes
 from voicechat.ui.plain import JsonView, PlainView, View
+from voicechat.ui.progress import show_progress
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig

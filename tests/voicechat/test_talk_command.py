@@ -24,10 +24,10 @@ from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.audio_devices import Device
 from voicechat.options import ModelOptions
-from voicechat.piped_input import first_bytes
 from voicechat.sessions.history import locked_session
 from voicechat.talk import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
+from voicechat.ui.piped_input import first_bytes
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SECONDS = re.compile(r"\b[12]\.\d s")

@@ -360,7 +360,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
 
     def load() -> LoadedWriter:
         from voicechat.answering.engine import load_engine
-        from voicechat.progress import show_progress
+        from voicechat.ui.progress import show_progress
 
         with show_progress() as progress:
             if sys.stderr.isatty():  # a spinner; a log needs no such line

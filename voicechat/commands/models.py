@@ -123,7 +123,7 @@ def download(
 ) -> None:
     """Fetch a model's parts, so that it works without network afterwards; damaged files are made anew."""
     from blsp.models.spec import fetch_parts
-    from voicechat.progress import show_progress
+    from voicechat.ui.progress import show_progress
 
     spec = ModelOptions.from_flags(model=name, encoder=encoder, llm=llm, adapter=adapter).spec()
     with show_progress() as progress:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from voicechat.errors import UsageError
-from voicechat.piped_input import check_text
+from voicechat.ui.piped_input import check_text
 
 
 def read_lines(

@@ -6,7 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from voicechat.progress import PlainProgress, RichProgress, show_progress
+from voicechat.ui.progress import PlainProgress, RichProgress, show_progress
 
 
 def test_a_pipe_gets_one_line_a_step(capsys: pytest.CaptureFixture[str]) -> None:
