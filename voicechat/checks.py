@@ -229,7 +229,7 @@ def measure_level(input_device: str | None) -> Check:
     """Listen for two seconds."""
     import numpy as np
 
-    from voicechat.hearing.audio_io import FRAME_SECONDS, Microphone
+    from voicechat.hearing.microphone import FRAME_SECONDS, Microphone
 
     microphone = Microphone(input_device)
     heard: list[npt.NDArray[np.int16]] = []

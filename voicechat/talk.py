@@ -19,7 +19,8 @@ from voicechat.answering.speech_output import SpeechOutput, load_voice
 from voicechat.errors import EXIT_FAILURE, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.hearing.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
-from voicechat.hearing.audio_io import Microphone, Speaker
+from voicechat.hearing.microphone import Microphone
+from voicechat.hearing.speaker import Speaker
 from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
 from voicechat.runtime.signals import at_first_signal

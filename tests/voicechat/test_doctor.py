@@ -19,7 +19,7 @@ from voicechat import checks
 from voicechat.checks import Check, check_audio, check_folders, check_memory, check_model, judge_level, run_checks
 from voicechat.cli import app
 from voicechat.errors import AudioDeviceError
-from voicechat.hearing import audio_devices, audio_io
+from voicechat.hearing import audio_devices, microphone
 from voicechat.hearing.audio_devices import Device
 from voicechat.options import ModelOptions
 
@@ -153,15 +153,15 @@ def test_the_level_test_listens_for_two_seconds(sound_card: list[Device], monkey
         def __init__(self, wanted: str | None) -> None:
             log.append(wanted)
 
-        def frames(self) -> Iterator[audio_io.HeardFrame]:
+        def frames(self) -> Iterator[microphone.HeardFrame]:
             while True:
                 log.append("frame")
-                yield audio_io.HeardFrame(np.full(480, 3277, np.int16), 0.0)
+                yield microphone.HeardFrame(np.full(480, 3277, np.int16), 0.0)
 
         def close(self) -> None:
             log.append("closed")
 
-    monkeypatch.setattr(audio_io, "Microphone", Microphone)
+    monkeypatch.setattr(microphone, "Microphone", Microphone)
     found = list(check_audio("Mic", level_test=True))[-1]
     assert found == Check("level", "ok", "-20 dBFS on average, -20 dBFS at the peak")
     assert (log[0], log.count("frame"), log[-1]) == ("Mic", 67, "closed")

@@ -39,7 +39,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.hearing.audio_io import HeardFrame
+from voicechat.hearing.microphone import HeardFrame
 from voicechat.sessions.failures import HINT_BUG
 from voicechat.sessions.history import SessionHeader, load_session
 from voicechat.sessions.inbox import AudioFile, InputEnded, StopRequested, TypedLine

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from voicechat.hearing.audio_io import FrameSink
+    from voicechat.hearing.speaker import FrameSink
 
     Synthesize = Callable[[str], tuple[npt.NDArray[np.float32], int]]
     """Sentence -> mono waveform, float32 (N,), and its rate (Hz)."""

@@ -14,6 +14,10 @@ from voicechat.errors import AudioDeviceError
 Direction = Literal["input", "output"]
 T = TypeVar("T")
 
+LOST_AFTER_SECONDS = 3.0
+"""A device that neither delivers nor takes anything for so long is taken for unplugged."""
+LOST_AFTER_WAITS = 6
+"""In so many parts: a program that was suspended meanwhile has waited for one of them only."""
 _open_streams: list[Any] = []
 _reopening = threading.Lock()
 """PortAudio is not safe for two threads that open devices, and must not start anew while one does."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.conversation import Turn
-from voicechat.hearing.audio_io import HeardFrame
 from voicechat.hearing.endpointing import (
     EndpointingSettings,
     SilenceHint,
@@ -20,6 +19,7 @@ from voicechat.hearing.endpointing import (
     UtteranceSegmenter,
     segment_stream,
 )
+from voicechat.hearing.microphone import HeardFrame
 from voicechat.hearing.vad import FrameClassifier
 
 MAX_TURN_SECONDS = 120.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from voicechat.hearing.audio_io import FrameSource, HeardFrame
+from voicechat.hearing.microphone import FrameSource, HeardFrame
 from voicechat.runtime.reopening import open_again
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio.speech_gate import FRAME_SAMPLES as FRAME_SAMPLES
-from blsp.audio.speech_gate import LevelControl, SileroVad
+from blsp.audio.speech_gate import FRAME_SAMPLES, LevelControl, SileroVad
 from blsp.audio.waveform import SAMPLING_RATE, from_pcm16
 
 if TYPE_CHECKING:

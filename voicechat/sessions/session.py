@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
     from voicechat.answering.engine import ChatEngine
     from voicechat.answering.speech_output import SpeechOutput
-    from voicechat.hearing.audio_io import FrameSource, HeardFrame
+    from voicechat.hearing.microphone import FrameSource, HeardFrame
 
 FRAMES_PER_LEVEL = 3
 """The level meter moves every 90 ms."""

@@ -1,7 +1,7 @@
 """Measure the voice activity detector: hits and false alarms per frame, and noise clips that give an utterance.
 
 Needs: vad_labelled, noise_esc10 and noise_music in VOICECHAT_DATA.
-Run: PYTHONPATH=. python tests/voicechat/vad_rates.py
+Run: PYTHONPATH=. python tests/voicechat/hearing/vad_rates.py
 Prints one JSON line a mode. hit_percent and false_alarm_percent are frames of vad_labelled; the others are frames,
 and clips in which an utterance would start, of noise (noise_esc10, noise_music and hiss).
 """
@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from blsp.audio.read import load_audio
+from blsp.audio.speech_gate import FRAME_SAMPLES
 from blsp.audio.waveform import to_pcm16
 from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import FRAME_MS, FRAME_SAMPLES, SpeechDetector
+from voicechat.hearing.vad import FRAME_MS, SpeechDetector
 
 Clip = tuple[dict[str, str], np.ndarray]
 

@@ -1,4 +1,4 @@
-"""Microphone and loudspeaker, behind two small protocols.
+"""Microphone, or a file in its place, behind a small protocol.
 
 A device is opened at its native rate, because much hardware refuses 16 kHz, and resampled here. PortAudio is loaded
 when a device is first asked for: everything that reads files works without it.
@@ -10,7 +10,6 @@ import contextlib
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,20 @@ import numpy.typing as npt
 
 from blsp.audio.read import stream_audio
 from blsp.audio.resample import Resampler
-from blsp.audio.waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
+from blsp.audio.speech_gate import FRAME_SAMPLES
+from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
 from voicechat.errors import AudioDeviceError
-from voicechat.hearing.audio_devices import close_stream, find_device, load_portaudio, open_stream
-from voicechat.hearing.vad import FRAME_SAMPLES, Frame
+from voicechat.hearing.audio_devices import (
+    LOST_AFTER_SECONDS,
+    LOST_AFTER_WAITS,
+    close_stream,
+    find_device,
+    load_portaudio,
+    open_stream,
+)
+from voicechat.hearing.vad import Frame
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
-LOST_AFTER_SECONDS = 3.0
-"""A device that neither delivers nor takes anything for so long is taken for unplugged."""
-_LOST_AFTER_WAITS = 6
-"""In so many parts: a program that was suspended meanwhile has waited for one of them only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,39 +62,6 @@ class FrameSource(Protocol):
 
     def close(self) -> None:
         """Stop; safe to call twice and from another thread."""
-        ...
-
-
-class FrameSink(Protocol):
-    """Where sound goes."""
-
-    name: str
-
-    def play(self, waveform: Waveform, sampling_rate: int) -> None:
-        """Queue a piece of sound, mono float32 (N,); returns at once."""
-        ...
-
-    def stop(self) -> int:
-        """Fall silent at once; gives the number of pieces since the last `stop` that were heard to the end."""
-        ...
-
-    @property
-    def is_playing(self) -> bool:
-        """Whether anything is left to be heard."""
-        ...
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the device is gone: nothing more will be heard."""
-        ...
-
-    @property
-    def has_started(self) -> bool:
-        """Whether it has taken any sound, be it silence."""
-        ...
-
-    def close(self) -> None:
-        """Release the device; safe to call twice."""
         ...
 
 
@@ -172,9 +142,9 @@ class Microphone:
 
     def _next_block(self) -> tuple[npt.NDArray[np.int16], float] | None:
         """What was heard next; None if the device is lost or closed."""
-        for _ in range(_LOST_AFTER_WAITS):
+        for _ in range(LOST_AFTER_WAITS):
             with contextlib.suppress(queue.Empty):
-                return self._blocks.get(timeout=LOST_AFTER_SECONDS / _LOST_AFTER_WAITS)
+                return self._blocks.get(timeout=LOST_AFTER_SECONDS / LOST_AFTER_WAITS)
         return None
 
     @property
@@ -228,85 +198,3 @@ class WavSource:
     def close(self) -> None:
         """Stop."""
         self._is_closed.set()
-
-
-class Speaker:
-    """A loudspeaker, open from construction until `close`.
-
-    Args:
-        wanted: As in `find_device`.
-
-    Raises:
-        AudioDeviceError: There is none, or it does not open.
-    """
-
-    def __init__(self, wanted: str | None = None) -> None:
-        sd = load_portaudio()
-        device = find_device(wanted, "output")
-        self.name = device.name
-        self.sampling_rate = device.sampling_rate
-        self._lock = threading.Lock()
-        self._pieces: deque[Waveform] = deque()
-        self._position = 0  # in the first piece
-        self._n_finished = 0
-        self._has_started = False
-        self._pulled_at = self._asked_at = time.monotonic()
-        self._has_ended = threading.Event()
-        self._stream = open_stream(sd.OutputStream, device, "output", self._give, self._has_ended.set)
-
-    def play(self, waveform: Waveform, sampling_rate: int) -> None:
-        """Queue a piece of sound, mono float32 (N,)."""
-        import soxr
-
-        resampled = soxr.resample(waveform, sampling_rate, self.sampling_rate).astype(np.float32)
-        with self._lock:
-            self._pieces.append(resampled)
-
-    def stop(self) -> int:
-        """Fall silent at once; gives the number of pieces since the last `stop` that were heard to the end."""
-        with self._lock:
-            self._pieces.clear()
-            self._position = 0
-            finished, self._n_finished = self._n_finished, 0
-        return finished
-
-    @property
-    def is_playing(self) -> bool:
-        """Whether anything is left to be heard."""
-        return bool(self._pieces) and not self.is_lost
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the device is gone: nothing more will be heard. To be asked several times a second."""
-        now = time.monotonic()
-        if now - self._asked_at > LOST_AFTER_SECONDS / _LOST_AFTER_WAITS:
-            self._pulled_at = now  # this program was suspended: the device has its time from now on
-        self._asked_at = now
-        return self._has_ended.is_set() or now - self._pulled_at > LOST_AFTER_SECONDS
-
-    @property
-    def has_started(self) -> bool:
-        """Whether it has taken any sound, be it silence."""
-        return self._has_started
-
-    def close(self) -> None:
-        """Release the device."""
-        close_stream(self._stream)
-
-    def _give(self, out: npt.NDArray[np.int16], n: int, _time: object, _status: object) -> None:
-        """PortAudio's callback, on its own thread: copy what is queued."""
-        self._pulled_at = time.monotonic()
-        self._has_started = True
-        mono = np.zeros(n, dtype=np.float32)
-        filled = 0
-        with self._lock:
-            while self._pieces and filled < n:
-                part = self._pieces[0][self._position : self._position + n - filled]
-                mono[filled : filled + len(part)] = part
-                filled += len(part)
-                self._position += len(part)
-                if self._position >= len(self._pieces[0]):
-                    self._pieces.popleft()
-                    self._position = 0
-                    self._n_finished += 1
-        out[:] = (mono.clip(-1.0, 1.0) * 32767).astype(np.int16)[:, None]

@@ -24,7 +24,8 @@ from voicechat.hearing.audio_devices import (
     load_portaudio,
     reopen,
 )
-from voicechat.hearing.audio_io import FRAME_SECONDS, FrameCutter, Microphone, Speaker, WavSource
+from voicechat.hearing.microphone import FRAME_SECONDS, FrameCutter, Microphone, WavSource
+from voicechat.hearing.speaker import Speaker
 
 
 def device(index: int, name: str, inputs: int = 1, outputs: int = 0, *, is_default: bool = False) -> Device:
@@ -280,7 +281,7 @@ class SteppedClock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = time.monotonic()
-        monkeypatch.setattr("voicechat.hearing.audio_io.time", SimpleNamespace(monotonic=lambda: self._now))
+        monkeypatch.setattr("voicechat.hearing.speaker.time", SimpleNamespace(monotonic=lambda: self._now))
 
     def after(self, seconds: float) -> bool:
         self._now += seconds

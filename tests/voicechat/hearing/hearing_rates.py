@@ -1,7 +1,7 @@
 """Measure what `voicechat transcribe` decides: is this speech? Real speech without text, and noise with some.
 
 Needs: the recordings in VOICECHAT_DATA.
-Run: PYTHONPATH=. python tests/voicechat/hearing_rates.py --out runs/hearing.jsonl --clips 1500
+Run: PYTHONPATH=. python tests/voicechat/hearing/hearing_rates.py --out runs/hearing.jsonl --clips 1500
 Makes: a line for each case: a clip as it is, or its first 1, 1.5, 2 or 3 seconds. Lines that are there are not made
 again, so that a run that was interrupted goes on; without --clips all clips are read (30 h of audio with the cuts).
 Prints: false rejections of each corpus and cut, by the detector (`unheard`) and by the letters (`misfits`), text on
@@ -27,12 +27,12 @@ import numpy as np
 import torch
 
 from blsp.audio.read import load_audio
-from blsp.audio.speech_gate import needed_letter_fit, speech_evidence
+from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
 from blsp.modeling.model import BlspModel
 from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, FRAME_SAMPLES, SpeechDetector
+from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, SpeechDetector
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
 """Seconds of a clip's beginning; 0 stands for the whole clip."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from blsp.audio.read import load_audio
 from blsp.audio.speech_gate import (
     FAINT_EVIDENCE,
+    FRAME_SAMPLES,
     MAX_GAIN_DB,
     SURE_EVIDENCE,
     WINDOW_SAMPLES,
@@ -25,11 +26,17 @@ from blsp.audio.speech_gate import (
 )
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import FRAME_SAMPLES, FrameClassifier, SpeechDetector, WebRtcVad, level_dbfs, make_detector
+from voicechat.hearing.vad import (
+    FrameClassifier,
+    SpeechDetector,
+    WebRtcVad,
+    level_dbfs,
+    make_detector,
+)
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 CLIPS = sorted(path.name for path in ASSETS.iterdir() if path.suffix in (".flac", ".ogg"))
-DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared")) / "speech"
+DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[4] / "shared")) / "speech"
 SECONDS = 8
 
 

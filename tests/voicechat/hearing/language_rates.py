@@ -1,7 +1,7 @@
 """Measure whether recordings are taken for another language: English ones by mistake, and foreign ones rightly.
 
 Needs: the recordings in VOICECHAT_DATA.
-Run: PYTHONPATH=. python tests/voicechat/language_rates.py --out runs/languages.jsonl --clips 500
+Run: PYTHONPATH=. python tests/voicechat/hearing/language_rates.py --out runs/languages.jsonl --clips 500
 Makes: a line for each case: a clip as it is, and its beginning of 1, 1.5, 2 or 3 seconds, drawn at random. Lines that
 are there are not made again, so that a run that was interrupted goes on.
 Prints: how many cases of each corpus and length were taken for a language that the adapter does not know, and how many
