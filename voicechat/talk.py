@@ -39,7 +39,7 @@ from voicechat.ui.progress import show_progress
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
     from voicechat.answering.speech_output import Synthesize
-    from voicechat.options import ModelOptions
+    from voicechat.model_options import ModelOptions
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from blsp.config import field_docs
 from blsp.errors import ConfigError
 from voicechat.answering.engine import EngineKind
 from voicechat.cli import app
+from voicechat.commands.options import generation_config
 from voicechat.errors import UsageError
 from voicechat.hearing.vad import DEFAULT_MODE
-from voicechat.options import ModelOptions, generation_config
+from voicechat.model_options import ModelOptions
 from voicechat.paths import cache_folder, config_path, state_folder
 from voicechat.settings import (
     ONLY_OPTIONS,

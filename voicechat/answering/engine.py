@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from blsp.decoding.translate import Translation, Translator
     from blsp.modeling.model import BlspModel
     from blsp.progress import Progress
-    from voicechat.options import ModelOptions
+    from voicechat.model_options import ModelOptions
 
     Waveform = npt.NDArray[np.float32]
 

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voicechat.errors import EXIT_FAILURE
-from voicechat.options import (
+from voicechat.commands.options import (
     AdapterOption,
     EncoderOption,
     InputDeviceOption,
     LlmOption,
     ModelOption,
-    ModelOptions,
 )
+from voicechat.errors import EXIT_FAILURE
+from voicechat.model_options import ModelOptions
 from voicechat.runtime.terminal_text import harmless_line
 from voicechat.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from voicechat.checks import Check
+    from voicechat.check import Check
 
 MARKS = {"ok": ("green", "ok"), "warning": ("yellow", "warn"), "failed": ("red", "FAIL")}
 
@@ -49,7 +49,7 @@ def doctor(
     """Check audio, weights, torch, disk and folders; the exit status is 1 if anything failed."""
     given: dict[str, object] = {"model": model, "encoder": encoder, "llm": llm, "adapter": adapter}
     settings = load_settings({**given, "input_device": input_device})
-    from voicechat.checks import run_checks
+    from voicechat.commands.checks import run_checks
 
     options = ModelOptions.from_settings(settings)
     checks = run_checks(options, input_device=settings.input_device, level_test=level_test)

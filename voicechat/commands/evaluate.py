@@ -50,8 +50,8 @@ def evaluate(
     notice.
     """
     from voicechat import evaluating
+    from voicechat.commands.ineffective import refuse_ineffective
     from voicechat.errors import UsageError
-    from voicechat.ineffective import refuse_ineffective
 
     refuse_ineffective(context)
     arguments = [argument for argument in (config, *(assignments or [])) if argument is not None]

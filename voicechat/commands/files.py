@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from blsp.user_paths import expand_user, names_something
-from voicechat.errors import EXIT_FAILURE, UsageError
-from voicechat.ineffective import refuse_ineffective
-from voicechat.options import (
+from voicechat.commands.ineffective import refuse_ineffective
+from voicechat.commands.options import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
@@ -24,12 +23,13 @@ from voicechat.options import (
     LlmOption,
     MaxNewTokensOption,
     ModelOption,
-    ModelOptions,
     QuantizeOption,
     VadModeOption,
     VadOption,
     generation_config,
 )
+from voicechat.errors import EXIT_FAILURE, UsageError
+from voicechat.model_options import ModelOptions
 from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voicechat.options import AdapterOption, EncoderOption, LlmOption, ModelOptions
+from voicechat.commands.options import AdapterOption, EncoderOption, LlmOption
+from voicechat.model_options import ModelOptions
 
 if TYPE_CHECKING:
     from blsp.models.spec import ModelPaths, ModelSpec

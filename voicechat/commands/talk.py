@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from voicechat.errors import UsageError
-from voicechat.ineffective import refuse_ineffective
-from voicechat.options import (
+from voicechat.commands.ineffective import refuse_ineffective
+from voicechat.commands.options import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
@@ -19,7 +18,6 @@ from voicechat.options import (
     LlmOption,
     MaxNewTokensOption,
     ModelOption,
-    ModelOptions,
     OutputDeviceOption,
     QuantizeOption,
     SeedOption,
@@ -30,6 +28,8 @@ from voicechat.options import (
     VadOption,
     generation_config,
 )
+from voicechat.errors import UsageError
+from voicechat.model_options import ModelOptions
 from voicechat.settings import Settings, load_settings
 
 _SOUND, _SESSION = "Sound", "Session"

@@ -43,8 +43,8 @@ def train(
     was interrupted goes on where it stopped; a stage that is done and whose inputs did not change is skipped.
     """
     from voicechat import training
+    from voicechat.commands.ineffective import refuse_ineffective
     from voicechat.errors import UsageError
-    from voicechat.ineffective import refuse_ineffective
 
     refuse_ineffective(context)
     if list_all:

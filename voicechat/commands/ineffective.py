@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from voicechat.errors import UsageError
-from voicechat.options import ModelOptions
+from voicechat.model_options import ModelOptions
 from voicechat.settings import Settings
 
 Values = Mapping[str, Any]

@@ -25,10 +25,10 @@ from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.instructions import repeat_instruction
 from blsp.modeling.model import BlspModel
 from voicechat.answering.engine import BlspEngine, CascadeEngine, ScriptedEngine, load_engine
-from voicechat.options import ModelOptions
+from voicechat.model_options import ModelOptions
 
-ASSETS = Path(__file__).parents[1] / "assets"
-DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[3] / "shared")) / "speech"
+ASSETS = Path(__file__).parents[2] / "assets"
+DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[4] / "shared")) / "speech"
 SHORT = GenerationConfig(max_new_tokens=8)
 MakeSpeech = Callable[..., np.ndarray]
 

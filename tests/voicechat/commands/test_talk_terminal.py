@@ -23,7 +23,7 @@ from voicechat.sessions.history import list_sessions, load_session
 # each starts the whole program in a terminal; those with a sound card hear in real time, so one at a time
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("terminal")]
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 StartTalk = Callable[..., Any]
 
 

@@ -12,7 +12,7 @@ import voicechat.answering.engine
 from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
 
-CLIP = str(Path(__file__).parent.parent / "assets" / "capital_of_france.flac")
+CLIP = str(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,13 @@ from blsp.errors import ModelNotFoundError
 from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.audio_devices import Device
-from voicechat.options import ModelOptions
+from voicechat.model_options import ModelOptions
 from voicechat.sessions.history import locked_session
 from voicechat.talk import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
 from voicechat.ui.piped_input import first_bytes
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 SECONDS = re.compile(r"\b[12]\.\d s")
 """How long the short clips are, whatever the speech detector leaves of their ends."""
 QUESTION = str(ASSETS / "capital_of_france.flac")

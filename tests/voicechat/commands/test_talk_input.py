@@ -17,7 +17,7 @@ from session_files import kept_turns
 # each starts the whole program in a terminal
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("terminal")]
 
-ASSETS = Path(__file__).parents[1] / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 StartTalk = Callable[..., Any]
 
 

@@ -15,13 +15,15 @@ from blsp.models import embedded
 from blsp.models import spec as specs
 from blsp.models.checkpoint import save_adapter
 from blsp.storage import write_manifest
-from voicechat import checks
-from voicechat.checks import Check, check_audio, check_folders, check_memory, check_model, judge_level, run_checks
+from voicechat.answering.model_checks import check_memory, check_model
+from voicechat.check import Check
 from voicechat.cli import app
+from voicechat.commands import checks
+from voicechat.commands.checks import check_audio, check_folders, judge_level, run_checks
 from voicechat.errors import AudioDeviceError
 from voicechat.hearing import audio_devices, microphone
 from voicechat.hearing.audio_devices import Device
-from voicechat.options import ModelOptions
+from voicechat.model_options import ModelOptions
 
 
 @pytest.fixture(autouse=True)

@@ -26,9 +26,9 @@ from voicechat.cli import app
 from voicechat.files.transcription import RecordingOptions, write_segments
 from voicechat.hearing.endpointing import UtteranceReady
 from voicechat.hearing.vad import make_detector
-from voicechat.options import ModelOptions
+from voicechat.model_options import ModelOptions
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).parents[2] / "assets"
 QUESTION = ASSETS / "capital_of_france.flac"
 SENTENCE = ASSETS / "old_house.ogg"
 SILENCE_HINT = "Hint: Listen to it; for quiet or noisy speech try: --vad-mode 0\n"
