@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import voicechat.talk
+import voicechat.sessions.setup
 from voicechat.__main__ import main
 from voicechat.answering.engine import ScriptedEngine
 from voicechat.errors import AudioDeviceError
@@ -28,6 +28,6 @@ def no_microphone(wanted: str | None = None) -> None:
 
 
 if not script["has_microphone"]:
-    voicechat.talk.Microphone = no_microphone  # type: ignore[assignment,misc]
-voicechat.talk.load_engine = load_scripted_engine  # type: ignore[assignment]
+    voicechat.sessions.setup.Microphone = no_microphone  # type: ignore[assignment,misc]
+voicechat.sessions.setup.load_engine = load_scripted_engine  # type: ignore[assignment]
 main()

@@ -14,7 +14,7 @@ from voicechat.errors import UsageError, VoiceChatError, print_warning
 from voicechat.runtime.terminal_text import for_stdout, harmless_line
 
 if TYPE_CHECKING:
-    from voicechat.sessions.history import TurnRecord
+    from voicechat.sessions.session_log import TurnRecord
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -46,7 +46,7 @@ NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The 
 def list_command() -> None:
     """List the conversations, the one held last first."""
     from blsp.errors import BlspError
-    from voicechat.sessions.history import list_sessions, load_session
+    from voicechat.sessions.session_log import list_sessions, load_session
 
     for name in list_sessions():
         try:
@@ -104,7 +104,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete conversations, with the speech in them."""
-    from voicechat.sessions.history import locked_session, remove_session_folder
+    from voicechat.sessions.session_log import locked_session, remove_session_folder
 
     with contextlib.ExitStack() as locks:  # all must be there, and none be open, before the first is deleted
         folders = [locks.enter_context(locked_session(name)) for name in dict.fromkeys(names)]
@@ -118,7 +118,7 @@ def delete(
 def _print_export(name: str | None, to: Format, output: Path | None, *, overwrite: bool = False) -> None:
     from voicechat.runtime.outputs import check_output, write_output
     from voicechat.sessions.export import export_session
-    from voicechat.sessions.history import list_sessions, load_session
+    from voicechat.sessions.session_log import list_sessions, load_session
 
     if output is not None:
         check_output(output, overwrite=overwrite)

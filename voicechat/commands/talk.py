@@ -135,7 +135,7 @@ def talk(
     settings = load_settings({name: given[name] for name in Settings.__dataclass_fields__})
     files = join_files(input_files or [], more_files or [])
     from voicechat.languages import spoken_code
-    from voicechat.talk import TalkOptions, hold_conversation
+    from voicechat.sessions.setup import TalkOptions, hold_conversation
 
     options = TalkOptions(
         model=ModelOptions.from_settings(settings),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
-from voicechat.sessions.history import SessionHeader, TurnRecord
+from voicechat.sessions.session_log import SessionHeader, TurnRecord
 
 ExportFormat = Literal["md", "json", "txt"]
 

@@ -13,7 +13,7 @@ from blsp.errors import BlspError
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.events import Notice
 from voicechat.runtime.worker import Worker
-from voicechat.sessions.history import (
+from voicechat.sessions.session_log import (
     SessionHeader,
     SessionWriter,
     StoredSession,

@@ -10,7 +10,7 @@ from voicechat.errors import VoiceChatError
 from voicechat.events import Notice
 from voicechat.runtime.outputs import ExistsError, check_output, write_output
 from voicechat.sessions.export import export_turns
-from voicechat.sessions.history import TurnRecord
+from voicechat.sessions.session_log import TurnRecord
 
 SUFFIXES = ("", ".md", ".markdown", ".txt", ".json")
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
-from voicechat.answering.answer_voice import AnswerVoice
 from voicechat.answering.engine_thread import (
     EngineThread,
     JobFailed,
@@ -60,10 +59,10 @@ from voicechat.hearing.listener import (
 from voicechat.hearing.source_pump import SourcePump
 from voicechat.hearing.vad import SpeechDetector, level_dbfs
 from voicechat.runtime.signals import on_interruption
-from voicechat.sessions.dialogue import Dialogue
+from voicechat.sessions.answer_voice import AnswerVoice
 from voicechat.sessions.failures import Failures
 from voicechat.sessions.file_turns import FileTurns, file_name
-from voicechat.sessions.history import TurnRecord
+from voicechat.sessions.history import Dialogue
 from voicechat.sessions.inbox import (
     AudioFile,
     FileHeard,
@@ -78,6 +77,7 @@ from voicechat.sessions.inbox import (
 )
 from voicechat.sessions.recording import SessionRecording, TolerantRecording
 from voicechat.sessions.saving import SavedFiles
+from voicechat.sessions.session_log import TurnRecord
 from voicechat.sessions.slash_commands import SlashCommand, parse_line
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from voicechat.answering.engine import ScriptedEngine
 from voicechat.answering.speech_output import SentenceSplitter, SpeechOutput, load_voice
 from voicechat.errors import AudioDeviceError, VoiceChatError
 from voicechat.events import Notice
-from voicechat.sessions.history import SessionHeader, load_session
 from voicechat.sessions.inbox import InputEnded, TypedLine
 from voicechat.sessions.recording import open_recording
 from voicechat.sessions.session import Session
+from voicechat.sessions.session_log import SessionHeader, load_session
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-import voicechat.talk
+import voicechat.sessions.setup
 from blsp.audio.write import save_audio
 from blsp.errors import ModelNotFoundError
 from voicechat.answering.engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.audio_devices import Device
 from voicechat.model_options import ModelOptions
-from voicechat.sessions.history import locked_session
-from voicechat.talk import TalkOptions, hold_conversation
+from voicechat.sessions.session_log import locked_session
+from voicechat.sessions.setup import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
 from voicechat.ui.piped_input import first_bytes
 
@@ -44,7 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ScriptedEngine:
         scripted.system = system
         return scripted
 
-    monkeypatch.setattr(voicechat.talk, "load_engine", load)
+    monkeypatch.setattr(voicechat.sessions.setup, "load_engine", load)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return scripted
@@ -63,7 +63,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[
             path = tmp_path / "stdin.txt"
             path.write_text(text)
             stdin = files.enter_context(path.open())
-            monkeypatch.setattr("voicechat.talk.read_lines", partial(read_lines, stdin=stdin))
+            monkeypatch.setattr("voicechat.sessions.setup.read_lines", partial(read_lines, stdin=stdin))
 
         yield set_stdin
 
@@ -128,7 +128,7 @@ def test_files_need_one_input_option(engine: ScriptedEngine, args: list[str], me
 def test_a_missing_file_is_found_before_the_model_is_loaded(
     engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(voicechat.talk, "load_engine", lambda *_, **__: pytest.fail("loaded the model"))
+    monkeypatch.setattr(voicechat.sessions.setup, "load_engine", lambda *_, **__: pytest.fail("loaded the model"))
     result = run("talk", "--input", QUESTION, "no/such.wav")
     assert result.exit_code == 1
     assert result.stderr == "Error: no/such.wav does not exist.\nHint: Check the name: ls no\n"
@@ -137,11 +137,11 @@ def test_a_missing_file_is_found_before_the_model_is_loaded(
 @pytest.fixture
 def no_model(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is found before the model is loaded."""
-    monkeypatch.setattr(voicechat.talk, "load_engine", lambda *_, **__: pytest.fail("loaded the model"))
+    monkeypatch.setattr(voicechat.sessions.setup, "load_engine", lambda *_, **__: pytest.fail("loaded the model"))
 
 
 def test_a_file_that_may_not_be_read_is_found_at_once(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voicechat.talk.os, "access", lambda *_: False)
+    monkeypatch.setattr(voicechat.sessions.setup.os, "access", lambda *_: False)
     result = run("talk", "--input", QUESTION)
     assert (result.exit_code, result.stderr) == (
         1,
@@ -176,7 +176,7 @@ def test_input_that_cannot_be_read_is_one_line(
 
 
 def test_a_missing_voice_is_found_before_the_model_is_loaded(no_model: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicechat.talk.find_device", lambda *_: None)
+    monkeypatch.setattr("voicechat.sessions.setup.find_device", lambda *_: None)
     monkeypatch.setitem(sys.modules, "hibari", None)
     result = run("talk", "--speak", "--input", QUESTION)
     assert result.exit_code == 1
@@ -196,9 +196,9 @@ def test_audio_on_standard_input_is_no_text(
     soundfile.write(tmp_path / f"a.{suffix}", np.zeros(16_000, np.float32), 16_000)
     with (tmp_path / f"a.{suffix}").open() as stdin:
         if is_late:
-            monkeypatch.setattr("voicechat.talk.read_lines", partial(read_lines, stdin=stdin))
+            monkeypatch.setattr("voicechat.sessions.setup.read_lines", partial(read_lines, stdin=stdin))
         else:
-            monkeypatch.setattr("voicechat.talk.first_bytes", partial(first_bytes, stdin))
+            monkeypatch.setattr("voicechat.sessions.setup.first_bytes", partial(first_bytes, stdin))
         result = run("talk")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-2:] == [
@@ -234,7 +234,7 @@ def test_a_missing_model_is_exit_status_3_and_leaves_no_session(
     def missing(*_: Any, **__: Any) -> None:
         raise ModelNotFoundError("There is no model 'x'.", hint="voicechat models list")
 
-    monkeypatch.setattr(voicechat.talk, "load_engine", missing)
+    monkeypatch.setattr(voicechat.sessions.setup, "load_engine", missing)
     result = run("talk", "--input", QUESTION, "-m", "x")
     assert (result.exit_code, result.stderr) == (3, "Error: There is no model 'x'.\nHint: voicechat models list\n")
     assert list((tmp_path / "state/voicechat/sessions").iterdir()) == []

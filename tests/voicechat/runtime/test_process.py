@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from voicechat.sessions.history import load_session
+from voicechat.sessions.session_log import load_session
 
 ROOT = Path(__file__).parents[3]
 GUARDED = "import sys, os\nfrom voicechat.runtime.process import guarded_process\nwith guarded_process():\n    "
@@ -154,7 +154,7 @@ def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> No
         "from blsp.decoding.sampling import GenerationConfig\n"
         "from voicechat.answering.engine import ScriptedEngine\n"
         "from voicechat.events import TextDelta\n"
-        "from voicechat.sessions.history import SessionHeader, load_session\n"
+        "from voicechat.sessions.session_log import SessionHeader, load_session\n"
         "from voicechat.sessions.inbox import TypedLine\n"
         "from voicechat.sessions.recording import open_recording\n"
         "from voicechat.sessions.session import Session\n"

@@ -41,10 +41,10 @@ from voicechat.events import (
 )
 from voicechat.hearing.microphone import HeardFrame
 from voicechat.sessions.failures import HINT_BUG
-from voicechat.sessions.history import SessionHeader, load_session
 from voicechat.sessions.inbox import AudioFile, InputEnded, StopRequested, TypedLine
 from voicechat.sessions.recording import open_recording, restored_turns
 from voicechat.sessions.session import Session
+from voicechat.sessions.session_log import SessionHeader, load_session
 
 CONFIG: Any = None  # the scripted engine does not read it
 LOUD, QUIET = 8000, 0
@@ -499,7 +499,7 @@ def test_a_full_disk_ends_the_recording_not_the_conversation(tmp_path: Path, mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("voicechat.sessions.history.os.fsync", full)
+    monkeypatch.setattr("voicechat.sessions.session_log.os.fsync", full)
     hold(session, TypedLine("1", False), TypedLine("2", False), InputEnded())
     (notice,) = seen(view.events, Notice)
     assert isinstance(notice, Notice)

@@ -24,10 +24,10 @@ from voicechat.hearing.speaker import Speaker
 from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
 from voicechat.runtime.signals import at_first_signal
-from voicechat.sessions.history import SessionHeader, StoredSession
 from voicechat.sessions.inbox import AudioFile, InputEnded, InputRefused, StopRequested, TypedLine
 from voicechat.sessions.recording import SessionRecording, open_recording, restored_turns
 from voicechat.sessions.session import Session
+from voicechat.sessions.session_log import SessionHeader, StoredSession
 from voicechat.sessions.slash_commands import complete_line
 from voicechat.settings import Detector, Settings
 from voicechat.ui.keyboard import has_line_input, read_lines

@@ -19,9 +19,10 @@ from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.errors import StorageError
 from voicechat.errors import UsageError
-from voicechat.sessions import history
+from voicechat.sessions import session_log as history
 from voicechat.sessions.export import export_session
-from voicechat.sessions.history import (
+from voicechat.sessions.recording import SPEECH_NOT_KEPT, SessionRecording, open_recording, restored_turns
+from voicechat.sessions.session_log import (
     SessionHeader,
     SessionWriter,
     TurnRecord,
@@ -30,7 +31,6 @@ from voicechat.sessions.history import (
     load_session,
     session_folder,
 )
-from voicechat.sessions.recording import SPEECH_NOT_KEPT, SessionRecording, open_recording, restored_turns
 
 HEADER = SessionHeader("embedded", "blsp", system="Be brief.")
 
@@ -112,7 +112,7 @@ def test_each_line_is_on_the_disk_before_the_next(tmp_path: Path, monkeypatch: p
         real(fd)
         sizes.append(len((tmp_path / "a/turns.jsonl").read_bytes().splitlines()))
 
-    monkeypatch.setattr("voicechat.sessions.history.os.fsync", fsync)
+    monkeypatch.setattr("voicechat.sessions.session_log.os.fsync", fsync)
     writer.add(TurnRecord("user", "one"))
     writer.add(TurnRecord("assistant", "1."))
     writer.close()
