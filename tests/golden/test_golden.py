@@ -17,7 +17,7 @@ from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
 from blsp.stages.pipeline import load_recipe
 from tests.blsp.tiny_speech import TEXTS, write_answers, write_model, write_speech
-from voicechat.training import shipped_configs
+from voicechat.experiments.recipes import shipped_configs
 
 LOSSES = Path(__file__).with_name("losses.json")
 RECIPES = ("instruct", "ctc", "blsp", "blsp_rp", "asr_pretraining", "distillation", "translation")

@@ -10,7 +10,7 @@ import pytest
 from blsp.stages.jobs import Job
 from blsp.stages.pipeline import load_recipe, plan_jobs
 from blsp.stages.stage import Plan
-from voicechat.training import shipped_configs
+from voicechat.experiments.recipes import shipped_configs
 
 CONFIGS = shipped_configs()
 PAPER = [pytest.mark.slow, pytest.mark.xdist_group("paper")]  # eight million utterances take seconds

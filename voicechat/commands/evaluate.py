@@ -49,9 +49,9 @@ def evaluate(
     second run only scores. What is not there, such as the model of a training that was not run, is left out with a
     notice.
     """
-    from voicechat import evaluating
     from voicechat.commands.ineffective import refuse_ineffective
     from voicechat.errors import UsageError
+    from voicechat.experiments import evaluations as evaluating
 
     refuse_ineffective(context)
     arguments = [argument for argument in (config, *(assignments or [])) if argument is not None]

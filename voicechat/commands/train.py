@@ -42,9 +42,9 @@ def train(
     Each stage reads one config and fills one folder with its config, log, metrics, checkpoints and result. A run that
     was interrupted goes on where it stopped; a stage that is done and whose inputs did not change is skipped.
     """
-    from voicechat import training
     from voicechat.commands.ineffective import refuse_ineffective
     from voicechat.errors import UsageError
+    from voicechat.experiments import recipes as training
 
     refuse_ineffective(context)
     if list_all:

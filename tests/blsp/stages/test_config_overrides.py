@@ -15,7 +15,7 @@ from blsp.config import build, override, to_values
 from blsp.errors import BlspError, ConfigError
 from blsp.stages.pipeline import load_recipe
 from blsp.stages.registry import STAGES, stage_named
-from voicechat.training import find_config, shipped_configs
+from voicechat.experiments.recipes import find_config, shipped_configs
 
 QUICK = settings(derandomize=True, deadline=None, database=None)
 ODD = ["", "_", "-", "1__0", "0x_", "0x" + "f" * 5000, "9" * 400, "9" * 5000, "1e400", ".nan", "-.inf", "inf", "nan"]

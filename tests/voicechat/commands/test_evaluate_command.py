@@ -64,7 +64,7 @@ def reports(tmp_path: Path) -> list[Path]:
     ],
 )
 def test_errors_name_the_thing_and_the_way_out(config: Path, arguments: list[str], code: int, message: str) -> None:
-    from voicechat.training import config_folder
+    from voicechat.experiments.recipes import config_folder
 
     result = evaluate(*arguments)
     assert result.stderr.startswith(message.format(shipped=config_folder()))

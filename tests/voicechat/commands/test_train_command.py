@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from blsp.config import write_yaml
 from blsp.stages import registry
 from tests.number_stage import RUNS
-from voicechat import training
 from voicechat.cli import app
+from voicechat.experiments import recipes as training
 from voicechat.ui.training import PlainWatcher, RichWatcher, describe, duration, quantity
 
 

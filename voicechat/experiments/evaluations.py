@@ -15,8 +15,8 @@ from blsp.stages.evaluate.report_stage import PAGE
 from blsp.stages.jobs import Recipe
 from blsp.stages.pipeline import load_recipe
 from blsp.user_paths import names_file
-from voicechat import training
 from voicechat.errors import print_notice
+from voicechat.experiments import recipes as training
 from voicechat.runtime.terminal_text import for_stdout, harmless_line
 
 

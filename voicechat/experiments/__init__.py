@@ -1,0 +1,1 @@
+"""Trainings and evaluations run for a user: found by name, planned, and watched."""
