@@ -9,7 +9,7 @@ from typing import Any
 
 import voicechat.sessions.setup
 from voicechat.__main__ import main
-from voicechat.answering.engine import ScriptedEngine
+from voicechat.answering.scripted import ScriptedEngine
 from voicechat.errors import AudioDeviceError
 
 script = {

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from blsp.config import field_docs
 from blsp.errors import ConfigError
-from voicechat.answering.engine import EngineKind
+from voicechat.answering.loading import EngineKind
 from voicechat.cli import app
 from voicechat.commands.options import generation_config
 from voicechat.errors import UsageError

@@ -1,23 +1,19 @@
 """The one place that sees models: speech and text in, a stream of text out.
 
-ChatEngine       what a session and the file commands need
-BlspEngine       speech goes through the adapter into the LLM, as words or embeddings
-CascadeEngine    Whisper writes the words, then the LLM reads them (the paper's Whisper+LLM baseline)
-ScriptedEngine   for tests and for trying the interface without a model
+ChatEngine        what a session and the file commands need
+LlmConversation   what the engines with an LLM share; voicechat.answering.cascade is one
+BlspEngine        speech goes through the adapter into the LLM, as words or embeddings
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
 from blsp.conversation import Turn
 from blsp.errors import NoSpeechError
-from blsp.instructions import REPEAT, TRANSLATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,12 +24,8 @@ if TYPE_CHECKING:
     from blsp.decoding.spoken_language import LanguageJudge
     from blsp.decoding.translate import Translation, Translator
     from blsp.modeling.model import BlspModel
-    from blsp.progress import Progress
-    from voicechat.model_options import ModelOptions
 
     Waveform = npt.NDArray[np.float32]
-
-EngineKind = Literal["blsp", "cascade"]
 
 
 class ChatEngine(Protocol):
@@ -101,7 +93,7 @@ class ChatEngine(Protocol):
         ...
 
 
-class _LlmConversation:
+class LlmConversation:
     """What both engines share: the conversation is blsp's."""
 
     name: str
@@ -118,14 +110,17 @@ class _LlmConversation:
         self._conversation = Conversation(model, system=system)
 
     def language_judge(self) -> LanguageJudge | None:
+        """Nothing: any language is taken."""
         return None
 
     @property
     def dropped_turns(self) -> int:
+        """Oldest turns that the LLM no longer sees."""
         return self._conversation.dropped_turns
 
     @property
     def heard(self) -> str | None:
+        """Words that were understood in the spoken turn that is being answered."""
         return self._conversation.heard
 
     def _as_read(self, turn: Turn, cancel: threading.Event | None) -> Turn:
@@ -140,14 +135,17 @@ class _LlmConversation:
         return last
 
     def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
+        """Read a conversation in advance."""
         self._conversation.prefill(self._take(turns, cancel), cancel)
 
     def reply(
         self, turns: Sequence[Turn], config: GenerationConfig, cancel: threading.Event | None = None
     ) -> Iterator[str]:
+        """Answer the last of the turns, piece by piece."""
         return self._conversation.reply(self._take(turns, cancel), config, cancel)
 
     def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
+        """Answer an instruction about one utterance, outside the conversation."""
         from blsp.decoding.conversation import Conversation
 
         if self._beside is None:
@@ -163,9 +161,11 @@ class _LlmConversation:
         return answer.strip()
 
     def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
+        """The words of one utterance."""
         raise NotImplementedError
 
     def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
+        """Nothing: one after the other takes as long."""
         del waveforms
         return None
 
@@ -175,6 +175,7 @@ class _LlmConversation:
         return True
 
     def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
+        """One utterance in another language, after its words were understood."""
         from blsp.decoding.translate import Translation, Translator
 
         if to not in self._translators:
@@ -186,7 +187,7 @@ class _LlmConversation:
         return translator.translate(words, before=before) if words else Translation(Turn("user"), "")
 
 
-class BlspEngine(_LlmConversation):
+class BlspEngine(LlmConversation):
     """Speech goes through Whisper's encoder and the adapter into the LLM.
 
     Args:
@@ -266,224 +267,3 @@ class BlspEngine(_LlmConversation):
         from blsp.decoding.search.word_times import word_times
 
         return word_times(self.model, waveform, text)
-
-
-class CascadeEngine(_LlmConversation):
-    """Whisper writes what was said, the LLM reads it.
-
-    Args:
-        whisper: transformers' WhisperForConditionalGeneration.
-        whisper_tokenizer: Its tokenizer.
-        model: The LLM (its encoder and adapter are not used).
-        model_name: What the user calls the model.
-        system: System prompt of the conversation.
-        language: Whisper's code of the language that is spoken; None to let Whisper find it in each utterance.
-    """
-
-    name = "cascade"
-
-    def __init__(
-        self,
-        whisper: Any,
-        whisper_tokenizer: Any,
-        model: BlspModel,
-        *,
-        model_name: str = "embedded",
-        system: str | None = None,
-        language: str | None = None,
-    ) -> None:
-        super().__init__(model, model_name=model_name, system=system)
-        from blsp.decoding.kv_cache import transformer_layers
-        from blsp.decoding.whisper import WhisperRecogniser
-
-        self._whisper = WhisperRecogniser(whisper, whisper_tokenizer)
-        self.language = None
-        self._spoken = language
-        self._layers = transformer_layers(whisper)
-        self._read: WeakKeyDictionary[Turn, Turn] = WeakKeyDictionary()  # turns, and as text: listened to only once
-        self._heard: str | None = None
-
-    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
-        """The words of one utterance of any length, by Whisper's own decoder.
-
-        Args:
-            waveform: Mono speech at 16 kHz, float32 (N,).
-            language: Whisper's code of the language; None for that of the engine.
-        """
-        found = self._whisper.recognise(waveform, language or self._spoken)
-        self.language = found.language
-        return found.text
-
-    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
-        """Nothing: Whisper's decoder is not asked where it looks."""
-        del waveform, text
-        return None
-
-    @property
-    def heard(self) -> str | None:
-        """What Whisper wrote of the spoken turn that was read last."""
-        return self._heard
-
-    def _as_read(self, turn: Turn, cancel: threading.Event | None) -> Turn:
-        if turn.speech is None:
-            self._heard = None
-            return turn
-        read = self._read.get(turn)
-        if read is None:
-            words = self._listen(turn.speech, cancel) if turn.transcript is None else turn.transcript
-            read = self._read[turn] = Turn("user", text=f"{turn.text} {words}".strip(), transcript=words)
-        self._heard = read.transcript
-        return read
-
-    def _listen(self, speech: Waveform, cancel: threading.Event | None) -> str:
-        from blsp.decoding.kv_cache import cancelled_by
-
-        with cancelled_by(cancel, self._layers):
-            return self.transcribe(speech)
-
-    def reply(
-        self, turns: Sequence[Turn], config: GenerationConfig, cancel: threading.Event | None = None
-    ) -> Iterator[str]:
-        """Answer what Whisper wrote of the last turn.
-
-        Raises:
-            NoSpeechError: It wrote nothing.
-        """
-        last = self._take(turns, cancel)
-        if turns[-1].speech is not None and not last.transcript:
-            raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
-        return self._conversation.reply(last, config, cancel)
-
-
-class ScriptedEngine:
-    """Answers from a list: for tests of everything around the model.
-
-    Args:
-        answers: Answers in order, each a list of pieces or a text that is split at spaces; an exception is raised
-            in its place, or in the place of a piece. After the last one it says back what it got.
-        delay_seconds: Pause before each piece.
-        system: Kept, not used.
-    """
-
-    name = "scripted"
-    model_name = "scripted"
-
-    def __init__(
-        self,
-        answers: Sequence[str | Sequence[str | BaseException] | BaseException] = (),
-        *,
-        delay_seconds: float = 0.0,
-        system: str | None = None,
-    ) -> None:
-        self.system = system
-        self.delay_seconds = delay_seconds
-        self.prefilled: list[Turn] = []
-        """Every turn that was read in advance."""
-        self.reused: list[Turn] = []
-        """Turns that were answered after being read in advance."""
-        self.dropped_turns = 0
-        self.language: str | None = None
-        self.heard: str | None = None
-        """What it says to have understood of speech."""
-        self._answers = list(answers)
-        self._turns: list[Turn] = []
-
-    def language_judge(self) -> LanguageJudge | None:
-        """Understand anything."""
-        return None
-
-    @property
-    def turns(self) -> list[Turn]:
-        """What it was last asked to answer, and its answer so far; a copy."""
-        return list(self._turns)
-
-    def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
-        """Note that a turn was read in advance."""
-        del cancel
-        self.prefilled.append(turns[-1])
-
-    def reply(
-        self, turns: Sequence[Turn], config: GenerationConfig | None, cancel: threading.Event | None = None
-    ) -> Iterator[str]:
-        """Give the next answer, or raise it."""
-        del config
-        turn = turns[-1]
-        answer = self._answers.pop(0) if self._answers else [f"You said: {turn.text or 'speech'}"]
-        if isinstance(answer, BaseException):
-            raise answer
-        if self.prefilled and self.prefilled[-1] is turn:
-            self.reused.append(turn)
-        pieces = _words(answer) if isinstance(answer, str) else answer
-        self._turns = [*turns, Turn("assistant")]
-        for piece in pieces:
-            if isinstance(piece, BaseException):
-                raise piece
-            if self.delay_seconds and not (cancel and cancel.wait(self.delay_seconds)):
-                time.sleep(0 if cancel else self.delay_seconds)
-            if cancel and cancel.is_set():
-                return
-            self._turns[-1] = replace(self._turns[-1], text=self._turns[-1].text + piece)
-            yield piece
-
-    def answer_once(self, waveform: Waveform, instruction: str, config: GenerationConfig) -> str:
-        """Give the next answer."""
-        return "".join(self.reply([Turn("user", text=instruction, speech=waveform)], config))
-
-    def transcribe_together(self, waveforms: Sequence[Waveform]) -> list[str] | None:
-        """Nothing."""
-        del waveforms
-        return None
-
-    def transcribe(self, waveform: Waveform, language: str | None = None) -> str:
-        """Give the next answer."""
-        del language
-        return "".join(self.reply([Turn("user", text=REPEAT, speech=waveform)], None))
-
-    def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
-        """Give the next answer."""
-        from blsp.decoding.translate import Translation
-
-        del before
-        turn = Turn("user", text=TRANSLATE.format(language=to), speech=waveform)
-        return Translation(turn, "".join(self.reply([turn], None)))
-
-    def word_times(self, waveform: Waveform, text: str) -> list[tuple[float, float]] | None:
-        """Say nothing."""
-        del waveform, text
-        return None
-
-
-def _words(text: str) -> list[str]:
-    """The text in pieces that end before each space."""
-    return [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
-
-
-def load_engine(
-    options: ModelOptions,
-    kind: EngineKind = "blsp",
-    progress: Progress | None = None,
-    *,
-    system: str | None = None,
-    language: str | None = None,
-) -> ChatEngine:
-    """Load the weights and make an engine of them; this is where torch is imported.
-
-    Args:
-        options: Names of the model and its parts, device, dtype, quantisation.
-        kind: How speech is read.
-        progress: Told about downloads and conversions.
-        system: System prompt of the conversation.
-        language: Code of the language that is spoken; None to find out.
-
-    Raises:
-        BlspError: The weights are missing or do not fit; see `blsp.models.load`.
-    """
-    from blsp.models.load import load_model, load_whisper
-
-    spec = options.spec()
-    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}
-    model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp", packed=True)
-    if kind == "blsp":
-        return BlspEngine(model, model_name=spec.name, system=system, language=language)
-    whisper, tokenizer = load_whisper(spec, **where)
-    return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system, language=language)

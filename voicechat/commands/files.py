@@ -359,7 +359,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
     options = ModelOptions.from_settings(settings)
 
     def load() -> LoadedWriter:
-        from voicechat.answering.engine import load_engine
+        from voicechat.answering.loading import load_engine
         from voicechat.ui.progress import show_progress
 
         with show_progress() as progress:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from blsp.errors import AudioError
-from voicechat.answering.engine import ChatEngine, EngineKind, load_engine
+from voicechat.answering.engine import ChatEngine
+from voicechat.answering.loading import EngineKind, load_engine
 from voicechat.answering.speech_output import SpeechOutput, load_voice
 from voicechat.errors import EXIT_FAILURE, AudioDeviceError
 from voicechat.events import Notice

@@ -92,7 +92,7 @@ def test_the_recording_is_transcribed(model: BlspModel) -> None:
 
 
 def test_it_answers_what_whisper_wrote() -> None:
-    from voicechat.answering.engine import load_engine
+    from voicechat.answering.loading import load_engine
     from voicechat.model_options import ModelOptions
 
     skip_unless_ready()

@@ -14,14 +14,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
-import voicechat.answering.engine
+import voicechat.answering.loading
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
 from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
 from tests.blsp.audio.encoded_audio import Track, encode
-from voicechat.answering.engine import ScriptedEngine
+from voicechat.answering.scripted import ScriptedEngine
 from voicechat.cli import app
 from voicechat.files.transcription import RecordingOptions, write_segments
 from voicechat.hearing.endpointing import UtteranceReady
@@ -78,7 +78,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EchoEngine:
         echo.loads.append((options, kind))
         return echo
 
-    monkeypatch.setattr(voicechat.answering.engine, "load_engine", load)
+    monkeypatch.setattr(voicechat.answering.loading, "load_engine", load)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith("VOICECHAT_")]:
         monkeypatch.delenv(name)
@@ -470,7 +470,7 @@ def test_a_missing_model_ends_everything_with_status_3(engine: EchoEngine, monke
     def load(*_: object, **__: object) -> None:
         raise ModelNotFoundError("There is no model.", hint="Get one.")
 
-    monkeypatch.setattr(voicechat.answering.engine, "load_engine", load)
+    monkeypatch.setattr(voicechat.answering.loading, "load_engine", load)
     result = run("transcribe", QUESTION, SENTENCE)
     assert (result.exit_code, result.stderr) == (3, "Error: There is no model.\nHint: Get one.\n")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import voicechat.answering.engine
-from voicechat.answering.engine import ScriptedEngine
+import voicechat.answering.loading
+from voicechat.answering.scripted import ScriptedEngine
 from voicechat.cli import app
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")
@@ -24,7 +24,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, obj
         loaded.append(how)
         return Translator()
 
-    monkeypatch.setattr(voicechat.answering.engine, "load_engine", load)
+    monkeypatch.setattr(voicechat.answering.loading, "load_engine", load)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("VOICECHAT_")]:
         monkeypatch.delenv(name)

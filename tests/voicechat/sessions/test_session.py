@@ -19,7 +19,7 @@ from blsp.audio.waveform import SAMPLING_RATE
 from blsp.audio.write import save_audio
 from blsp.conversation import Turn
 from blsp.errors import ContextFullError
-from voicechat.answering.engine import ScriptedEngine
+from voicechat.answering.scripted import ScriptedEngine
 from voicechat.errors import AudioDeviceError
 from voicechat.events import (
     Event,
