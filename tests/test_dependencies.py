@@ -1,10 +1,16 @@
-"""Which module may import which: voicechat -> blsp <- recipes; in voicechat, parts know no other parts."""
+"""Which module may import which: voicechat -> blsp <- recipes, and within each package one direction and no circle.
+
+Imports inside functions count: one that is lazy saves time at the start, it hides no circle. Imports for type
+checking alone do not count. Why the folders stand as they do: docs/decisions/0032-folders-by-subject.md.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,30 +23,51 @@ FORBIDDEN = {
     "voicechat": {"recipes", "tests"},
     "recipes": {"voicechat", "tests"},
 }
-FAMILIES = {
-    "plain data and rules": {
-        *("events", "errors", "paths", "settings", "options", "progress", "languages"),
-        *("process", "signals", "outputs", "terminal_text", "worker", "reopening", "piped_input"),
-    },
-    "hearing": {"hearing"},
-    "answering": {"answering.engine", "answering.engine_thread"},
-    "remembering": {f"sessions.{name}" for name in ("history", "recording", "export", "dialogue", "saving")},
-    "writing": {f"files.{name}" for name in ("cues", "subtitles", "journal", "results")},
-    "showing": {"ui"},
-    "composing": {
-        *("answering.answer_voice", "sessions.failures", "sessions.file_turns"),  # parts of a session
-        *("__main__", "cli", "commands", "talk", "files.batch"),  # the program
-        *("sessions.session", "sessions.inbox", "sessions.slash_commands"),  # what it runs
-        *("files.transcription", "checks", "training", "evaluating"),
-    },
+LAYERS = {
+    "blsp": (
+        (),  # plain data: what stands at the top
+        ("audio", "metrics", "models.placement", "models.memory", "models.transformers_log", "models.sources"),
+        ("modeling",),
+        ("decoding",),
+        ("models",),  # converts, loads and saves what the layers below define
+        ("data",),
+        ("training",),
+        ("evaluation",),
+        ("analysis",),
+        ("report",),
+        ("stages",),
+    ),
+    "voicechat": (
+        ("runtime",),  # and what stands at the top
+        ("hearing", "answering", "ui"),
+        ("sessions", "files", "experiments"),
+        ("commands",),
+        ("cli",),
+        ("__main__",),
+    ),
 }
-"""Modules of voicechat that belong together. A module that stands nowhere here is a family of its own."""
-SEE_MODELS = {"answering.engine", "checks"}
-"""Modules of voicechat that may know of tensors: who answers, and who examines the installation."""
+"""From below: a folder imports from those below it, and from no other of its own layer."""
+OF_BLSP_MODEL = {
+    "blsp.decoding.search.ctc_beam",
+    "blsp.decoding.search.joint",
+    "blsp.decoding.search.llm_tree",
+    "blsp.decoding.search.punctuation",
+    "blsp.decoding.search.sentences",
+    "blsp.decoding.spoken_language",
+    "blsp.decoding.text_stream",
+}
+"""What `blsp.modeling.model` still imports from above: BlspModel finds words itself. Nothing else may."""
+NEVER_TRAINS = {"evaluation", "analysis", "report"}
+"""Parts of blsp that judge, beside the stages: they import neither training nor stages."""
+SEES_MODELS = "voicechat.answering."
+"""The one part of voicechat that may know of tensors."""
+SAME_NAME = {"conversation"}
+"""Names of modules that stand twice in a package: turns as plain data, and the model's side of a conversation."""
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+@functools.cache
+def modules(package: str) -> tuple[Path, ...]:
+    return tuple(sorted((ROOT / package).rglob("*.py")))
 
 
 def module_name(path: Path) -> str:
@@ -52,8 +79,13 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def imported(path: Path) -> tuple[str, ...]:
     """Names of the modules that a file imports when it runs, wherever in it; for `from a import b`, `a` and `a.b`."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     type_only = {id(x) for node in ast.walk(tree) if is_type_checking(node) for x in ast.walk(node)}
@@ -69,6 +101,26 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
+def imports_within(package: str) -> frozenset[tuple[str, str]]:
+    """Pairs of modules of a package, the first of which imports the second."""
+    names = {module_name(path) for path in modules(package)} - {package}
+    return frozenset((module_name(path), x) for path in modules(package) for x in imported(path) if x in names)
+
+
+def place(name: str) -> tuple[int, str]:
+    """Layer and part of a module: the longest entry of `LAYERS` that it stands in; (0, "") at a package's top."""
+    package, _, rest = name.partition(".")
+    found = [
+        (len(part), layer, part)
+        for layer, parts in enumerate(LAYERS[package])
+        for part in parts
+        if rest == part or rest.startswith(f"{part}.")
+    ]
+    _, layer, part = max(found, default=(0, 0, ""))
+    return layer, part
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_packages_import_in_one_direction(package: str) -> None:
     assert modules(package), f"{package} has no modules: the test looks in the wrong place"
@@ -79,6 +131,67 @@ def test_packages_import_in_one_direction(package: str) -> None:
         if name.partition(".")[0] in FORBIDDEN[package]
     }
     assert not wrong
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_folder_has_its_layer(package: str) -> None:
+    folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").is_file()}
+    assert folders == {part for parts in LAYERS[package] for part in parts if (ROOT / package / part).is_dir()}
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_parts_of_a_package_import_downwards(package: str) -> None:
+    pairs = imports_within(package)
+    assert pairs
+    of_the_model = set()
+    wrong = set()
+    for importer, name in pairs:
+        (own_layer, own), (layer, other) = place(importer), place(name)
+        if layer < own_layer or own == other or layer == 0 == own_layer:
+            continue
+        if importer == "blsp.modeling.model" and name in OF_BLSP_MODEL:
+            of_the_model.add(name)
+        else:
+            wrong.add(f"{importer} imports {name}")
+    assert not wrong
+    assert of_the_model == (OF_BLSP_MODEL if package == "blsp" else set()), "take what is gone out of OF_BLSP_MODEL"
+
+
+@pytest.mark.parametrize("package", ["blsp", "voicechat", "recipes"])
+def test_modules_import_each_other_in_no_circle(package: str) -> None:
+    needs: dict[str, set[str]] = {}
+    for importer, name in imports_within(package):
+        needs.setdefault(importer, set()).add(name)
+    while free := {name for name in needs if not needs[name] & needs.keys()}:
+        needs = {name: needed for name, needed in needs.items() if name not in free}
+    assert not needs, "what is left imports itself, by way of others"
+
+
+def test_results_are_judged_without_training() -> None:
+    wrong = {
+        f"{importer} imports {name}"
+        for importer, name in imports_within("blsp")
+        if place(importer)[1] in NEVER_TRAINS and place(name)[1] in {"training", "stages"}
+    }
+    assert not wrong
+
+
+def test_only_answering_sees_models() -> None:
+    """The session, the screen and the microphone know turns and text, no tensors."""
+    wrong = {
+        f"{module_name(path)} imports {name}"
+        for path in modules("voicechat")
+        for name in imported(path)
+        if name.partition(".")[0] in {"torch", "transformers"} or name.startswith(("blsp.modeling", "blsp.models.load"))
+        if not module_name(path).startswith(SEES_MODELS)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_two_modules_go_by_the_same_name(package: str) -> None:
+    names = Counter(path.stem for path in modules(package) if path.name != "__init__.py")
+    assert {name for name, n in names.items() if n > 1} <= SAME_NAME
 
 
 def test_the_library_neither_prints_nor_asks() -> None:
@@ -101,88 +214,7 @@ def test_the_library_reads_no_command_line() -> None:
         and node.value.id == "sys"
         and node.attr in {"argv", "stdin", "stdout", "stderr", "exit"}
     }
-    assert wrong <= {
-        w for w in wrong if "sys.stdin" in w and w.startswith("blsp.audio.")
-    }  # `-` names the standard input
-    assert not {w for w in wrong if "sys.stdin" not in w}
-
-
-def family(name: str) -> str:
-    """Family of a module of voicechat, given with or without something imported from it."""
-    parts = name.split(".")[1:]
-    places = [".".join(parts[:2]), parts[0]]
-    return next((family for place in places for family, members in FAMILIES.items() if place in members), places[0])
-
-
-def imports_within(package: str) -> list[tuple[str, str]]:
-    """Pairs of modules of a package, the first of which imports the second."""
-    names = {module_name(path) for path in modules(package) if path.name != "__init__.py"}
-    pairs = [(module_name(path), name) for path in modules(package) for name in imported(path)]
-    return [(importer, name) for importer, name in pairs if name in names]
-
-
-def test_parts_of_the_program_know_only_their_own_family() -> None:
-    pairs = imports_within("voicechat")
-    assert pairs
-    wrong = {
-        f"{importer} imports {name}"
-        for importer, name in pairs
-        if family(importer) != "composing" and family(name) not in {family(importer), "plain data and rules"}
-    }
-    assert not wrong
-
-
-@pytest.mark.parametrize("package", ["blsp", "voicechat", "recipes"])
-def test_modules_import_each_other_in_no_circle(package: str) -> None:
-    needs: dict[str, set[str]] = {}
-    for importer, name in imports_within(package):
-        needs.setdefault(importer, set()).add(name)
-    while free := {name for name in needs if not needs[name] & needs.keys()}:
-        needs = {name: needed for name, needed in needs.items() if name not in free}
-    assert not needs, "what is left imports itself, by way of others"
-
-
-RANKS = {
-    **dict.fromkeys(("models", "modeling"), 2),
-    **{"audio": 1, "decoding": 3, "data": 4, "evaluation": 5, "training": 6, "report": 6, "analysis": 7, "stages": 8},
-}
-"""Folders of blsp: each imports from those below it and from its own rank; plain data and rules (0) from no folder."""
-AGAINST_THE_RANKS = {
-    ("blsp.models.load", "blsp.decoding.spoken_language"),
-    ("blsp.data.answers.readback", "blsp.metrics.corpus_metrics"),
-    ("blsp.data.answers.readback", "blsp.metrics.normalizers"),
-}
-"""Beside what `BlspModel` imports of decoding/. No circle comes of these; they are to go."""
-
-
-def test_folders_of_the_library_import_downwards() -> None:
-    def rank(name: str) -> int:
-        return RANKS.get(name.split(".")[1], 0)
-
-    found = {(a, b) for a, b in imports_within("blsp") if a != "blsp" and rank(b) > rank(a)}
-    of_the_model = {(a, b) for a, b in found if a == "blsp.modeling.model" and b.startswith("blsp.decoding.")}
-    assert found - of_the_model == AGAINST_THE_RANKS
-
-
-def test_results_are_judged_without_training() -> None:
-    wrong = {
-        (a, b)
-        for a, b in imports_within("blsp")
-        if a.split(".")[1] in {"evaluation", "report", "analysis"} and b.split(".")[1] in {"training", "stages"}
-    }
-    assert not wrong
-
-
-def test_only_the_engine_sees_models() -> None:
-    """The session, the screen and the microphone know turns and text, no tensors."""
-    wrong = {
-        f"{module_name(path)} imports {name}"
-        for path in modules("voicechat")
-        for name in imported(path)
-        if name.partition(".")[0] in {"torch", "transformers"} or name.startswith("blsp.modeling")
-        if module_name(path).removeprefix("voicechat.") not in SEE_MODELS
-    }
-    assert not wrong
+    assert not {w for w in wrong if not ("sys.stdin" in w and w.startswith("blsp.audio."))}  # `-` names standard input
 
 
 @pytest.mark.parametrize("package", ["blsp", "voicechat"])
