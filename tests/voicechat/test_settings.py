@@ -11,13 +11,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from blsp.audio.speech_detector import DEFAULT_MODE
 from blsp.config import field_docs
 from blsp.errors import ConfigError
 from voicechat.answering.loading import EngineKind
 from voicechat.cli import app
 from voicechat.commands.options import generation_config
 from voicechat.errors import UsageError
-from voicechat.hearing.vad import DEFAULT_MODE
 from voicechat.model_options import ModelOptions
 from voicechat.paths import cache_folder, config_path, state_folder
 from voicechat.settings import (

@@ -34,10 +34,10 @@ from voicechat.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
+    from blsp.decoding.recording_segments import Writer
     from blsp.decoding.translate import Translation
     from voicechat.answering.engine import ChatEngine
     from voicechat.files.results import OutputOptions
-    from voicechat.files.transcription import Writer
 
 _AT_ONCE = 4
 """Utterances of a file that are transcribed together: with more, the first result comes late."""
@@ -349,9 +349,9 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         typer.Exit: A recording failed.
     """
     from blsp import __version__
+    from blsp.decoding.recording_segments import RecordingOptions
     from voicechat.files.batch import LoadedWriter, run_batch
     from voicechat.files.results import Task
-    from voicechat.files.transcription import RecordingOptions
     from voicechat.hearing.vad import make_detector
 
     if source.raw_rate is not None and source.track is not None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from blsp.audio.sources import name_of
 from blsp.audio.waveform import Waveform
+from blsp.decoding.recording_segments import RecordingOptions, WordTimes, Writer, write_segments
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
+from blsp.segments import Segment
 from voicechat.errors import print_error, print_notice, print_warning
-from voicechat.files.cues import Segment
 from voicechat.files.journal import Written
 from voicechat.files.results import OutputOptions, ResultSink, Task, plan_jobs
-from voicechat.files.transcription import RecordingOptions, WordTimes, Writer, write_segments
 from voicechat.languages import foreign_speech
 from voicechat.runtime.outputs import ExistsError, UnusableNameError
 from voicechat.runtime.signals import on_interruption

@@ -6,31 +6,11 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wcwidth import iter_graphemes, wcswidth
 
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a segment, and when it is said."""
-
-    start: float
-    """Seconds from the beginning of the recording."""
-    end: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a recording and what was written about it."""
-
-    start: float
-    """Seconds from the beginning of the recording."""
-    end: float
-    text: str
-    words: tuple[Word, ...] = ()
-    """Its words, where it is known when each is said."""
+from blsp.segments import Segment, Word, words_of
 
 
 @dataclass(frozen=True)
@@ -81,11 +61,6 @@ def make_cues(segments: Sequence[Segment], limits: CueLimits | None = None) -> l
     return cues
 
 
-def plain_line(text: str) -> str:
-    """The text in one line: no control characters, single spaces; a space that must not break a line stays."""
-    return " ".join(_breakable_parts(text))
-
-
 _LINGER_SECONDS = 0.3
 _SENTENCE_END = re.compile(r"[.!?…。！？؟।]+[\"'”’»)\]）」』]*$")
 _CLAUSE_END = re.compile(r"[,;:،、，；：–—]+[\"'”’»)\]）」』]*$")
@@ -110,16 +85,6 @@ class _Piece:
         return _width(self.text)
 
 
-def _breakable_parts(text: str) -> list[str]:
-    printable = "".join(_printable(character) for character in text)
-    return [part for part in re.split(r"[^\S\u00a0\u202f\u2007]+", printable) if part]
-
-
-def _printable(character: str) -> str:
-    kind = unicodedata.category(character)
-    return " " if kind in ("Cc", "Zl", "Zp") else "\N{REPLACEMENT CHARACTER}" if kind == "Cs" else character
-
-
 def _width(text: str) -> int:
     """Cells that a text takes, at least one for what fonts show somehow."""
     return max(wcswidth(text), 1)
@@ -138,7 +103,7 @@ def _pieces(segment: Segment, line_width: int) -> Iterator[_Piece]:
 
 
 def _timed_words(segment: Segment) -> Sequence[Word]:
-    texts = _breakable_parts(segment.text)
+    texts = words_of(segment.text)
     if [word.text for word in segment.words] == texts:
         return segment.words
     ends = list(itertools.accumulate(_width(text) + 1 for text in texts))
@@ -252,22 +217,3 @@ def _placed(before: Sequence[Cue], start: float, end: float, lines: tuple[str, .
     start = max(round(start, 3), before[-1].end if before else 0.0)
     end = round(min(end, start + limits.seconds), 3)
     return Cue(start, max(end, round(start + 0.001, 3)), lines)
-
-
-def with_words(segment: Segment, times: Sequence[tuple[float, float]] | None, offset: float) -> Segment:
-    """The segment with its words' times, kept within it and in order.
-
-    Args:
-        segment: The segment.
-        times: Start and end of each of its words; None where they are not known.
-        offset: Where these are counted from, in seconds from the beginning of the recording.
-    """
-    texts = _breakable_parts(segment.text)
-    if times is None or len(times) != len(texts):
-        return segment
-    words, earliest = [], segment.start
-    for text, (start, end) in zip(texts, times):
-        begins = min(max(offset + start, earliest), segment.end)
-        earliest = min(max(offset + end, begins), segment.end)
-        words.append(Word(begins, earliest, text))
-    return replace(segment, words=tuple(words))

@@ -13,7 +13,7 @@ from voicechat.runtime.outputs import output_error, write_output
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
-    from voicechat.files.cues import Segment
+    from blsp.segments import Segment
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blsp.errors import StorageError
+from blsp.segments import Segment
 from voicechat.errors import UsageError, print_notice
-from voicechat.files.cues import CueLimits, Segment
+from voicechat.files.cues import CueLimits
 from voicechat.files.journal import Journal
 from voicechat.files.subtitles import CUE_FORMATS, WRITERS, Transcript, txt_line
 from voicechat.runtime.outputs import (

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from voicechat.files.cues import Cue, CueLimits, Segment, make_cues, plain_line
+from blsp.segments import Segment, plain_line
+from voicechat.files.cues import Cue, CueLimits, make_cues
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blsp.audio.waveform import SAMPLING_RATE, Waveform
-from blsp.conversation import Turn
-from voicechat.hearing.endpointing import (
+from blsp.audio.endpointing import (
     EndpointingSettings,
     SilenceHint,
     SpeechResumed,
@@ -19,8 +17,10 @@ from voicechat.hearing.endpointing import (
     UtteranceSegmenter,
     segment_stream,
 )
+from blsp.audio.speech_detector import FrameClassifier
+from blsp.audio.waveform import SAMPLING_RATE, Waveform
+from blsp.conversation import Turn
 from voicechat.hearing.microphone import HeardFrame
-from voicechat.hearing.vad import FrameClassifier
 
 MAX_TURN_SECONDS = 120.0
 """A spoken turn is answered after so long, even if it goes on."""

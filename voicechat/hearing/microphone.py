@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from blsp.audio.read import stream_audio
 from blsp.audio.resample import Resampler
+from blsp.audio.speech_detector import Frame
 from blsp.audio.speech_gate import FRAME_SAMPLES
 from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
 from voicechat.errors import AudioDeviceError
@@ -31,7 +32,6 @@ from voicechat.hearing.audio_devices import (
     load_portaudio,
     open_stream,
 )
-from voicechat.hearing.vad import Frame
 
 FRAME_SECONDS = FRAME_SAMPLES / SAMPLING_RATE
 

@@ -1,79 +1,14 @@
-"""Is this frame speech? Silero's detector, which hears every recording about as loud as people speak, or webrtcvad."""
+"""Is this frame speech? The detectors that a user chooses from: Silero's, which is the library's, or webrtcvad."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from blsp.audio.speech_gate import FRAME_SAMPLES, LevelControl, SileroVad
-from blsp.audio.waveform import SAMPLING_RATE, from_pcm16
+from blsp.audio.speech_detector import DEFAULT_MODE, Frame, FrameClassifier, SpeechDetector, check_frame, check_mode
+from blsp.audio.waveform import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from voicechat.settings import Detector
-
-FRAME_MS = 1000 * FRAME_SAMPLES // SAMPLING_RATE  # 30
-
-Frame = npt.NDArray[np.int16]
-"""30 ms of mono audio at 16 kHz, int16 (480,)."""
-
-DEFAULT_MODE = 3
-START_PROBABILITIES = (0.2, 0.3, 0.4, 0.5)
-"""For each mode, how likely the network must find speech where there was none."""
-_STAY_FACTOR = 1 / 3
-"""So much of it is enough soon after speech: soft syllables within a sentence must not be lost."""
-_STAY_FRAMES = 10  # 300 ms
-
-
-class FrameClassifier(Protocol):
-    """Tells speech from everything else, frame by frame."""
-
-    def is_speech(self, frame: Frame) -> bool:
-        """Whether a frame, int16 (480,), holds speech."""
-        ...
-
-    def reset(self) -> None:
-        """Forget what was heard, as at the start of a recording."""
-        ...
-
-
-class SpeechDetector:
-    """Silero's network on a signal whose level was evened out.
-
-    It asks for more where nobody spoke in the last 300 ms than within an utterance.
-
-    Args:
-        mode: 0 takes most sounds for speech, 3 fewest.
-
-    Raises:
-        ValueError: `mode` is not 0, 1, 2 or 3.
-    """
-
-    def __init__(self, mode: int = DEFAULT_MODE) -> None:
-        _check_mode(mode)
-        self._threshold = START_PROBABILITIES[mode]
-        self._network = SileroVad()
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was heard, as at the start of a recording."""
-        self._since_speech = _STAY_FRAMES  # frames
-        self._level = LevelControl()
-        self._network.reset()
-
-    def is_speech(self, frame: Frame) -> bool:
-        """Whether a frame, int16 (480,), holds speech.
-
-        Raises:
-            ValueError: The frame is not int16 (480,).
-        """
-        _check_frame(frame)
-        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
-        heard = self._level.apply(from_pcm16(frame))
-        is_speech = self._network.probability(heard) >= factor * self._threshold
-        self._since_speech = 0 if is_speech else self._since_speech + 1
-        return is_speech
 
 
 class WebRtcVad:
@@ -89,7 +24,7 @@ class WebRtcVad:
     """
 
     def __init__(self, mode: int = DEFAULT_MODE) -> None:
-        _check_mode(mode)
+        check_mode(mode)
         self._mode = mode
         self.reset()
 
@@ -105,7 +40,7 @@ class WebRtcVad:
         Raises:
             ValueError: The frame is not int16 (480,).
         """
-        _check_frame(frame)
+        check_frame(frame)
         return bool(self._detector.is_speech(frame.tobytes(), SAMPLING_RATE))
 
 
@@ -116,21 +51,3 @@ def make_detector(name: Detector = "silero", mode: int = DEFAULT_MODE) -> FrameC
         ValueError: `mode` is not 0, 1, 2 or 3.
     """
     return SpeechDetector(mode) if name == "silero" else WebRtcVad(mode)
-
-
-def _check_mode(mode: int) -> None:
-    if mode not in range(len(START_PROBABILITIES)):
-        raise ValueError(f"`mode` must be 0, 1, 2 or 3, but is {mode} instead.")
-
-
-def _check_frame(frame: Frame) -> None:
-    if frame.dtype != np.int16 or frame.shape != (FRAME_SAMPLES,):
-        raise ValueError(f"`frame` must be int16 ({FRAME_SAMPLES},), but is {frame.dtype} {frame.shape} instead.")
-
-
-def level_dbfs(frame: Frame) -> float:
-    """Root-mean-square level in dB relative to full scale, at least -96: int16 (N,) -> float."""
-    if len(frame) == 0:
-        return -96.0
-    power = float(np.square(frame.astype(np.float32) / 32_768.0).mean())
-    return max(-96.0, 10.0 * float(np.log10(power + 1e-12)))

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blsp.audio.endpointing import EndpointingSettings
+from blsp.audio.speech_detector import SpeechDetector, level_dbfs
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from voicechat.answering.engine_thread import (
@@ -47,7 +49,6 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
-from voicechat.hearing.endpointing import EndpointingSettings
 from voicechat.hearing.listener import (
     Heard,
     Listener,
@@ -57,7 +58,6 @@ from voicechat.hearing.listener import (
     SpeechOver,
 )
 from voicechat.hearing.source_pump import SourcePump
-from voicechat.hearing.vad import SpeechDetector, level_dbfs
 from voicechat.runtime.signals import on_interruption
 from voicechat.sessions.answer_voice import AnswerVoice
 from voicechat.sessions.failures import Failures

@@ -15,16 +15,16 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 import voicechat.answering.loading
+from blsp.audio.endpointing import UtteranceReady
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
 from blsp.conversation import Turn
+from blsp.decoding.recording_segments import RecordingOptions, write_segments
 from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
 from tests.blsp.audio.encoded_audio import Track, encode
 from voicechat.answering.scripted import ScriptedEngine
 from voicechat.cli import app
-from voicechat.files.transcription import RecordingOptions, write_segments
-from voicechat.hearing.endpointing import UtteranceReady
 from voicechat.hearing.vad import make_detector
 from voicechat.model_options import ModelOptions
 
@@ -214,7 +214,7 @@ def test_what_is_still_being_said_is_written_as_it_ends(
                 np.full(SAMPLING_RATE, number, np.float32), samples, samples + SAMPLING_RATE, forced=False
             )
 
-    monkeypatch.setattr("voicechat.files.transcription.segment_stream", stretches)
+    monkeypatch.setattr("blsp.decoding.recording_segments.segment_stream", stretches)
     options = RecordingOptions(make_detector("silero", 2), at_once=4)
     for segment in write_segments(source, lambda waveform: f"{waveform[0]:.0f}", options, warn=pytest.fail):
         happened += [segment.text]

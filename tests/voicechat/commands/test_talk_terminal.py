@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from session_files import kept_turns
 
+from blsp.audio.speech_detector import SpeechDetector
 from blsp.audio.waveform import SAMPLING_RATE
 from voicechat.hearing.listener import speech_of
-from voicechat.hearing.vad import SpeechDetector
 from voicechat.sessions.session_log import list_sessions, load_session
 
 # each starts the whole program in a terminal; those with a sound card hear in real time, so one at a time

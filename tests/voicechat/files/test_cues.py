@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wcwidth import wcswidth
 
-from voicechat.files.cues import Cue, CueLimits, Segment, Word, make_cues, plain_line, with_words
+from blsp.segments import Segment, Word, plain_line, with_words
+from voicechat.files.cues import Cue, CueLimits, make_cues
 
 STREET = "the old house stood at the end of a quiet street"
 

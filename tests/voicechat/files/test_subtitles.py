@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voicechat.files.cues import CueLimits, Segment, plain_line
+from blsp.segments import Segment, plain_line
+from voicechat.files.cues import CueLimits
 from voicechat.files.subtitles import WRITERS, Transcript
 from voicechat.runtime.process import ESCAPED
 

@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from blsp.audio.endpointing import segment_stream
 from blsp.audio.read import load_audio
+from blsp.audio.speech_detector import DEFAULT_MODE, FRAME_MS, SpeechDetector
 from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
 from blsp.modeling.model import BlspModel
-from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, SpeechDetector
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
 """Seconds of a clip's beginning; 0 stands for the whole clip."""

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blsp.audio.endpointing import segment_stream
 from blsp.audio.read import load_audio
+from blsp.audio.speech_detector import FrameClassifier, SpeechDetector, level_dbfs
 from blsp.audio.speech_gate import (
     FAINT_EVIDENCE,
     FRAME_SAMPLES,
@@ -25,14 +27,7 @@ from blsp.audio.speech_gate import (
     speech_evidence,
 )
 from blsp.audio.waveform import SAMPLING_RATE, to_pcm16
-from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import (
-    FrameClassifier,
-    SpeechDetector,
-    WebRtcVad,
-    level_dbfs,
-    make_detector,
-)
+from voicechat.hearing.vad import WebRtcVad, make_detector
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CLIPS = sorted(path.name for path in ASSETS.iterdir() if path.suffix in (".flac", ".ogg"))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from blsp.audio.endpointing import segment_stream
 from blsp.audio.read import load_audio
+from blsp.audio.speech_detector import FRAME_MS, SpeechDetector
 from blsp.audio.speech_gate import FRAME_SAMPLES
 from blsp.audio.waveform import to_pcm16
-from voicechat.hearing.endpointing import segment_stream
-from voicechat.hearing.vad import FRAME_MS, SpeechDetector
 
 Clip = tuple[dict[str, str], np.ndarray]
 

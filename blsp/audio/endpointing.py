@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from blsp.audio.speech_detector import FRAME_MS, Frame, FrameClassifier, level_dbfs
 from blsp.audio.speech_gate import FRAME_SAMPLES
 from blsp.audio.waveform import SAMPLING_RATE, Waveform, from_pcm16, to_pcm16
-from voicechat.hearing.vad import FRAME_MS, Frame, FrameClassifier, level_dbfs
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from blsp.audio.speech_gate import FRAME_SAMPLES
-from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
-from voicechat.hearing.endpointing import (
+from blsp.audio.endpointing import (
     EndpointingSettings,
     SegmentEvent,
     SilenceHint,
@@ -19,7 +17,9 @@ from voicechat.hearing.endpointing import (
     UtteranceSegmenter,
     segment_stream,
 )
-from voicechat.hearing.vad import Frame
+from blsp.audio.speech_detector import Frame
+from blsp.audio.speech_gate import FRAME_SAMPLES
+from blsp.audio.waveform import SAMPLING_RATE, from_pcm16, to_pcm16
 
 SETTINGS = EndpointingSettings(
     start_ms=90, pre_roll_ms=150, hint_ms=90, stop_ms=300, post_roll_ms=120, max_seconds=1.5, split_search_ms=600

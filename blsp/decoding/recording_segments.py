@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from blsp.audio.endpointing import EndpointingSettings, UtteranceReady, segment_stream
 from blsp.audio.read import stream_audio
 from blsp.audio.sources import name_of
+from blsp.audio.speech_detector import FrameClassifier
 from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import NoSpeechError
-from voicechat.files.cues import Segment, with_words
-from voicechat.hearing.endpointing import EndpointingSettings, UtteranceReady, segment_stream
-from voicechat.hearing.vad import FrameClassifier
+from blsp.segments import Segment, with_words
 
 Writer = Callable[[Waveform], str]
 """Speech -> what is written about it: an engine's method with its arguments filled in."""
