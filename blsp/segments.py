@@ -45,7 +45,7 @@ def with_words(segment: Segment, times: Sequence[tuple[float, float]] | None, of
     for text, (start, end) in zip(texts, times):
         begins = min(max(offset + start, earliest), segment.end)
         earliest = min(max(offset + end, begins), segment.end)
-        words.append(Word(begins, earliest, text))
+        words.append(Word(float(begins), float(earliest), text))
     return replace(segment, words=tuple(words))
 
 

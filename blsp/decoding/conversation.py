@@ -86,7 +86,7 @@ class Conversation:
             self._history.system = turn.text
 
     def reply(
-        self, turn: Turn, config: GenerationConfig | None = None, cancel: threading.Event | None = None
+        self, turn: Turn | str, config: GenerationConfig | None = None, cancel: threading.Event | None = None
     ) -> Generator[str, None, None]:
         """Answer a user's turn.
 
@@ -94,7 +94,7 @@ class Conversation:
         generator is closed.
 
         Args:
-            turn: What the user said.
+            turn: What the user said, or typed.
             config: How to answer.
             cancel: Set by another thread, it ends the answer within a layer's time.
 
@@ -106,6 +106,7 @@ class Conversation:
             NoSpeechError: The adapter found nothing to read in the turn's speech; nothing is appended.
             ValueError: The turn is not the user's.
         """
+        turn = Turn("user", turn) if isinstance(turn, str) else turn
         if turn.role != "user":
             raise ValueError(f"`turn` must be the user's, but `role` is {turn.role!r} instead.")
         return self._reply(turn, config or GenerationConfig(), cancel)

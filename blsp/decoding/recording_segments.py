@@ -10,7 +10,7 @@ import numpy as np
 
 from blsp.audio.endpointing import EndpointingSettings, UtteranceReady, segment_stream
 from blsp.audio.read import stream_audio
-from blsp.audio.sources import name_of
+from blsp.audio.sources import AudioInput, name_of
 from blsp.audio.speech_detector import FrameClassifier
 from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import NoSpeechError
@@ -41,7 +41,7 @@ class RecordingOptions:
 
 
 def write_segments(
-    source: str,
+    source: AudioInput | Waveform,
     write: Writer,
     options: RecordingOptions,
     *,
@@ -54,7 +54,7 @@ def write_segments(
     """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
 
     Args:
-        source: Path, or `-` for standard input.
+        source: As of `blsp.audio.read.stream_audio`, or a waveform at 16 kHz, float32 (N,).
         write: Called with each stretch of speech, at most 30 s long.
         options: How the recording is read and cut.
         warn: Called with one line for a recording that is damaged but usable.
@@ -74,12 +74,12 @@ def write_segments(
     """
     options.vad.reset()
     position = _Position(advance)
-    blocks = position.watch(stream_audio(source, raw_rate=options.raw_rate, track=options.track, warn=warn))
+    blocks = position.watch(_blocks(source, options, warn))
     stretches: Iterable[UtteranceReady] = segment_stream(blocks, options.vad, options.endpointing)
     if options.whole:
         stretches = _joined(stretches)
     n_written = 0
-    at_once = options.at_once if Path(source).is_file() else 1
+    at_once = 1 if _is_still_said(source) else options.at_once
     for group in _grouped(_held_back(stretches, is_settled), at_once):
         prepare([stretch.waveform for stretch in group])
         for stretch in group:
@@ -91,9 +91,26 @@ def write_segments(
                 yield with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
     if n_written == 0:
         raise NoSpeechError(
-            f"{name_of(source)}: no speech was found in {position.seconds:.1f} s of audio.",
+            f"{_name(source)}: no speech was found in {position.seconds:.1f} s of audio.",
             hint="Listen to it; for quiet or noisy speech try: --vad-mode 0",
         )
+
+
+def _blocks(
+    source: AudioInput | Waveform, options: RecordingOptions, warn: Callable[[str], None]
+) -> Iterable[Waveform]:
+    if isinstance(source, np.ndarray):
+        return [source]
+    return stream_audio(source, raw_rate=options.raw_rate, track=options.track, warn=warn)
+
+
+def _is_still_said(source: AudioInput | Waveform) -> bool:
+    """Whether more of it may come later: each utterance is then written about as it ends."""
+    return not isinstance(source, (bytes, np.ndarray)) and not Path(source).is_file()
+
+
+def _name(source: AudioInput | Waveform) -> str:
+    return "The audio" if isinstance(source, np.ndarray) else name_of(source)
 
 
 class _Position:
