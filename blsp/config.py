@@ -2,7 +2,8 @@
 
 A config class is a frozen dataclass whose fields have docstrings; they are its help text. A file may name another
 one under `base:`, whose values it changes, and may use `${NAME}` or `${NAME:-default}` for environment variables;
-`${here}` is the folder of the file.
+`${here}` is the folder of the file. What stands more than once in it is named once, under `let:`, whose texts are
+variables of this file alone, and whose other values serve YAML's `&anchors`.
 
 A config inside another one changes only the keys that it names: the others keep what they are by default where it
 stands, or in the base file. Of a class's `ALTERNATIVES`, the one that is named takes the place of the others. A table
@@ -58,13 +59,28 @@ def read_config_file(path: Path, variables: Mapping[str, str] | None = None, *, 
 def _read(path: Path, variables: Mapping[str, str], seen: tuple[Path, ...]) -> Values:
     if path.resolve() in seen:
         raise ConfigError(f"{shown_path(path)} names itself as its base, by way of others.")
-    values: Values = _expand(_parse(path), {**variables, "here": str(path.parent)}, str(path))
+    parsed = _parse(path)
+    own = {**variables, "here": str(path.parent)}
+    own |= _let(parsed, own, str(path))
+    values: Values = _expand(parsed.without("let"), own, str(path))
     base = values.get("base")
     if base is None:
         return values.without("base")
     if not isinstance(base, str) or not base:
         raise ConfigError(f"{values.places['base']}: 'base' must be a file's name, but is {shown(base)}.")
     return merge(_read(path.parent / base, variables, (*seen, path.resolve())), values.without("base"))
+
+
+def _let(values: Values, variables: Mapping[str, str], where: str) -> dict[str, str]:
+    """The variables that a file gives itself, each of which may use those above it."""
+    let = values.get("let", Values())
+    if not isinstance(let, Values):
+        raise ConfigError(f"{values.places['let']}: 'let' must hold names with values, but is {shown(let)}.")
+    found: dict[str, str] = {}
+    for name, value in let.items():
+        if isinstance(value, str):
+            found[name] = _expand(value, {**variables, **found}, let.places.get(name, where))
+    return found
 
 
 def _parse(path: Path) -> Values:

@@ -83,7 +83,7 @@ class TaskConfig:
     manifest: Path | None = None
     """Test set of this task; by default that of the stage."""
     instruction: str | None = None
-    """What the model is told; by default the paper's words."""
+    """What the model is told; by default the paper's words. `{labels}` stands for the labels to choose from."""
     reads: Literal["speech", "transcript"] = "speech"
     """What follows the instruction: the speech, or the true transcript, which shows what the LLM itself can do."""
     language: str = "en"
@@ -141,6 +141,9 @@ class TaskConfig:
             raise ValueError("`labels` or `labels_of` must be given for classification, one of the two.")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"`labels` must be distinct, but is {self.labels}.")
+        if self.instruction is not None and self.all_labels:
+            told = self.instruction.replace("{labels}", ", ".join(self.all_labels))
+            object.__setattr__(self, "instruction", told)
         if self.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, but is {self.max_new_tokens}.")
         if self.reads == "transcript" and (self.ctc or self.jointly):

@@ -210,6 +210,26 @@ def test_a_file_changes_its_base_and_knows_variables(tmp_path: Path, monkeypatch
     }
 
 
+def test_what_a_file_names_once_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS", "elsewhere")
+    (tmp_path / "base.yaml").write_text("out: ${place}\nlet: {place: '${RUNS:-runs}/base'}\nsizes: [1]\n")
+    (tmp_path / "top.yaml").write_text(
+        "base: base.yaml\n"
+        "let:\n  place: ${RUNS:-runs}\n  inner: &inner {steps: 2}\n  deep: ${place}/deep\n"
+        "inner: *inner\nmany: [{<<: *inner, rate: 0.5}]\nkind: ${deep}\n"
+    )
+    assert read_config_file(tmp_path / "top.yaml") == {
+        "out": "elsewhere/base",
+        "sizes": [1],
+        "inner": {"steps": 2},
+        "many": [{"steps": 2, "rate": 0.5}],
+        "kind": "elsewhere/deep",
+    }
+    (tmp_path / "top.yaml").write_text("let: [a]\nout: x\n")
+    with pytest.raises(ConfigError, match=r"top.yaml, line 1: 'let' must hold names with values, but is \['a'\]"):
+        read_config_file(tmp_path / "top.yaml")
+
+
 def test_a_default_may_have_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "f.yaml").write_text("out: ${run:-${PLACE:-runs}/paper}/x\nkind: ${run:-${PLACE:-a}}")
     monkeypatch.delenv("PLACE", raising=False)

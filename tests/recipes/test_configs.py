@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from blsp.stages.stage import Plan
 from voicechat.experiments.recipes import shipped_configs
 
 CONFIGS = shipped_configs()
+_REPEATABLE = re.compile(r"\$\{\w+:-[^{}]*\}|made_by: .*?(?=\})|instruction: .*?(?=,)")
 PAPER = [pytest.mark.slow, pytest.mark.xdist_group("paper")]  # eight million utterances take seconds
 EACH = [pytest.param(name, marks=PAPER if name == "paper/pipeline" else ()) for name in CONFIGS]
 
@@ -66,6 +69,17 @@ def jobs(name: str) -> dict[str, Job]:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("paper")
+def test_no_config_says_the_same_many_times() -> None:
+    """What stands more than once is named once, under `let:`."""
+    often = {
+        f"{path.parent.name}/{path.name}: {what} {n} times"
+        for path in sorted((Path(__file__).parents[2] / "recipes/configs").glob("*/*.yaml"))
+        for what, n in Counter(_REPEATABLE.findall(path.read_text(encoding="utf-8"))).items()
+        if n > 2
+    }
+    assert not often
+
+
 def test_the_paper_is_planned_to_the_sample() -> None:
     plans = {job.name: dict(plan.facts) for job, plan in planned("paper/pipeline")}
     assert plans["speech"]["utterances"] == 281_241 + 8_282_988 + 232_975 == 8_797_204

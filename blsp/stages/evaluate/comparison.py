@@ -35,11 +35,15 @@ class SystemConfig:
     hears: Hearing = "speech"
     """What its LLM gets: speech; transcript, the true one; whisper or ctc, what these have written down of it."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The model: a preset, a checkpoint folder, a hub id."""
+    """The model: a preset, a checkpoint folder, a hub id; by default that of `training`."""
     made_by: str | None = None
     """Command that makes its folder, for a notice where it is not there."""
     training: Path | None = None
-    """Run folder of its training, for quality against training steps."""
+    """Run folder of its training: its `model` is the system's, and quality is drawn against its steps."""
+
+    def __post_init__(self) -> None:
+        if self.training is not None and self.model.name == ModelConfig.name:
+            object.__setattr__(self, "model", replace(self.model, name=str(self.training / "model")))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,3 +131,9 @@ def test_instructions_of_table_11() -> None:
 def test_wrong_tasks_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TaskConfig(kind="classification", **settings)  # type: ignore[arg-type]
+
+
+def test_an_instruction_names_the_labels_where_it_is_told_to() -> None:
+    task = TaskConfig(kind="classification", labels=("tea", "coffee"), instruction="Which? Choose from [{labels}].")
+    assert task.prompt().text == "Which? Choose from [tea, coffee]."
+    assert TaskConfig(kind="answer", instruction="Explain {labels}.").prompt().text == "Explain {labels}."

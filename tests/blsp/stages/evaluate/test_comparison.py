@@ -225,3 +225,10 @@ def test_the_worst_answers_are_those_by_a_metric_of_all_of_them(tmp_path: Path, 
     assert [worst.hypothesis for worst in find_worst(answers[1], found, 1)] == ["maybe"]
     assert found.statistics("answers", "correct by key")["typed"].n == 1
     assert find_worst(answers[0], found, 1) == []  # what was typed is scored by the key alone
+
+
+def test_a_training_names_the_model_of_its_system(write: Callable[..., Path]) -> None:
+    systems = [{"name": "BLSP", "training": "runs/blsp"}, {"name": "CTC", "training": "runs/x", "model": {"name": "y"}}]
+    tasks = [{"kind": "asr", "data": "test"}]
+    names = [job.config.model.name for job in load_recipe(write(systems=systems, tasks=tasks, analysis=None)).jobs[:2]]
+    assert names == ["runs/blsp/model", "y"]
