@@ -115,6 +115,8 @@ class Report:
 
     title: str
     """Heading."""
+    headlines: tuple[str, ...] = ()
+    """The findings in few sentences, with which the page begins."""
     findings: tuple[str, ...] = ()
     """What the numbers say, a sentence each, with the numbers in it."""
     scores: tuple[Score, ...] = ()

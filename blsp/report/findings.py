@@ -7,13 +7,30 @@ from dataclasses import dataclass
 from functools import partial
 
 from blsp.evaluation.collecting import Collection
-from blsp.evaluation.measures import ALONE, KL
+from blsp.evaluation.measures import ALONE, CORRECT, KL
 from blsp.evaluation.significance import PairedTest, ResamplingConfig, bootstrap_interval, holm, paired_test
 from blsp.evaluation.tasks import ACCURACIES
 from blsp.metrics.utterance_counts import UtteranceStatistics
 from blsp.report.lay_out import format_interval, format_p_value, format_value
 from blsp.report.paper_results import ASR_PRETRAINING, BLSP, BLSP_RP
-from blsp.report.verdicts import HOW, is_equal_enough, verdict
+from blsp.report.verdicts import HOW, Verdict, is_equal_enough, verdict
+
+MOST_HEADLINES = 10
+"""Sentences that a report begins with, at most."""
+MOST_TASKS = 3
+"""Tasks that one of them names, at most."""
+_HEADLINE_METRICS = {
+    "WER": "words read wrong, %",
+    "agreement": "answers as when typed, %",
+    "first sentence": "first sentences as when typed, %",
+    CORRECT: "right answers by the key, %",
+    "chrF": "translations as of the transcript, chrF",
+    "no text": "nothing written where nobody speaks, %",
+    "BLEU": "translation, BLEU",
+    "accuracy": "right labels, %",
+}
+"""Metrics of the headlines, in their order, and what they mean."""
+_SURE: tuple[Verdict, ...] = ("better", "worse")
 
 
 @dataclass(frozen=True)
@@ -32,13 +49,29 @@ class Subject:
 class _Finding:
     """A sentence that rests on a comparison, and cannot be written before all p-values are known."""
 
+    claim: str
+    """What the comparison is one of several of, with the systems that it is about."""
     test: PairedTest
     """The comparison."""
+    what: str
+    """The task and the metric."""
+    judge: Callable[[float], Verdict]
+    """The verdict by the corrected p-value."""
     write: Callable[[float], str]
     """Makes the sentence of the corrected p-value."""
 
 
-def find(found: Collection, subject: Subject, pairs_task: str, config: ResamplingConfig) -> list[str]:
+@dataclass(frozen=True)
+class Findings:
+    """What the numbers of a report say."""
+
+    headlines: tuple[str, ...] = ()
+    """At most `MOST_HEADLINES` sentences: what the main system does, and a verdict on each claim."""
+    sentences: tuple[str, ...] = ()
+    """Every comparison, a sentence each."""
+
+
+def find(found: Collection, subject: Subject, pairs_task: str, config: ResamplingConfig) -> Findings:
     """Sentences; those whose systems or tasks are not there are left out.
 
     P-values are corrected for all comparisons that a sentence rests on.
@@ -56,10 +89,54 @@ def find(found: Collection, subject: Subject, pairs_task: str, config: Resamplin
         *_agreements(found, subject, config),
         *_limits(found, subject, config),
     ]
-    tests = [finding.test for finding in findings if isinstance(finding, _Finding)]
-    corrected = iter(holm([test.p_value for test in tests]))
+    judged = [finding for finding in findings if isinstance(finding, _Finding)]
+    p_values = holm([finding.test.p_value for finding in judged])
+    corrected = iter(p_values)
     sentences = [f if isinstance(f, str) else f.write(next(corrected)) for f in findings]
-    return [*sentences, f"How this is judged ({len(tests)} comparisons): {HOW}."] if tests else sentences
+    how = [f"How this is judged ({_counted(len(judged))}): {HOW}."] if judged else []
+    about = [*_scores_of(found, subject, config), *_claims(judged, p_values)]
+    return Findings((*about[: MOST_HEADLINES - len(how)], *how), (*sentences, *how))
+
+
+def _scores_of(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[str]:
+    """What the main system does, metric by metric, with the cascade beside it and no verdict."""
+    for metric, words in _HEADLINE_METRICS.items():
+        tasks = [task for task, name in found.measures if name == metric and not task.endswith(ALONE)]
+        own = {
+            task: by_name[subject.main] for task in tasks if subject.main in (by_name := found.statistics(task, metric))
+        }
+        shown = list(own)[:MOST_TASKS]
+        if not shown:
+            continue
+        parts = []
+        for task in shown:
+            other = found.statistics(task, metric).get(subject.cascade or "")
+            beside = "" if other is None else f"; {subject.cascade} {_value(other, config)}"
+            parts.append(f"{_value(own[task], config)} on {task} (n = {own[task].n}{beside})")
+        more = "" if len(own) == len(shown) else f", and {len(own) - len(shown)} more in the tables"
+        yield f"{subject.main}, {words}: {', '.join(parts)}{more}."
+
+
+def _claims(findings: Sequence[_Finding], corrected: Sequence[float]) -> Iterator[str]:
+    """A sentence for each claim: how many of its comparisons are sure, and which."""
+    by_claim: dict[str, list[tuple[str, Verdict]]] = {}
+    for finding, p_value in zip(findings, corrected):
+        by_claim.setdefault(finding.claim, []).append((finding.what, finding.judge(p_value)))
+    for claim, verdicts in by_claim.items():
+        sure = [f"{word} in {_named(verdicts, word)}" for word in _SURE if _named(verdicts, word)]
+        if any(word not in _SURE for _, word in verdicts):
+            sure.append(f"{'otherwise ' if sure else ''}no difference that matters is sure")
+        yield f"{claim}, {_counted(len(verdicts))}: {'; '.join(sure)}."
+
+
+def _counted(n: int) -> str:
+    return f"{n} comparison{'' if n == 1 else 's'}"
+
+
+def _named(verdicts: Sequence[tuple[str, Verdict]], word: Verdict) -> str:
+    names = [what for what, found in verdicts if found == word]
+    more = f" and {len(names) - MOST_TASKS} more" if len(names) > MOST_TASKS else ""
+    return ", ".join(names[:MOST_TASKS]) + more
 
 
 def _deafness(found: Collection, task: str, typed: str | None, config: ResamplingConfig) -> Iterator[_Finding]:
@@ -75,7 +152,9 @@ def _deafness(found: Collection, task: str, typed: str | None, config: Resamplin
             f"Does the instruction matter? Mean {metric} of the same input under two instructions (near 1: ignored): "
             f"{values}. {ASR_PRETRAINING} minus {BLSP}: "
         )
-        yield _Finding(test, partial(_bare, beginning, test, metric))
+        claim = f"Does the LLM follow the instruction after {BLSP} as compared with after {ASR_PRETRAINING}"
+        judge = partial(verdict, metric, -test.difference, higher_is_better=True)  # near 1: it is ignored
+        yield _Finding(claim, test, metric, judge, partial(_bare, beginning, test, metric))
 
 
 def _bare(beginning: str, test: PairedTest, metric: str, corrected: float) -> str:
@@ -104,7 +183,9 @@ def _judged(
         if metric in metrics and not task.endswith(ALONE) and {one, other} <= by_system.keys():
             own = by_system[one].statistics
             test = paired_test(own, by_system[other].statistics, config)
-            yield _Finding(test, partial(_judgement, f"{claim}, {task}: {metric} of {one} minus {other} ", test, own))
+            write = partial(_judgement, f"{claim}, {task}: {metric} of {one} minus {other} ", test, own)
+            judge = partial(verdict, metric, test.difference, higher_is_better=own.higher_is_better)
+            yield _Finding(f"{claim} ({one} beside {other})", test, f"{metric} of {task}", judge, write)
 
 
 def _judgement(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
@@ -140,7 +221,9 @@ def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> It
                 f"{task}: the LLM itself, given the true transcript, reaches {metric} {_value(ceiling, config)}; "
                 f"{subject.main} {_value(own, config)} "
             )
-            yield _Finding(test, partial(_limit, beginning, test, own))
+            judge = partial(verdict, metric, test.difference, higher_is_better=own.higher_is_better)
+            claim = f"Speech beside the true transcript ({subject.main} beside {subject.typed})"
+            yield _Finding(claim, test, f"{metric} of {task}", judge, partial(_limit, beginning, test, own))
 
 
 def _limit(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:

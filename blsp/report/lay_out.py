@@ -73,7 +73,7 @@ class Section:
 def lay_out_report(report: Report) -> list[Section]:
     """Sections of a report; what is empty is left out."""
     sections = [
-        Section("Findings", points=report.findings),
+        Section("In short", points=report.headlines),
         Section(
             "Beside the paper",
             paragraphs=(
@@ -84,6 +84,7 @@ def lay_out_report(report: Report) -> list[Section]:
         ),
         Section("All scores", grids=tuple(_score_grids(report.scores))),
         Section("Differences between systems", grids=tuple(_comparison_grids(report.comparisons))),
+        Section("Findings", points=report.findings),
         Section("Figures", figures=report.figures),
         Section(
             "More tables",

@@ -64,6 +64,7 @@ def read_report(path: Path) -> Report:
         data = json.loads(file.read_text(encoding="utf-8"))
         return Report(
             title=data["title"],
+            headlines=tuple(data.get("headlines", ())),  # reports of version 0.1 have none
             findings=tuple(data["findings"]),
             scores=_read_all(Score, data["scores"]),
             comparisons=_read_all(Comparison, data["comparisons"]),

@@ -77,10 +77,12 @@ def make_report(config: ReportConfig, watcher: Watcher) -> Report:
     scores = make_scores(found, resampling, _details(config))
     subject = Subject(config.first("transcript"), config.first("whisper"), config.main_system)
     comparisons = make_comparisons(found, config.pairs, resampling)
+    findings = find(found, subject, ALL_PAIRS, resampling)
     watcher.message("draws")
     return Report(
         config.title,
-        findings=tuple(find(found, subject, ALL_PAIRS, resampling)),
+        headlines=findings.headlines,
+        findings=findings.sentences,
         scores=tuple(scores),
         comparisons=tuple(comparisons),
         figures=tuple(_figures(config, scores, readings)),

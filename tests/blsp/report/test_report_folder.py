@@ -28,6 +28,7 @@ DETAILS = {"normalizer": "whisper-english", "paper_task": "asr/librispeech-test-
 def report() -> Report:
     return Report(
         title="Small & <quick>",
+        headlines=("BLSP: WER 9.0.",),
         findings=("BLSP beats chance.",),
         scores=(
             Score("CTC+LLM", "asr/dev", "WER", 12.34, 10.0, 15.0, 200, False, DETAILS),
@@ -47,9 +48,9 @@ def report() -> Report:
 
 EXPECTED = r"""# Small & \<quick>
 
-## Findings
+## In short
 
-- BLSP beats chance.
+- BLSP: WER 9.0.
 
 ## Beside the paper
 
@@ -86,6 +87,10 @@ normalizer whisper-english
 | asr/dev | CTC+LLM − BLSP | +0.5 | [-1.0, +2.0] | 0.040 | **0.040** | 200 |
 
 Interval: paired bootstrap. p: approximate randomisation, two-sided; Holm's correction is for the 2 comparisons of this table. Bold: p below 0.05 after it, and then a difference of at least 1, which matters.
+
+## Findings
+
+- BLSP beats chance.
 
 ## Figures
 
