@@ -20,16 +20,16 @@ MOST_HEADLINES = 10
 MOST_TASKS = 3
 """Tasks that one of them names, at most."""
 _HEADLINE_METRICS = {
-    "WER": "words read wrong, %",
-    "agreement": "answers as when typed, %",
-    "first sentence": "first sentences as when typed, %",
-    CORRECT: "right answers by the key, %",
-    "chrF": "translations as of the transcript, chrF",
-    "no text": "nothing written where nobody speaks, %",
-    "BLEU": "translation, BLEU",
-    "accuracy": "right labels, %",
+    "WER": "misreads this many words in a hundred",
+    "agreement": "answers this many questions in a hundred as when typed",
+    "first sentence": "begins this many answers in a hundred with the same sentence as when typed",
+    CORRECT: "answers this many questions in a hundred right, by the key",
+    "no text": "rightly writes nothing about this many recordings in a hundred",
+    "chrF": "translates speech as it translates the transcript, by chrF",
+    "BLEU": "translates with this BLEU",
+    "accuracy": "finds this many labels in a hundred",
 }
-"""Metrics of the headlines, in their order, and what they mean."""
+"""Metrics of the headlines, in their order, and what they say of a system."""
 _SURE: tuple[Verdict, ...] = ("better", "worse")
 
 
@@ -114,7 +114,7 @@ def _scores_of(found: Collection, subject: Subject, config: ResamplingConfig) ->
             beside = "" if other is None else f"; {subject.cascade} {_value(other, config)}"
             parts.append(f"{_value(own[task], config)} on {task} (n = {own[task].n}{beside})")
         more = "" if len(own) == len(shown) else f", and {len(own) - len(shown)} more in the tables"
-        yield f"{subject.main}, {words}: {', '.join(parts)}{more}."
+        yield f"{subject.main} {words}: {', '.join(parts)}{more}."
 
 
 def _claims(findings: Sequence[_Finding], corrected: Sequence[float]) -> Iterator[str]:

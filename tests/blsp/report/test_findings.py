@@ -138,7 +138,7 @@ def test_headlines_tell_what_the_main_system_does_and_judge_each_claim() -> None
     found.add("Whisper+LLM", [word_errors("asr/y", 3)])
     scores, repetition, hearing, how = find(found, SUBJECT, "none", ResamplingConfig(200, 2_000)).headlines
     assert re.sub(r" \[[\d., ]+\]", "", scores) == (
-        "BLSP, words read wrong, %: 66.7 on asr/x (n = 30), 30.0 on asr/y (n = 30; Whisper+LLM 10.0)."
+        "BLSP misreads this many words in a hundred: 66.7 on asr/x (n = 30), 30.0 on asr/y (n = 30; Whisper+LLM 10.0)."
     )
     assert scores.count("[") == 3
     assert repetition == (
