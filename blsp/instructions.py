@@ -68,7 +68,7 @@ def repeat_instruction() -> Instruction:
     """Repeat what was said, with one example in text.
 
     A small LLM that reads a perfect transcript repeats it at 57 % WER when only asked to, and at 9 % after one
-    example (RESULTS.md): what it lacks is not hearing but obedience.
+    example (docs/lab): what it lacks is not hearing but obedience.
     """
     return Instruction(REPEAT, (Turn("user", f"{REPEAT} {_EXAMPLE}"), Turn("assistant", _EXAMPLE)))
 
@@ -78,7 +78,7 @@ def write_instruction() -> Instruction:
     """Write any sentence in the form of a transcript: what the LLM expects of language before it hears anything.
 
     Of one example it learns its form only; of six, that people say all sorts of things, most of them short: a word of
-    new sentences costs it 5.3 to 5.9 nats instead of 5.9 to 6.5 (RESULTS.md).
+    new sentences costs it 5.3 to 5.9 nats instead of 5.9 to 6.5 (docs/lab).
     """
     text = "Write a sentence in lower case, without punctuation."
     return _shown(text, _SENTENCES)

@@ -17,6 +17,8 @@ from blsp.report.verdicts import HOW, Verdict, is_equal_enough, verdict
 
 MOST_HEADLINES = 10
 """Sentences that a report begins with, at most."""
+LEAST_SCORES = 3
+"""Of these, sentences about scores, if there are as many: the rest belongs to the claims."""
 MOST_TASKS = 3
 """Tasks that one of them names, at most."""
 _HEADLINE_METRICS = {
@@ -94,8 +96,10 @@ def find(found: Collection, subject: Subject, pairs_task: str, config: Resamplin
     corrected = iter(p_values)
     sentences = [f if isinstance(f, str) else f.write(next(corrected)) for f in findings]
     how = [f"How this is judged ({_counted(len(judged))}): {HOW}."] if judged else []
-    about = [*_scores_of(found, subject, config), *_claims(judged, p_values)]
-    return Findings((*about[: MOST_HEADLINES - len(how)], *how), (*sentences, *how))
+    scores, claims = list(_scores_of(found, subject, config)), list(_claims(judged, p_values))
+    room = MOST_HEADLINES - len(how)
+    claims = claims[: room - min(len(scores), LEAST_SCORES)]
+    return Findings((*scores[: room - len(claims)], *claims, *how), (*sentences, *how))
 
 
 def _scores_of(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[str]:

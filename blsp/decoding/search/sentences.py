@@ -15,7 +15,7 @@ from blsp.modeling.prompt import PlainText
 QUESTION_FROM = -2.0
 """From how many nats on that an LLM prefers a question mark to a full stop after some words they are a question. Of
 bare words it is not sure: SmolLM2-135M prefers the mark in 77 to 89 % of three sets of written questions, and in 0 and
-1 % of two of statements, of which nine in ten are below -3 (RESULTS.md)."""
+1 % of two of statements, of which nine in ten are below -3 (docs/lab)."""
 LLM_WEIGHT = 0.8
 """Weight of the log probability that the LLM gives what was perhaps said, beside tokens and letters."""
 LETTER_BONUS = 0.5
