@@ -1,4 +1,4 @@
-# make talk | test | check | lint | bench | bench-train: each makes what it needs first; the second run starts at once.
+# make talk | test | check | lint | docs | bench | bench-train: each makes what it needs first; the second run starts at once.
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ export VOICECHAT_DATA ?= $(abspath ../shared)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test check lint bench bench-train clean
+.PHONY: help talk test check lint docs bench bench-train clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev ## Run ruff and mypy.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev ## Build the site with guides and reference into build/site.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed ## Measure the time to the first token over six turns.
 	@$(BIN)/voicechat models download

@@ -16,6 +16,7 @@ class Turn:
     """What one side said: text, speech, or an instruction in text followed by speech."""
 
     role: Role
+    """Who says it."""
     text: str = ""
     """Typed text, an answer, or the instruction that comes before the speech."""
     speech: npt.NDArray[np.float32] | None = None

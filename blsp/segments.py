@@ -15,7 +15,9 @@ class Word:
     start: float
     """Seconds from the beginning of the recording."""
     end: float
+    """The same."""
     text: str
+    """With the marks that stand beside it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class Segment:
     start: float
     """Seconds from the beginning of the recording."""
     end: float
+    """The same."""
     text: str
+    """What was written: the words, their translation, an answer."""
     words: tuple[Word, ...] = ()
     """Its words, where it is known when each is said."""
 
