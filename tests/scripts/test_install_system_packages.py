@@ -118,7 +118,7 @@ def test_make_lists_its_targets() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     result = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     names = [line.split()[1] for line in result.stdout.splitlines()]
-    assert names == ["help", "talk", "test", "check", "lint", "bench", "bench-train", "clean"]
+    assert names == ["help", "talk", "test", "check", "lint", "docs", "bench", "bench-train", "clean"]
 
 
 def test_scripts_are_executable() -> None:
