@@ -71,7 +71,8 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"report": str(page), "left_out": notices, "results": results}, indent=2))
         return
-    for sentence in json.loads((page / "report.json").read_text(encoding="utf-8"))["findings"]:
+    report = json.loads((page / "report.json").read_text(encoding="utf-8"))
+    for sentence in report.get("headlines") or report["findings"]:  # those of version 0.1 have no headlines
         print(for_stdout(f"- {sentence}"))
     print(for_stdout(f"Report: {page / 'report.html'}"))
 

@@ -1,7 +1,7 @@
 """Measure the voice activity detector: hits and false alarms per frame, and noise clips that give an utterance.
 
 Needs: vad_labelled, noise_esc10 and noise_music in VOICECHAT_DATA.
-Run: PYTHONPATH=. python tests/voicechat/hearing/vad_rates.py
+Run: PYTHONPATH=. python tests/blsp/audio/vad_rates.py
 Prints one JSON line a mode. hit_percent and false_alarm_percent are frames of vad_labelled; the others are frames,
 and clips in which an utterance would start, of noise (noise_esc10, noise_music and hiss).
 """
