@@ -156,7 +156,7 @@ def _deafness(found: Collection, task: str, typed: str | None, config: Resamplin
             f"Does the instruction matter? Mean {metric} of the same input under two instructions (near 1: ignored): "
             f"{values}. {ASR_PRETRAINING} minus {BLSP}: "
         )
-        claim = f"Does the LLM follow the instruction after {BLSP} as compared with after {ASR_PRETRAINING}"
+        claim = f"Obedience to the instruction ({BLSP} beside {ASR_PRETRAINING})"
         judge = partial(verdict, metric, -test.difference, higher_is_better=True)  # near 1: it is ignored
         yield _Finding(claim, test, metric, judge, partial(_bare, beginning, test, metric))
 
