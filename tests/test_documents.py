@@ -91,6 +91,7 @@ def test_examples_work_with_the_small_model(
 ) -> None:
     small = blsp.load_model("tiny", device="cpu")
     monkeypatch.setattr(blsp, "load_model", lambda *_, **__: small)
+    monkeypatch.setattr("blsp.decoding.conversation.GenerationConfig", lambda: GenerationConfig(max_new_tokens=16))
     for page in (README, ROOT / "docs/library.md"):
         for example in blocks(page, "python"):
             exec(compile(example, "example", "exec"), {"__name__": "__main__"})
