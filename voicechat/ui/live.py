@@ -177,7 +177,7 @@ class LiveView:
 
     def _labelled(self, who: str, row: Text) -> list[Text]:
         """A row of what somebody says, behind who says it."""
-        label = Text(who, "bold cyan" if who == "You" else "bold green")
+        label = Text.assemble((who, "bold cyan" if who == "You" else "bold green"))  # not the style of the whole row
         if self._is_narrow:
             return [label, row] if who else [row]
         label.pad_right(len(_LABEL) - len(who))

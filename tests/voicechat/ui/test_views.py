@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 
 from voicechat.events import (
     Event,
@@ -231,6 +232,27 @@ def test_the_level_falls_slowly() -> None:
 def test_without_a_microphone_the_view_says_what_to_do() -> None:
     screen = Screen().show(SessionStarted("s", "blsp", "embedded", None))
     assert screen.lines[-2:] == ["", "● type a turn, or /say FILE.wav"]
+
+
+def test_only_the_name_of_who_says_it_is_coloured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    screen = Screen(has_colours=True).show(*CONVERSATION[:13])
+    rows = [Text.from_ansi(line) for line in screen.text.split("\n")]
+    console = Console()
+    styles = {}
+    for row in rows:
+        for word in re.finditer(r"[\w.?]+", row.plain):
+            style = row.get_style_at_offset(console, word.start())
+            styles[word[0]] = (bool(style.bold), bool(style.dim), style.color.number if style.color else None)
+    plain, faint = (False, False, None), (False, True, None)
+    assert styles["You"] == (True, False, 6)
+    assert styles["Assistant"] == (True, False, 2)
+    assert {word: styles[word] for word in ("Paris", "capital.", "Italy?", "It", "speech")} == dict.fromkeys(
+        ("Paris", "capital.", "Italy?", "It", "speech"), plain
+    )
+    assert styles["France?"] == styles["412"] == faint
+    assert styles["interrupted"] == (False, False, 3)
 
 
 def test_markup_in_an_answer_is_text() -> None:
