@@ -1,5 +1,6 @@
 """What can go wrong in the library.
 
+```text
 BlspError                     something went wrong; `hint` names the way out
 ├── AudioError                audio that cannot be read or used
 │   ├── NoSpeechError         audio without speech in it
@@ -15,6 +16,7 @@ BlspError                     something went wrong; `hint` names the way out
 ├── TrainingDivergedError     training whose loss is beyond repair
 ├── EndpointError             a language model behind an address that fails or answers nonsense
 └── ContextFullError          a single turn longer than the LLM's context
+```
 """
 
 from __future__ import annotations
