@@ -351,7 +351,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
     from blsp import __version__
     from voicechat.files.batch import LoadedWriter, run_batch
     from voicechat.files.results import Task
-    from voicechat.files.transcription import RecordingOptions
+    from voicechat.files.transcription import RecordingOptions, SecondLook
     from voicechat.hearing.vad import make_detector
 
     if source.raw_rate is not None and source.track is not None:
@@ -367,10 +367,11 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
                 progress.start("Loading the model", None)
             engine = load_engine(options, settings.engine, progress, language=source.language)
         begin, language = partial(task.make, engine), lambda: engine.language
+        look = SecondLook(engine.is_speech, engine.believing)
         if not task.has_words:
-            return LoadedWriter(begin, language=language, judge=engine.language_judge)
+            return LoadedWriter(begin, language=language, judge=engine.language_judge, second_look=look)
         together, word_times = engine.transcribe_together, engine.word_times
-        return LoadedWriter(begin, together, word_times, language, engine.language_judge)
+        return LoadedWriter(begin, together, word_times, language, engine.language_judge, look)
 
     detector = make_detector(settings.vad, settings.vad_mode)
     at_once = _AT_ONCE if task.has_words else 1

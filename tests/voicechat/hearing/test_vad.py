@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from blsp.audio.speech_gate import (
     WINDOW_SAMPLES,
     LevelControl,
     SileroVad,
+    SpeechGate,
     is_certain,
     needed_letter_fit,
     shipped_weights,
@@ -301,3 +303,12 @@ def test_either_detector_can_be_chosen() -> None:
         make_detector("webrtcvad", 4)
     with pytest.raises(ValueError, match=r"`frame` must be int16 \(480,\), but is"):
         vad.is_speech(np.zeros(100, np.int16))
+
+
+def test_a_gate_that_was_opened_lets_pass_what_is_read_meanwhile() -> None:
+    gate, silence = SpeechGate(), np.zeros(16_000, np.float32)
+    assert gate.evidence(silence) == 0
+    with contextlib.suppress(ValueError), gate.opened():
+        assert gate.evidence(silence) == SURE_EVIDENCE
+        raise ValueError
+    assert gate.evidence(silence) == 0
