@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
+from blsp.audio.speech_gate import SURE_EVIDENCE
 from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
 from blsp.decoding.sound_detector import SoundOpinion
 
 WORDS = SoundOpinion(no_speech=-2.0, description=-3.0)
-SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0)
+SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0)
 
 
 @pytest.mark.parametrize("change", [{"letter_fit": -20.0}, {"no_speech": 0.0, "description": -1.0}])
@@ -24,11 +25,13 @@ def test_words_have_to_be_likelier_than_sounds(change: dict[str, float]) -> None
 
 
 def test_every_sign_counts() -> None:
-    limit = SecondOpinion(letter_fit=0.0, no_speech=-LEAST_SCORE, description=0.0)
+    limit = SecondOpinion(letter_fit=0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0)
     assert limit.is_speech
-    for name in ("letter_fit", "no_speech", "description"):
-        value = getattr(limit, name)
-        assert not replace(limit, **{name: value - 0.1 if name == "letter_fit" else value + 0.1}).is_speech
+    for name, change in (("letter_fit", -0.1), ("no_speech", 0.1), ("description", 0.1)):
+        doubtful = replace(limit, **{name: getattr(limit, name) + change})
+        assert not doubtful.is_speech
+        assert replace(doubtful, evidence=1.0).is_speech
+    assert replace(limit, evidence=1e9).score == replace(limit, evidence=SURE_EVIDENCE).score
 
 
 def model(*, letters: str = "abc", sounds: SoundOpinion | None = WORDS) -> Any:

@@ -43,7 +43,7 @@ MIN_SPEECH_MS = 300
 RANGE_DB = 20.0
 MAX_GAP_FRAMES = 2
 FITS = (-1.6, -2.0, -2.4, -3.0, -3.5, -4.0)
-SCORES = (-0.5, 0.0, 0.5, 1.0, 1.5)
+SCORES = (1.0, 1.5, 2.0, 2.5)
 
 Case = dict[str, Any]
 
