@@ -215,9 +215,9 @@ def segment_stream(
         n_samples += n_valid
         for event in segmenter.push(frame, vad.is_speech(frame)):
             if isinstance(event, UtteranceReady):
-                yield _within(event, n_samples)
+                yield within(event, n_samples)
     if (last := segmenter.flush()) is not None:
-        yield _within(last, n_samples)
+        yield within(last, n_samples)
 
 
 def _frames_of(blocks: Iterable[Waveform]) -> Iterator[tuple[Frame, int]]:
@@ -233,8 +233,8 @@ def _frames_of(blocks: Iterable[Waveform]) -> Iterator[tuple[Frame, int]]:
         yield np.pad(rest, (0, FRAME_SAMPLES - len(rest))), len(rest)
 
 
-def _within(utterance: UtteranceReady, n_samples: int) -> UtteranceReady:
-    """Drop the zeros that filled up the recording's last frame."""
+def within(utterance: UtteranceReady, n_samples: int) -> UtteranceReady:
+    """Without the zeros that filled up the last frame of a recording of this length."""
     extra = max(0, utterance.end_sample - n_samples)
     if extra == 0:
         return utterance

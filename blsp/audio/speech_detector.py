@@ -35,10 +35,27 @@ class FrameClassifier(Protocol):
         ...
 
 
-class SpeechDetector:
-    """Silero's network on a signal whose level was evened out.
+class Hysteresis:
+    """Probabilities -> verdicts: asks for more where nobody spoke in the last 300 ms than within an utterance.
 
-    It asks for more where nobody spoke in the last 300 ms than within an utterance.
+    Args:
+        threshold: How likely speech must be where there was none.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._since_speech = _STAY_FRAMES  # frames
+
+    def is_speech(self, probability: float) -> bool:
+        """The verdict on the next frame."""
+        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
+        is_speech = probability >= factor * self._threshold
+        self._since_speech = 0 if is_speech else self._since_speech + 1
+        return is_speech
+
+
+class SpeechDetector:
+    """Silero's network on a signal whose level was evened out, with `Hysteresis`.
 
     Args:
         mode: 0 takes most sounds for speech, 3 fewest.
@@ -55,7 +72,9 @@ class SpeechDetector:
 
     def reset(self) -> None:
         """Forget what was heard, as at the start of a recording."""
-        self._since_speech = _STAY_FRAMES  # frames
+        self.probability = 0.0
+        """How likely the last frame was speech."""
+        self._verdict = Hysteresis(self._threshold)
         self._level = LevelControl()
         self._network.reset()
 
@@ -66,11 +85,8 @@ class SpeechDetector:
             ValueError: The frame is not int16 (480,).
         """
         check_frame(frame)
-        factor = _STAY_FACTOR if self._since_speech < _STAY_FRAMES else 1.0
-        heard = self._level.apply(from_pcm16(frame))
-        is_speech = self._network.probability(heard) >= factor * self._threshold
-        self._since_speech = 0 if is_speech else self._since_speech + 1
-        return is_speech
+        self.probability = self._network.probability(self._level.apply(from_pcm16(frame)))
+        return self._verdict.is_speech(self.probability)
 
 
 def check_mode(mode: int) -> None:

@@ -3,11 +3,14 @@
 SileroVad         probability of speech for each 30 ms; the network of silero-vad 6.2.3 with its weights unchanged
 LevelControl      brings quiet recordings to the level of speech, since the network hears these worse
 speech_evidence   how sure both are that somebody speaks in an utterance
+SpeechGate        the same, for a model; open where other signs have told that somebody speaks
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from importlib.resources import as_file, files
 
 import numpy as np
@@ -129,6 +132,26 @@ def speech_evidence(waveform: FloatArray) -> float:
     An utterance that ends in the middle of a word, as a recording's end makes it, is believed (decision 0028).
     """
     return _counted(waveform.astype(np.float32, copy=False).tobytes())
+
+
+class SpeechGate:
+    """What a model asks whether somebody speaks."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+
+    def evidence(self, waveform: FloatArray) -> float:
+        """`speech_evidence`; while the gate is open, so much that words are believed however they are spelt."""
+        return SURE_EVIDENCE if self._is_open else speech_evidence(waveform)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let what is read within the block pass for speech: other signs have told that it is (decision 0033)."""
+        self._is_open = True
+        try:
+            yield
+        finally:
+            self._is_open = False
 
 
 @functools.lru_cache(maxsize=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from blsp.audio.endpointing import EndpointingSettings, UtteranceReady, segment_stream
 from blsp.audio.read import stream_audio
+from blsp.audio.second_look import DoubtfulSpeech
 from blsp.audio.sources import AudioInput, name_of
-from blsp.audio.speech_detector import FrameClassifier
+from blsp.audio.speech_detector import FrameClassifier, SpeechDetector
 from blsp.audio.waveform import SAMPLING_RATE, WHISPER_WINDOW_SECONDS, Waveform
 from blsp.errors import NoSpeechError
 from blsp.segments import Segment, with_words
@@ -22,6 +24,16 @@ Prepare = Callable[[Sequence[Waveform]], None]
 """Takes the stretches about which is written next, some of which may be cheaper together."""
 WordTimes = Callable[[Waveform, str], Sequence[tuple[float, float]] | None]
 """Speech and its words -> start and end of each of them in seconds; None where they are not known."""
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """Finds out what is speech in a recording about which nothing was written."""
+
+    is_speech: Callable[[Waveform], bool]
+    """Whether somebody speaks in what may be speech."""
+    believing: Callable[[], AbstractContextManager[None]]
+    """Within this, something is written about whatever is given."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ def write_segments(
     word_times: WordTimes = lambda _waveform, _text: None,
     is_settled: Callable[[Waveform], bool] = lambda _waveform: True,
     prepare: Prepare = lambda _waveforms: None,
+    second_look: SecondLook | None = None,
 ) -> Generator[Segment, None, None]:
     """Read a recording of any length and write about it as it goes, in memory that does not grow with it.
 
@@ -63,6 +76,7 @@ def write_segments(
         is_settled: Called with the first stretches, before anything is written about them, until it is clear that they
             are in a language that is understood; raises an error where they are in another.
         prepare: Called with some stretches before something is written about each.
+        second_look: Called upon where nothing was written: about what may be speech, and by it is, something is.
 
     Yields:
         Segments in order; a stretch about which nothing was written is left out.
@@ -72,10 +86,13 @@ def write_segments(
         NoSpeechError: There is no speech in it, or none that anything could be written about.
         ForeignSpeechError: `is_settled` raised it.
     """
-    options.vad.reset()
+    vad = options.vad
+    doubtful = DoubtfulSpeech(vad, options.endpointing) if second_look and isinstance(vad, SpeechDetector) else None
+    vad = doubtful or vad
+    vad.reset()
     position = _Position(advance)
     blocks = position.watch(_blocks(source, options, warn))
-    stretches: Iterable[UtteranceReady] = segment_stream(blocks, options.vad, options.endpointing)
+    stretches: Iterable[UtteranceReady] = segment_stream(blocks, vad, options.endpointing)
     if options.whole:
         stretches = _joined(stretches)
     n_written = 0
@@ -83,17 +100,33 @@ def write_segments(
     for group in _grouped(_held_back(stretches, is_settled), at_once):
         prepare([stretch.waveform for stretch in group])
         for stretch in group:
-            text = write(stretch.waveform).strip()
-            if text:
+            if (segment := _written(stretch, write, word_times)) is not None:
                 n_written += 1
-                segment = Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
-                times = word_times(stretch.waveform, text)
-                yield with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
+                if doubtful is not None:
+                    doubtful.forget()
+                yield segment
+    if n_written == 0 and doubtful is not None and second_look is not None:
+        found = [x for x in doubtful.stretches(position.samples) if second_look.is_speech(x.waveform)]
+        with second_look.believing():
+            for stretch in _joined(found) if options.whole else found:
+                if (segment := _written(stretch, write, word_times)) is not None:
+                    n_written += 1
+                    yield segment
     if n_written == 0:
         raise NoSpeechError(
             f"{_name(source)}: no speech was found in {position.seconds:.1f} s of audio.",
             hint="Listen to it; for quiet or noisy speech try: --vad-mode 0",
         )
+
+
+def _written(stretch: UtteranceReady, write: Writer, word_times: WordTimes) -> Segment | None:
+    """What is written about a stretch; None for nothing."""
+    text = write(stretch.waveform).strip()
+    if not text:
+        return None
+    segment = Segment(round(stretch.start_seconds, 3), round(stretch.end_seconds, 3), text)
+    times = word_times(stretch.waveform, text)
+    return with_words(segment, times, stretch.end_seconds - len(stretch.waveform) / SAMPLING_RATE)
 
 
 def _blocks(
@@ -117,12 +150,16 @@ class _Position:
     """How much of a recording was read."""
 
     def __init__(self, advance: Callable[[float], None]) -> None:
-        self.seconds = 0.0
+        self.samples = 0
         self._advance = advance
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLING_RATE
 
     def watch(self, blocks: Iterable[Waveform]) -> Iterator[Waveform]:
         for block in blocks:
-            self.seconds += len(block) / SAMPLING_RATE
+            self.samples += len(block)
             self._advance(self.seconds)
             yield block
 

@@ -16,9 +16,10 @@ from blsp.audio.speech_detector import SpeechDetector
 from blsp.audio.waveform import Waveform
 from blsp.conversation import Turn
 from blsp.decoding.conversation import Conversation
-from blsp.decoding.recording_segments import RecordingOptions, WordTimes, Writer, write_segments
+from blsp.decoding.recording_segments import RecordingOptions, SecondLook, WordTimes, Writer, write_segments
 from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.search.word_times import word_times as find_word_times
+from blsp.decoding.second_hearing import hear_again
 from blsp.decoding.spoken_language import LanguageJudge
 from blsp.decoding.transcribe import transcribe_batch
 from blsp.decoding.translate import Translation, Translator
@@ -137,8 +138,9 @@ class _Words:
         self._known = list(zip(waveforms, transcribe_batch(self._model, waveforms)))
 
     def __call__(self, waveform: Waveform) -> str:
-        """The words of one of these."""
-        return next(text for known, text in self._known if known is waveform)
+        """The words of one of these, or of another."""
+        known = [text for prepared, text in self._known if prepared is waveform]
+        return known[0] if known else transcribe_batch(self._model, [waveform])[0]
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,17 @@ def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> T
         word_times=how.word_times,
         is_settled=partial(_is_settled, judge, source),
         prepare=how.prepare,
+        second_look=SecondLook(partial(_speaks_after_all, model), model.speech_gate.opened),
     )
     with suppress(NoSpeechError):  # silence has a transcript, too: an empty one
         segments.extend(found)
     return Transcript(" ".join(segment.text for segment in segments), tuple(segments), how.language, round(read[-1], 3))
+
+
+def _speaks_after_all(model: BlspModel, waveform: Waveform) -> bool:
+    """Whether somebody speaks in what passes for noise (decision 0033)."""
+    opinion = hear_again(model, waveform)
+    return opinion is not None and opinion.is_speech
 
 
 def _is_settled(judge: LanguageJudge | None, source: Audio, waveform: Waveform) -> bool:

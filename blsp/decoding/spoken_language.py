@@ -12,6 +12,7 @@ LanguageJudge      utterances of one recording -> the language, where an adapter
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import SURE_EVIDENCE, speech_evidence
+from blsp.decoding.whisper_decoder import load_decoder, read_settings
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.storage import read_json
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+    from blsp.decoding.sound_detector import SoundDetector, SoundOpinion
 
 
 SUSPICIOUS_NATS = 0.5
@@ -100,36 +103,12 @@ def load_language_detector(folder: Path) -> LanguageDetector | None:
         ValueError: A file is damaged.
         KeyError: A part is missing.
     """
-    from safetensors import safe_open
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperDecoder
-
-    if not (folder / "generation_config.json").is_file():
-        return None
-    settings = read_json(folder / "generation_config.json")
+    settings = read_settings(folder)
     languages = {name.strip("<|>"): int(token) for name, token in (settings.get("lang_to_id") or {}).items()}
     if not languages:
         return None
-    tokens = [int(settings["decoder_start_token_id"]), *languages.values()]
-    config = WhisperConfig.from_pretrained(folder, local_files_only=True)
-    config.vocab_size, config.pad_token_id = len(tokens), None
-    state: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in (n for n in file.keys() if ".decoder." in f".{n}"):  # noqa: SIM118 - no mapping
-                key = name.rpartition("decoder.")[2]
-                if key == "embed_tokens.weight":
-                    first = min(tokens)
-                    rows = file.get_slice(name)[first : max(tokens) + 1]
-                    state[key] = rows[torch.tensor(tokens) - first].float()
-                else:
-                    state[key] = file.get_tensor(name).float()
-    if not state:
-        return None
-    with torch.device("meta"):
-        decoder = WhisperDecoder(config)
-    decoder.load_state_dict(state, assign=True)
-    return LanguageDetector(decoder.requires_grad_(False).eval(), list(languages))
+    decoder = load_decoder(folder, [int(settings["decoder_start_token_id"]), *languages.values()])
+    return None if decoder is None else LanguageDetector(decoder, list(languages))
 
 
 class SpokenLanguage:
@@ -138,10 +117,17 @@ class SpokenLanguage:
     Args:
         encoder: The model's.
         load: Reads the rest of Whisper, as `load_language_detector`; called once, when first needed.
+        load_sounds: Reads what tells words from sounds, as `load_sound_detector`; likewise.
     """
 
-    def __init__(self, encoder: SpeechEncoder, load: Callable[[], LanguageDetector | None]) -> None:
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        load: Callable[[], LanguageDetector | None],
+        load_sounds: Callable[[], SoundDetector | None] = lambda: None,
+    ) -> None:
         self._encoder = encoder
+        self._sounds = functools.cache(load_sounds)
         self._load = load
         self._detector: LanguageDetector | None = None
         self._is_loaded = False
@@ -168,12 +154,31 @@ class SpokenLanguage:
         if not self.is_known:
             return None
         assert self._detector is not None
+        states = self._encoded(waveform, padded=padded)
+        return self._detector.to(states.device, states.dtype)(states)
+
+    @torch.inference_mode()
+    def sounds(self, waveform: np.ndarray) -> SoundOpinion | None:
+        """Whether an utterance of at most 30 s at 16 kHz, float32 (N,), has words; None where Whisper does not tell.
+
+        Raises:
+            CheckpointError: Whisper cannot be read.
+        """
+        detector = self._sounds()
+        if detector is None:
+            return None
+        states = self._encoded(waveform, padded=True)
+        return detector.to(states.device, states.dtype)(states)
+
+    def _encoded(self, waveform: np.ndarray, *, padded: bool) -> Tensor:
+        """Encoder states, float (L, D)."""
         weight = self._encoder.whisper.conv1.weight
         features, lengths = extract_features([waveform], self._encoder.n_mels, padded=padded or self._encoder.padded)
         if padded:
             lengths = torch.tensor([features.size(2)])
+        states: Tensor
         states, lengths = self._encoder(features.to(weight.device), lengths.to(weight.device))
-        return self._detector.to(weight.device, weight.dtype)(states[0, : int(lengths[0])])
+        return states[0, : int(lengths[0])].to(weight.dtype)
 
 
 class LanguageJudge:

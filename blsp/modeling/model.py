@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
-from blsp.audio.speech_gate import is_certain, needed_letter_fit, speech_evidence
+from blsp.audio.speech_gate import SpeechGate, is_certain, needed_letter_fit
 from blsp.conversation import Turn
 from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
 from blsp.decoding.search.joint import JointConfig, find_words_jointly
@@ -112,6 +112,7 @@ class BlspModel(nn.Module):
         self.tokenizer = tokenizer
         self.template = template
         self.spoken_language = spoken_language
+        self.speech_gate = SpeechGate()
         self.spellings = Spellings(tokenizer)
         self.marks = Marks.of(tokenizer)
         self._read_table: tuple[WeightsMark, list[Tensor | PackedEmbedding]] | None = None  # in a list: no submodule
@@ -286,7 +287,7 @@ class BlspModel(nn.Module):
         config = None if self.adapter is None else self.adapter.config
         if config is None or config.readout != "ctc_words" or not (config.min_letter_fit or config.min_confidence):
             return None
-        return [speech_evidence(window) for window in windows]
+        return [self.speech_gate.evidence(window) for window in windows]
 
     def embed_hidden_states(
         self, hidden_states: Tensor, lengths: Tensor, evidence: Sequence[float] | None = None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
+    from blsp.decoding.sound_detector import SoundDetector
     from blsp.decoding.spoken_language import LanguageDetector
     from blsp.modeling.adapter import Adapter
     from blsp.modeling.encoder import SpeechEncoder
@@ -80,7 +81,9 @@ def load_model(
         _check_widths(spec, encoder, adapter, llm)
         encoder, adapter = encoder.to(target, kind), adapter.to(target, kind)
     template = _make_template(spec, tokenizer)
-    language = None if encoder is None else SpokenLanguage(encoder, partial(_load_language_detector, spec))
+    language = None
+    if encoder is not None:
+        language = SpokenLanguage(encoder, partial(_load_language_detector, spec), partial(_load_sound_detector, spec))
     give_back_memory()
     return BlspModel(encoder, adapter, llm, tokenizer, template, language)
 
@@ -160,6 +163,15 @@ def _load_language_detector(spec: ModelSpec) -> LanguageDetector | None:
     folder = part_path(spec.encoder, EMBEDDED_ENCODERS, model=spec.name)
     with _readable(folder), quiet_transformers():
         return load_language_detector(folder)
+
+
+def _load_sound_detector(spec: ModelSpec) -> SoundDetector | None:
+    """What of Whisper's decoder tells words from other sounds."""
+    from blsp.decoding.sound_detector import load_sound_detector
+
+    folder = part_path(spec.encoder, EMBEDDED_ENCODERS, model=spec.name)
+    with _readable(folder), quiet_transformers():
+        return load_sound_detector(folder)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

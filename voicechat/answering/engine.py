@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary
 
@@ -50,6 +51,14 @@ class ChatEngine(Protocol):
 
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the engine understands; None where any is taken."""
+        ...
+
+    def is_speech(self, waveform: Waveform) -> bool:
+        """Whether somebody speaks in what passes for noise, by a look that is slow; False where the engine has none."""
+        ...
+
+    def believing(self) -> AbstractContextManager[None]:
+        """Within this, whatever is heard passes for speech."""
         ...
 
     def prefill(self, turns: Sequence[Turn], cancel: threading.Event | None = None) -> None:
@@ -112,6 +121,15 @@ class LlmConversation:
     def language_judge(self) -> LanguageJudge | None:
         """Nothing: any language is taken."""
         return None
+
+    def is_speech(self, waveform: Waveform) -> bool:
+        """Nothing more is known than was said before."""
+        del waveform
+        return False
+
+    def believing(self) -> AbstractContextManager[None]:
+        """Let whatever is heard pass for speech."""
+        return self.model.speech_gate.opened()
 
     @property
     def dropped_turns(self) -> int:
@@ -218,6 +236,13 @@ class BlspEngine(LlmConversation):
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
         return None if self._spoken else self.model.language_judge()
+
+    def is_speech(self, waveform: Waveform) -> bool:
+        """Whether somebody speaks in what passes for noise, by Whisper's own decoder and the letters."""
+        from blsp.decoding.second_hearing import hear_again
+
+        opinion = hear_again(self.model, waveform)
+        return opinion is not None and opinion.is_speech
 
     def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:
         """Set all turns but the last, and give that one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,15 @@ class ScriptedEngine:
     def language_judge(self) -> LanguageJudge | None:
         """Understand anything."""
         return None
+
+    def is_speech(self, waveform: Waveform) -> bool:
+        """Nothing."""
+        del waveform
+        return False
+
+    def believing(self) -> AbstractContextManager[None]:
+        """Change nothing."""
+        return nullcontext()
 
     @property
     def turns(self) -> list[Turn]:

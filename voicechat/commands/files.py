@@ -349,7 +349,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         typer.Exit: A recording failed.
     """
     from blsp import __version__
-    from blsp.decoding.recording_segments import RecordingOptions
+    from blsp.decoding.recording_segments import RecordingOptions, SecondLook
     from voicechat.files.batch import LoadedWriter, run_batch
     from voicechat.files.results import Task
     from voicechat.hearing.vad import make_detector
@@ -367,10 +367,11 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
                 progress.start("Loading the model", None)
             engine = load_engine(options, settings.engine, progress, language=source.language)
         begin, language = partial(task.make, engine), lambda: engine.language
+        look = SecondLook(engine.is_speech, engine.believing)
         if not task.has_words:
-            return LoadedWriter(begin, language=language, judge=engine.language_judge)
+            return LoadedWriter(begin, language=language, judge=engine.language_judge, second_look=look)
         together, word_times = engine.transcribe_together, engine.word_times
-        return LoadedWriter(begin, together, word_times, language, engine.language_judge)
+        return LoadedWriter(begin, together, word_times, language, engine.language_judge, look)
 
     detector = make_detector(settings.vad, settings.vad_mode)
     at_once = _AT_ONCE if task.has_words else 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.audio.sources import name_of
 from blsp.audio.waveform import Waveform
-from blsp.decoding.recording_segments import RecordingOptions, WordTimes, Writer, write_segments
+from blsp.decoding.recording_segments import RecordingOptions, SecondLook, WordTimes, Writer, write_segments
 from blsp.errors import AudioError, ContextFullError, NoSpeechError
 from blsp.segments import Segment
 from voicechat.errors import print_error, print_notice, print_warning
@@ -43,6 +43,8 @@ class LoadedWriter:
     """Code of the language of the speech that it wrote about last, if it found one."""
     judge: Callable[[], LanguageJudge | None] = lambda: None
     """Gives for a recording what tells whether it is in a language that the model understands; None where any is."""
+    second_look: SecondLook | None = None
+    """What finds out whether somebody speaks, where nothing was written; None where nothing does."""
 
 
 def run_batch(
@@ -101,6 +103,7 @@ def _write_one(sink: ResultSink, author: _Author, recording: RecordingOptions, p
                     word_times=author.word_times,
                     is_settled=author.is_settled,
                     prepare=author.prepare,
+                    second_look=SecondLook(author.is_speech, author.believing),
                 )
             ) as segments:
                 for segment in segments:
@@ -183,6 +186,16 @@ class _Author:
             return self._judge.is_settled
         name, hint = name_of(self._file), self._task.foreign_hint.replace("{file}", shlex.quote(self._file))
         raise foreign_speech(self._judge.foreign, self._judge.known, f"{name}: this", self._task.model, hint)
+
+    def is_speech(self, waveform: Waveform) -> bool:
+        """See `SecondLook`."""
+        look = self._writer().second_look
+        return look is not None and look.is_speech(waveform)
+
+    def believing(self) -> AbstractContextManager[None]:
+        """See `SecondLook`."""
+        look = self._loaded().second_look if self._loaded.is_loaded else None
+        return nullcontext() if look is None else look.believing()
 
     def _writer(self) -> LoadedWriter:
         if not self._loaded.is_loaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from blsp.audio.speech_gate import (
     WINDOW_SAMPLES,
     LevelControl,
     SileroVad,
+    SpeechGate,
     is_certain,
     needed_letter_fit,
     shipped_weights,
@@ -198,6 +200,15 @@ def test_a_word_that_the_end_of_a_recording_cuts_off_is_speech() -> None:
 def test_evidence_of_any_sound_is_a_number(n_samples: int, level: float, seed: int) -> None:
     waveform = level * np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
     assert 0 <= speech_evidence(waveform) < float("inf")
+
+
+def test_a_gate_that_was_opened_lets_pass_what_is_read_meanwhile() -> None:
+    gate, silence = SpeechGate(), np.zeros(16_000, np.float32)
+    assert gate.evidence(silence) == 0
+    with contextlib.suppress(ValueError), gate.opened():
+        assert gate.evidence(silence) == SURE_EVIDENCE
+        raise ValueError
+    assert gate.evidence(silence) == 0
 
 
 def test_quiet_before_and_after_does_not_matter_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:

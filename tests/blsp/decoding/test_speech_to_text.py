@@ -12,6 +12,7 @@ import pytest
 import blsp
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding import speech_to_text
+from blsp.decoding.second_hearing import SecondOpinion
 
 MakeSpeech = Callable[..., np.ndarray]
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -54,6 +55,13 @@ def test_silence_has_an_empty_transcript(tiny_model: Any, seconds: float) -> Non
     silence = np.zeros(round(seconds * SAMPLING_RATE), np.float32)
     assert blsp.transcribe(tiny_model, silence) == blsp.Transcript("", (), None, seconds)
     assert blsp.translate(tiny_model, silence, "German").segments == ()
+
+
+def test_what_passed_for_noise_is_heard_again(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = iter(["", "after all"])
+    monkeypatch.setattr(speech_to_text, "transcribe_batch", lambda _, waveforms: [next(texts) for _ in waveforms])
+    monkeypatch.setattr(speech_to_text, "hear_again", lambda *_: SecondOpinion(0.0, -9.0, -9.0, 50.0))
+    assert blsp.transcribe(tiny_model, CLIP).text == "after all"
 
 
 def test_an_answer_about_silence_is_an_error(deaf_model: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from blsp.decoding.kv_cache import CachedContext, Piece
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
+from blsp.modeling.weights_mark import weights_mark
 
 MakeSpeech = Callable[..., np.ndarray]
 
@@ -115,3 +118,12 @@ def test_what_a_conversation_has_read(make_model: Callable[[], BlspModel], chang
         return context.read(pieces).clone()
 
     check(make_model(), make_model(), change, use)
+
+
+def test_weights_that_move_in_place_are_others() -> None:
+    """As `Module.to` moves them between devices that both hold numbers: the tensor stays, and counts no change."""
+    weight: Any = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, _version=3, is_inference=bool)
+    before = weights_mark([weight])
+    assert weights_mark([weight]) == before
+    weight.device = torch.device("cuda", 1)
+    assert weights_mark([weight]) != before

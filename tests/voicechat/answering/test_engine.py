@@ -292,3 +292,18 @@ def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelOptions) 
         assert judge.foreign == language
     with pytest.raises(ForeignSpeechError, match=r"^This sounds like German; the tiny model hears English\.$"):
         engine.reply([Turn("user", speech=load_audio(DATA / "kerstin_de/audio/00001.ogg"))], SHORT)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "speechocean762").is_dir(), reason="needs speechocean762 in VOICECHAT_DATA")
+def test_the_tiny_model_tells_words_from_sounds_at_a_second_look(tiny_or_skip: ModelOptions) -> None:
+    engine = load_engine(tiny_or_skip)
+    noises = [load_audio(DATA / f"noise_esc10/audio/000{number}.ogg") for number in ("02", "41")]
+    assert [engine.is_speech(noise) for noise in noises] == [False, False]
+    child = load_audio(DATA / "speechocean762/audio/02658.ogg")[: round(1.5 * 16_000)]
+    assert engine.transcribe(child) == ""  # the detector finds nobody
+    assert engine.is_speech(child)
+    with engine.believing():
+        assert engine.transcribe(child).lower().startswith("here")
+    assert engine.transcribe(child) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -45,14 +46,31 @@ class EchoEngine(ScriptedEngine):
         self.loads: list[tuple[ModelOptions, str]] = []
         self.max_new_tokens = 0
         self.before: list[str] = []
+        self.speech: list[bool] = []
+        """What it finds at second looks, in order."""
+        self.n_looks = 0
+        self.is_believing = False
+        self.speech_only_if_believed = False
 
     def _heard(self, what: str, waveform: np.ndarray) -> str:
         self.asked.append((what, len(waveform) / SAMPLING_RATE))
         answer = self._answers.pop(0) if self._answers else "Some words."
+        if self.speech_only_if_believed and not self.is_believing:
+            answer = ""
         if isinstance(answer, BaseException):
             raise answer
         assert isinstance(answer, str)
         return answer
+
+    def is_speech(self, waveform: np.ndarray) -> bool:
+        self.n_looks += 1
+        return self.speech.pop(0) if self.speech else False
+
+    @contextlib.contextmanager
+    def believing(self) -> Iterator[None]:
+        self.is_believing = True
+        yield
+        self.is_believing = False
 
     def transcribe(self, waveform: np.ndarray, language: str | None = None) -> str:
         return self._heard(f"transcribe {language}", waveform)
@@ -464,6 +482,45 @@ def test_a_recording_without_speech_has_all_its_files(engine: EchoEngine, tmp_pa
 def test_a_recording_without_speech_is_told_from_others(engine: EchoEngine, tmp_path: Path) -> None:
     path, _ = make_silent("silence", engine, tmp_path)
     assert run("transcribe", path, SENTENCE).stdout == f"==> {path} <==\n==> {SENTENCE} <==\nSome words.\n"
+
+
+SECOND_LOOKS = [("transcribe",), ("translate", "--to", "de"), ("ask",)]
+
+
+@pytest.mark.parametrize("command", SECOND_LOOKS)
+def test_what_passed_for_noise_is_written_if_a_second_look_finds_speech(
+    engine: EchoEngine, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    engine.speech_only_if_believed, engine.speech = True, [False, True]
+    path = two_utterances(tmp_path / "talk.wav")
+    result = run(*command, path, *(("What is it about?",) if command == ("ask",) else ()), "-f", "json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    (segment,) = json.loads(result.stdout)["segments"]
+    assert segment["text"] == "Some words."
+    assert segment["start"] == pytest.approx(4.4, abs=0.5)  # of the two, the one that is speech
+    assert (engine.n_looks, engine.is_believing) == (2, False)
+
+
+@pytest.mark.parametrize("command", SECOND_LOOKS[::2])
+def test_what_a_second_look_takes_for_noise_has_no_text(
+    engine: EchoEngine, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    engine.speech_only_if_believed = True
+    path = two_utterances(tmp_path / "talk.wav")
+    result = run(*command, path, *(("What is it about?",) if command == ("ask",) else ()))
+    assert (result.exit_code, result.stdout, engine.n_looks) == (0, "", 2)
+    assert result.stderr.startswith(f"Notice: {path}: no speech was found in ")
+
+
+def test_recordings_with_text_get_no_second_look(engine: EchoEngine, tmp_path: Path) -> None:
+    engine._answers = ["", "Words."]
+    assert run("transcribe", two_utterances(tmp_path / "talk.wav")).stdout == "Words.\n"
+    assert engine.n_looks == 0
+
+
+def test_standard_input_gets_a_second_look_too(engine: EchoEngine) -> None:
+    engine.speech_only_if_believed, engine.speech = True, [True]
+    assert run("transcribe", "-", stdin=QUESTION.read_bytes()).stdout == "Some words.\n"
 
 
 def test_a_missing_model_ends_everything_with_status_3(engine: EchoEngine, monkeypatch: pytest.MonkeyPatch) -> None:

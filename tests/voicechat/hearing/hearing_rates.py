@@ -5,7 +5,7 @@ Run: PYTHONPATH=. python tests/voicechat/hearing/hearing_rates.py --out runs/hea
 Makes: a line for each case: a clip as it is, or its first 1, 1.5, 2 or 3 seconds. Lines that are there are not made
 again, so that a run that was interrupted goes on; without --clips all clips are read (30 h of audio with the cuts).
 Prints: false rejections of each corpus and cut, by the detector (`unheard`) and by the letters (`misfits`), text on
-noise, and what other values of `min_letter_fit` would give.
+noise, what other values of `min_letter_fit` would give, and what the second look adds at other least scores.
 
 Whether a cut holds speech is judged by energy alone, which neither detector nor model has a say in: 300 ms or more in
 a row, gaps of 60 ms not counted as such, within 20 dB of the clip's loud frames (their 95th percentile). Cases below
@@ -20,6 +20,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ import torch
 
 from blsp.audio.endpointing import segment_stream
 from blsp.audio.read import load_audio
+from blsp.audio.second_look import DoubtfulSpeech
 from blsp.audio.speech_detector import DEFAULT_MODE, FRAME_MS, SpeechDetector
 from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
+from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
 from blsp.modeling.model import BlspModel
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
@@ -40,6 +43,7 @@ MIN_SPEECH_MS = 300
 RANGE_DB = 20.0
 MAX_GAP_FRAMES = 2
 FITS = (-1.6, -2.0, -2.4, -3.0, -3.5, -4.0)
+SCORES = (1.0, 1.5, 2.0, 2.5)
 
 Case = dict[str, Any]
 
@@ -85,33 +89,45 @@ def longest_run(frames: Sequence[int]) -> int:
 
 
 @torch.inference_mode()
-def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
-    """What is found in a recording: utterances, their words and how well the letters spell them."""
+def hear(model: BlspModel, waveform: np.ndarray, mode: int, min_fit: float) -> Case:
+    """What is found in a recording, at the second look only where nothing is at the first."""
+    doubtful = DoubtfulSpeech(SpeechDetector(mode))
+    case: Case = {"utterances": [_read(model, x.waveform) for x in segment_stream([waveform], doubtful)]}
+    if not is_heard_at_once(case, min_fit):
+        opinions = [hear_again(model, stretch.waveform) for stretch in doubtful.stretches(len(waveform))]
+        case["again"] = [asdict(opinion) for opinion in opinions if opinion is not None]
+    return case
+
+
+def _read(model: BlspModel, utterance: np.ndarray) -> Case:
+    """An utterance's words, and how well the letters spell them."""
     adapter = model.adapter
     assert adapter is not None
     assert adapter.ctc is not None
-    config, found = SearchConfig(), []
-    for utterance in segment_stream([waveform], SpeechDetector(mode)):
-        frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
-        (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
-        evidence = speech_evidence(utterance.waveform)
-        search = search_words(reading, model.spellings, config, is_speech=True)
-        best = search.finished[0] if search.finished else Words([], 0.0, 0)
-        found.append(
-            {
-                "seconds": round(len(utterance.waveform) / SAMPLING_RATE, 2),
-                "evidence": round(evidence, 1),
-                "fit": round(search.letter_fit, 3),
-                "letters": best.n_letters,
-                "text": model.tokenizer.decode(best.ids),
-            }
-        )
-    return found
+    config = SearchConfig()
+    frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance])[:2])
+    (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
+    evidence = speech_evidence(utterance)
+    search = search_words(reading, model.spellings, config, is_speech=True)
+    best = search.finished[0] if search.finished else Words([], 0.0, 0)
+    return {
+        "seconds": round(len(utterance) / SAMPLING_RATE, 2),
+        "evidence": round(evidence, 1),
+        "fit": round(search.letter_fit, 3),
+        "letters": best.n_letters,
+        "text": model.tokenizer.decode(best.ids),
+    }
 
 
-def is_heard(case: Case, min_fit: float) -> bool:
-    """Whether text comes out."""
+def is_heard_at_once(case: Case, min_fit: float) -> bool:
+    """Whether text comes out without a second look."""
     return any(u["letters"] and u["fit"] >= needed_letter_fit(u["evidence"], min_fit) for u in case["utterances"])
+
+
+def is_heard(case: Case, min_fit: float, least_score: float = LEAST_SCORE) -> bool:
+    """Whether text comes out."""
+    again = (SecondOpinion(**opinion) for opinion in case.get("again", ()))
+    return is_heard_at_once(case, min_fit) or any(opinion.score >= least_score for opinion in again)
 
 
 def report(results: Iterable[Case], min_fit: float) -> None:
@@ -132,8 +148,11 @@ def report(results: Iterable[Case], min_fit: float) -> None:
     n_begun = sum(bool(case["utterances"]) for case in noise)
     print(f"noise: {n_begun} of {len(noise)} begin an utterance, {sum(is_heard(c, min_fit) for c in noise)} give text")
     for fit in FITS:
-        lost = sum(not is_heard(case, fit) for case in groups["all"])
-        print(f"at {fit}: {lost} lost, {sum(is_heard(case, fit) for case in noise)} noises with text")
+        lost = sum(not is_heard_at_once(case, fit) for case in groups["all"])
+        print(f"at once, {fit}: {lost} lost, {sum(is_heard_at_once(case, fit) for case in noise)} noises with text")
+    for score in SCORES:
+        lost = sum(not is_heard(case, min_fit, score) for case in groups["all"])
+        print(f"second look, {score}: {lost} lost, {sum(is_heard(c, min_fit, score) for c in noise)} noises with text")
 
 
 def _lines(path: Path) -> list[str]:
@@ -157,17 +176,18 @@ def main() -> None:
 
     model = load_model(resolve(args.model), device="cpu", packed=True)
     assert model.adapter is not None
+    fit = args.min_letter_fit if args.min_letter_fit is not None else model.adapter.config.min_letter_fit
+    fit = -float("inf") if fit is None else fit
     results = [json.loads(line) for line in _lines(args.out)]
     known = {(case["corpus"], case["audio"], case["cut"]) for case in results}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("a", encoding="utf-8") as file:
         for case, waveform in cases(args.data / "speech", args.clips, args.seed):
             if (case["corpus"], case["audio"], case["cut"]) not in known:
-                case["utterances"] = hear(model, waveform, args.vad_mode)
+                case |= hear(model, waveform, args.vad_mode, fit)
                 results.append(case)
                 print(json.dumps(case), file=file, flush=True)
-    fit = args.min_letter_fit if args.min_letter_fit is not None else model.adapter.config.min_letter_fit
-    report(results, -float("inf") if fit is None else fit)
+    report(results, fit)
 
 
 if __name__ == "__main__":

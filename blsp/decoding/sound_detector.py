@@ -1,0 +1,105 @@
+"""Does Whisper hear words, or a sound that it would describe? Two steps of its decoder (decision 0033).
+
+Whisper was trained on subtitles: where nobody speaks it writes "[Music]" or "(dog barks)". How likely it is to begin
+with such a sign, instead of a word, tells apart what no measure of the sound alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from blsp.decoding.whisper_decoder import load_decoder, read_settings
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+
+@dataclass(frozen=True)
+class SoundOpinion:
+    """What Whisper takes an utterance for."""
+
+    no_speech: float
+    """Log probability that nobody speaks."""
+    description: float
+    """Log probability that it would begin with a sign as before the description of a sound."""
+
+
+@dataclass(frozen=True)
+class SoundTokens:
+    """Numbers in Whisper's vocabulary."""
+
+    start: int
+    """Begins every text."""
+    languages: tuple[int, ...]
+    """Follow it, one for each language that it knows."""
+    before_words: tuple[int, ...]
+    """Stand between the language and the first word."""
+    no_speech: int
+    signs: tuple[int, ...]
+    """Those that are written for no word."""
+
+
+class SoundDetector:
+    """Two steps of Whisper's decoder.
+
+    Args:
+        decoder: Whisper's.
+        tokens: Of its vocabulary.
+    """
+
+    def __init__(self, decoder: WhisperDecoder, tokens: SoundTokens) -> None:
+        self._decoder, self._tokens = decoder, tokens
+        self._languages, self._signs = torch.tensor(tokens.languages), torch.tensor(tokens.signs)
+
+    @torch.inference_mode()
+    def __call__(self, hidden_states: Tensor) -> SoundOpinion:
+        """What 30 s of sound are taken for, by their encoder states, float (1500, D)."""
+        tokens = self._tokens
+        states = hidden_states[None].to(self._decoder.embed_tokens.weight)
+        first = self._log_probs(states, [tokens.start])
+        language = tokens.languages[int(first[self._languages].argmax())]
+        second = self._log_probs(states, [tokens.start, language, *tokens.before_words])
+        return SoundOpinion(float(first[tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
+
+    def _log_probs(self, states: Tensor, ids: Sequence[int]) -> Tensor:
+        """Of all tokens after some, (V,)."""
+        weight = self._decoder.embed_tokens.weight
+        prompt = torch.tensor([ids], device=weight.device)
+        step = self._decoder(input_ids=prompt, encoder_hidden_states=states, use_cache=False)
+        scores: Tensor = step.last_hidden_state[0, -1] @ weight.T  # (V,)
+        return scores.float().log_softmax(dim=0).cpu()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> SoundDetector:
+        """Move it to where the encoder is."""
+        self._decoder.to(device, dtype)
+        return self
+
+
+def load_sound_detector(folder: Path) -> SoundDetector | None:
+    """Read from a Whisper's folder what this takes; None for a Whisper of one language, and for an encoder alone.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged.
+        KeyError: A part is missing.
+    """
+    settings = read_settings(folder)
+    tasks, no_timestamps = settings.get("task_to_id") or {}, settings.get("no_timestamps_token_id")
+    signs = [token for token in settings.get("suppress_tokens") or () if 0 <= token < int(settings["eos_token_id"])]
+    if not (settings.get("lang_to_id") and "transcribe" in tasks and no_timestamps is not None and signs):
+        return None
+    tokens = SoundTokens(
+        start=int(settings["decoder_start_token_id"]),
+        languages=tuple(map(int, settings["lang_to_id"].values())),
+        before_words=(int(tasks["transcribe"]), int(no_timestamps)),
+        no_speech=int(no_timestamps) - 1,  # <|nospeech|> comes before it, everywhere
+        signs=tuple(signs),
+    )
+    decoder = load_decoder(folder)
+    return None if decoder is None else SoundDetector(decoder, tokens)

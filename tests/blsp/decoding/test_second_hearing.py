@@ -1,0 +1,62 @@
+"""When what passed for noise is speech after all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
+from blsp.audio.speech_gate import SURE_EVIDENCE
+from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
+from blsp.decoding.sound_detector import SoundOpinion
+
+WORDS = SoundOpinion(no_speech=-2.0, description=-3.0)
+SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0)
+
+
+@pytest.mark.parametrize("change", [{"letter_fit": -20.0}, {"no_speech": 0.0, "description": -1.0}])
+def test_words_have_to_be_likelier_than_sounds(change: dict[str, float]) -> None:
+    assert SURELY.is_speech
+    assert not replace(SURELY, **change).is_speech
+
+
+def test_every_sign_counts() -> None:
+    limit = SecondOpinion(letter_fit=0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0)
+    assert limit.is_speech
+    for name, change in (("letter_fit", -0.1), ("no_speech", 0.1), ("description", 0.1)):
+        doubtful = replace(limit, **{name: getattr(limit, name) + change})
+        assert not doubtful.is_speech
+        assert replace(doubtful, evidence=1.0).is_speech
+    assert replace(limit, evidence=1e9).score == replace(limit, evidence=SURE_EVIDENCE).score
+
+
+def model(*, letters: str = "abc", sounds: SoundOpinion | None = WORDS) -> Any:
+    """What is asked of a model; it keeps how long what it is asked about is."""
+    asked: list[int] = []
+
+    def letter_fit(window: np.ndarray) -> float:
+        asked.append(len(window))
+        return -0.5
+
+    whisper = SimpleNamespace(sounds=lambda _: sounds)
+    adapter = SimpleNamespace(config=SimpleNamespace(letters=letters))
+    return SimpleNamespace(adapter=adapter, spoken_language=whisper, letter_fit=letter_fit, asked=asked)
+
+
+def test_whisper_and_letters_are_asked_about_30_seconds() -> None:
+    asked = model()
+    assert hear_again(asked, np.zeros(2 * WINDOW_SAMPLES, np.float32)) == SURELY
+    assert asked.asked == [WINDOW_SAMPLES]
+
+
+def test_nobody_can_be_asked() -> None:
+    sound = np.zeros(16_000, np.float32)
+    assert hear_again(model(), sound[: MIN_SAMPLES - 1]) is None
+    for missing in ({"letters": ""}, {"sounds": None}):
+        assert hear_again(model(**missing), sound) is None
+    for part in ("adapter", "spoken_language"):
+        assert hear_again(SimpleNamespace(**{**vars(model()), part: None}), sound) is None  # type: ignore[arg-type]
