@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from blsp.environment import launched_count, launched_rank
 from blsp.errors import DataError
 from blsp.storage import storage_errors
 
@@ -37,7 +38,7 @@ class Shard:
     @classmethod
     def of_process(cls) -> Shard:
         """By RANK and WORLD_SIZE, as accelerate and torchrun set them."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return cls(launched_rank(), launched_count())
 
 
 class LineStore:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from blsp.data.corpora import corpus_named
 from blsp.data.corpora.corpus import Corpus, InstructionPair
 from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
+from blsp.environment import is_main_process
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
@@ -168,7 +168,7 @@ class ManifestStage(Stage[ManifestConfig]):
 
     def run(self, config: ManifestConfig, watcher: Watcher) -> dict[str, Any]:
         """Write the manifest; one process does it."""
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
         errors, dropped = ErrorCount(config.max_error_share), Counter[str]()
         if config.is_text:

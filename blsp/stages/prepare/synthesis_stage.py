@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
 from blsp.data.synthesis.speakers import SpeakerConfig, Speakers, missing_engines
+from blsp.environment import launched_count, launched_rank
 from blsp.errors import BlspError, DataError
 from blsp.progress import Watcher
 from blsp.stages.prepare.manifest_stage import sample
@@ -115,7 +115,7 @@ class SynthesisStage(Stage[SynthesisConfig]):
 
     def run(self, config: SynthesisConfig, watcher: Watcher) -> dict[str, Any]:
         """Speak what is not spoken yet; several processes share the sentences."""
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world = launched_rank(), launched_count()
         todo = sentences(config)
         if config.held_out >= len(todo):
             raise DataError(f"`held_out` is {config.held_out}, but there are {len(todo)} sentences.")
