@@ -1,4 +1,4 @@
-"""Folders and files that variables of the environment name."""
+"""What variables of the environment say: folders, the network, and which of several processes this one is."""
 
 from __future__ import annotations
 
@@ -49,6 +49,49 @@ def _checked(path: Path, variable: str) -> Path:
         rule = f"a path with names of at most {MAX_NAME_BYTES} bytes"
         raise ConfigError(f"{variable} must be {rule}, but is {shown(str(path))} instead.", hint=f"unset {variable}")
     return path
+
+
+def launched_rank() -> int:
+    """Number of this process among those that accelerate or torchrun started, 0 for the main one (RANK).
+
+    Raises:
+        ConfigError: The variable holds no count.
+    """
+    return _count_in("RANK") or 0
+
+
+def launched_count() -> int:
+    """How many processes accelerate or torchrun started, 1 where this one is alone (WORLD_SIZE).
+
+    Raises:
+        ConfigError: The variable holds no count.
+    """
+    return _count_in("WORLD_SIZE") or 1
+
+
+def launched_local_rank() -> int | None:
+    """Number of this process on its machine (LOCAL_RANK), None where nothing launched it.
+
+    Raises:
+        ConfigError: The variable holds no count.
+    """
+    return _count_in("LOCAL_RANK")
+
+
+def is_main_process() -> bool:
+    """Whether this process does what only one of several may do: it is the first, or alone."""
+    return launched_rank() == 0
+
+
+def _count_in(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(
+            f"{variable} must be a whole number of 0 or more, but is {shown(text)} instead.", hint=f"unset {variable}"
+        )
+    return int(text)
 
 
 def is_offline() -> bool:

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and the hashes that tell whether they still are."""
+"""Files and folders that appear whole or not at all, and the hashes that tell whether they still are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
@@ -29,6 +30,7 @@ _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOO
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _HALF_WRITTEN = re.compile(r"\d+ requested and \d+ written|inline_container|PytorchStreamWriter")
 _NO_ROOM_BYTES = 16 << 20
+_LINES_AT_ONCE = 1000
 
 
 def sha256_of(path: Path) -> str:
@@ -85,29 +87,85 @@ def write_json_atomically(path: Path, data: dict[str, Any]) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, replaces: bool = True) -> Iterator[IO[bytes]]:
     """Write a file that appears whole, on the disk (fsync), when the block ends without an error, or not at all.
 
     Others may read it as the umask says; a file that is replaced keeps its permissions.
+
+    Args:
+        path: The file.
+        replaces: Whether it may take the place of a file that is there at the end of the block.
 
     Yields:
         The file to write, which has another name until then.
 
     Raises:
+        FileExistsError: There is such a file, and it may not be replaced.
         OSError: It cannot be written. Nothing is left behind.
     """
-    unfinished = (
-        path.parent / f".{secrets.token_hex(8)}.tmp"
-    )  # no part of its name: that may be as long as names can be
+    unfinished = path.parent / f".{secrets.token_hex(8)}.tmp"  # its own name may be as long as names can be
     with temporary(unfinished):
         with unfinished.open("xb") as file:  # tempfile would hide it from everybody else
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copymode(path, unfinished)
-        unfinished.replace(path)
+            flush_to_disk(file)
+        if replaces:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, unfinished)
+            unfinished.replace(path)
+        else:
+            _link_new(unfinished, path)
     _fsync(path.parent)
+
+
+def _link_new(unfinished: Path, path: Path) -> None:
+    """Give a file its name, unless something has taken it meanwhile."""
+    try:
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a file system without links, or one that does not take the name
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        unfinished.rename(path)
+
+
+def flush_to_disk(file: IO[bytes]) -> None:
+    """Bring what was written to a file onto the disk: it survives a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines as they come, UTF-8, each with its line end; the file appears whole or not at all.
+
+    Raises:
+        StorageError: The disk is full, or the folder cannot be written.
+        Exception: What `lines` raises, as it is.
+    """
+    try:
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                lines = _marked(lines)
+                while block := list(itertools.islice(lines, _LINES_AT_ONCE)):
+                    file.write("".join(block).encode())
+    except _SourceError as error:
+        raise error.error from error.error.__cause__
+
+
+class _SourceError(Exception):
+    """An error of what is written, not of the disk that it is written to."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _marked(lines: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except Exception as error:
+        raise _SourceError(error) from error
 
 
 @contextmanager

@@ -10,11 +10,11 @@ Makes: recipes/data/embedded/short.jsonl. A line's `spoken` is how it is read al
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from blsp.json_lines import json_line
 from recipes import embedded_words as words
 from recipes.question_templates import requests
 
@@ -130,7 +130,7 @@ def lines() -> list[Line]:
 
 def main() -> None:
     """Write the file."""
-    OUT.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines()), encoding="utf-8")
+    OUT.write_text("".join(map(json_line, lines())), encoding="utf-8")
 
 
 if __name__ == "__main__":

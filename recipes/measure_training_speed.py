@@ -34,6 +34,7 @@ from blsp.audio.waveform import SAMPLING_RATE
 from blsp.conversation import Turn
 from blsp.data.speech.feature_shard import FeatureShard, FeatureWriter
 from blsp.instructions import REPEAT
+from blsp.json_lines import read_lines
 from blsp.modeling.batch import (
     IGNORED_LABEL,
     HiddenStates,
@@ -104,7 +105,7 @@ def read_speech(count: int) -> tuple[list[np.ndarray], list[str]]:
         seconds = rng.uniform(2, 16, count)
         noises = [0.1 * rng.standard_normal(round(s * SAMPLING_RATE)).astype(np.float32) for s in seconds]
         return noises, ["the quick brown fox jumps over the lazy dog " * round(s / 3 + 1) for s in seconds]
-    entries = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = [line for _, line in read_lines(folder / "manifest.jsonl")]
     entries = [entry for entry in entries if entry["duration"] <= 16][:count]
     return [load_audio(folder / entry["audio"]) for entry in entries], [entry["text"].lower() for entry in entries]
 

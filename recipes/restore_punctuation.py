@@ -18,11 +18,12 @@ import torch
 
 from blsp.conversation import Turn
 from blsp.data.corpora import corpus_named
-from blsp.data.line_store import LineStore, read_lines
+from blsp.data.line_store import LineStore
 from blsp.data.manifest import ErrorCount, write_manifest
 from blsp.data.transcripts import speller
 from blsp.decoding.batched import BatchDecoder
 from blsp.decoding.text_stream import decode
+from blsp.json_lines import read_lines
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import render

@@ -11,13 +11,14 @@ import argparse
 import json
 from pathlib import Path
 
+from blsp.json_lines import read_lines
 from blsp.metrics.corpus_metrics import corpus_word_errors
 from blsp.metrics.normalizers import ENGLISH, normalizer
 
 
 def utterances(corpus: Path, split: str) -> dict[str, tuple[Path, str]]:
     """Audio file and transcript of each utterance of a split, by the name of its result."""
-    entries = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = [line for _, line in read_lines(corpus / "manifest.jsonl")]
     chosen = [entry for entry in entries if entry.get("split") == split]
     return {Path(entry["audio"]).stem: (corpus / entry["audio"], entry["text"]) for entry in chosen}
 

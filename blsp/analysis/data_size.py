@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blsp.errors import DataError
-from blsp.evaluation.scores import Score
+from blsp.json_lines import read_lines
+from blsp.shown import shown
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -98,27 +98,6 @@ def validation_curves(
     }
 
 
-def score_curve(scores: Mapping[int, Score], *, samples_per_step: int | None = None) -> Curve:
-    """The same metric of several checkpoints of one training as a curve.
-
-    Args:
-        scores: A score for each step at which a checkpoint was evaluated.
-        samples_per_step: Size of the global batch, where it is to be shown.
-
-    Raises:
-        ValueError: There are no scores, or they are of different metrics or tasks.
-
-    Source: paper, figure 4.
-    """
-    kinds = {(score.task, score.metric, score.higher_is_better) for score in scores.values()}
-    if len(kinds) != 1:
-        raise ValueError(f"`scores` must be of one metric on one task, but are of {sorted(kinds)} instead.")
-    first = next(iter(scores.values()))
-    points = (CurvePoint(step, score.value, score.low, score.high) for step, score in scores.items())
-    metric = f"{first.metric}, {first.task}"
-    return Curve(first.system, metric, _sorted(points), first.higher_is_better, samples_per_step)
-
-
 def _sorted(points: Any) -> tuple[CurvePoint, ...]:
     return tuple(sorted(points, key=lambda point: point.step))
 
@@ -132,21 +111,12 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file; a last line that is still being written is left out."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"Cannot read {path}: {error.strerror}.", hint="Name the run folder of a training stage."
-        ) from error
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    lines = []
-    for number, line in enumerate(whole, 1):
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects of the metrics, with their steps; a last line that is still being written is left out."""
+    hint = "Name the run folder of a training stage."
+    for number, line in read_lines(path, hint=hint, is_being_written=True):
         try:
-            found = json.loads(line)
-            int(found["step"])
+            int(line["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}, line {number}, must be an object with a step, but is {line[:60]!r}.") from error
-        lines.append(found)
-    return lines
+            raise DataError(f"{path}:{number} must have a step, but holds {shown(line)}.") from error
+        yield line

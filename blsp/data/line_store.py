@@ -7,9 +7,7 @@ lines are the same however often and by however many processes they were made.
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -20,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from blsp.errors import DataError
-from blsp.storage import storage_errors
+from blsp.environment import launched_count, launched_rank
+from blsp.json_lines import cut_off_half_line, json_line
+from blsp.storage import atomic_file, flush_to_disk, storage_errors
 
 _LINE = re.compile(rb'\{"number": (\d+), (.*\}\n)', re.DOTALL)
 _POLL_SECONDS = 0.5
@@ -37,7 +36,7 @@ class Shard:
     @classmethod
     def of_process(cls) -> Shard:
         """By RANK and WORLD_SIZE, as accelerate and torchrun set them."""
-        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        return cls(launched_rank(), launched_count())
 
 
 class LineStore:
@@ -58,7 +57,9 @@ class LineStore:
         self._offset = np.zeros(n_lines, dtype=np.int64)
         self._scanned: dict[Path, int] = {}  # how much of each part was looked at, in bytes
         if not self.is_published:
-            _cut_off_half_line(self._own)
+            if self._own.exists():
+                with storage_errors(path.parent), self._own.open("rb+") as file:
+                    cut_off_half_line(file)
             self._scan()
 
     @property
@@ -92,9 +93,8 @@ class LineStore:
             return
         with storage_errors(self.path.parent), self._own.open("ab") as file:
             for number, line in missing.items():
-                file.write(json.dumps({"number": number, **line}, ensure_ascii=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+                file.write(json_line({"number": number, **line}).encode())
+            flush_to_disk(file)
         self._part[list(missing)] = self.shard.rank
 
     def publish(self) -> None:
@@ -138,78 +138,19 @@ class LineStore:
 
     def _join(self) -> None:
         """Copy all lines in their order into the file, which appears whole."""
-        temporary = self.path.with_name(f".{self.path.name}-{os.getpid()}")
         with storage_errors(self.path.parent), ExitStack() as stack:
-            stack.callback(temporary.unlink, missing_ok=True)
             parts = {}
             for part in self._parts():
                 file = stack.enter_context(part.open("rb"))
                 if part.stat().st_size:
                     parts[_rank_of(part)] = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            with temporary.open("wb") as out:
+            with atomic_file(self.path) as out:
                 for rank, offset in zip(self._part.tolist(), self._offset.tolist()):
                     parts[rank].seek(offset)
                     found = _LINE.fullmatch(parts[rank].readline())
                     assert found is not None
                     out.write(b"{" + found[2])
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(self.path)
-            _sync_folder(self.path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _rank_of(part: Path) -> int:
     return int(part.stem.rpartition("-")[2])
-
-
-def _cut_off_half_line(path: Path) -> None:
-    """Shorten a file to the end of its last whole line: a kill may have come while the next one was written."""
-    if not path.exists():
-        return
-    with storage_errors(path.parent), path.open("rb+") as file:
-        content_end = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65_536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < content_end:
-            file.truncate(end)
-
-
-def read_lines(path: Path, *, hint: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSONL file with the numbers of their lines, from 1.
-
-    Args:
-        path: The file.
-        hint: The way out, if it is not there.
-
-    Raises:
-        DataError: The file is not there, or a line is no JSON object.
-    """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.", hint=hint) from error
-    with file:
-        for number, line in enumerate(file, 1):
-            try:
-                fields = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is no JSON: {line[:60]!r}.") from error
-            if not isinstance(fields, dict):
-                raise DataError(f"{path}:{number} must hold a JSON object, but holds {line[:60]!r}.")
-            yield number, fields

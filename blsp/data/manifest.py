@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import mmap
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -15,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp.errors import DataError
-from blsp.storage import storage_errors
+from blsp.json_lines import json_line, parse_object
+from blsp.storage import write_lines
 
 if TYPE_CHECKING:
     import numpy as np
 
     from blsp.audio.waveform import Waveform
 
-_LINES_AT_ONCE = 1000
 _DURATION = re.compile(rb'"duration"\s*:\s*([-+.0-9eE]+)')
 MAX_ERROR_SHARE = 0.01
 """Share of the utterances that may be damaged before a corpus is taken for damaged as a whole."""
@@ -170,35 +167,10 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> ManifestSumma
     return ManifestSummary(n_utterances, seconds / 3600)
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines as they come, each with its line end; the file appears whole or not at all.
-
-    Raises:
-        StorageError: The disk is full, or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("w", encoding="utf-8", newline="\n")
-    try:
-        with file:
-            lines = iter(lines)
-            while block := list(itertools.islice(lines, _LINES_AT_ONCE)):  # its errors are not errors of this disk
-                with storage_errors(path.parent):
-                    file.writelines(block)
-            with storage_errors(path.parent):
-                file.flush()
-                os.fsync(file.fileno())
-        with storage_errors(path.parent):
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def utterance_line(utterance: Utterance) -> str:
     """Line of an utterance, with its line end; what has the value that it has by default is left out."""
     values = {name: value for name, value in vars(utterance).items() if value != _DEFAULTS[name]}
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    return json_line(values)
 
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Utterance)}
@@ -232,11 +204,9 @@ def parse_utterance(line: bytes, path: Path, number: int) -> Utterance:
     """
     where = f"{path}, line {number}"
     try:
-        values = json.loads(line)
+        values = parse_object(line)
     except ValueError as error:
-        raise DataError(f"{where} is no JSON: {' '.join(str(error).split())}.", hint=_HINT) from error
-    if not isinstance(values, dict):
-        raise DataError(f"{where} must be an utterance, but is {values!r}.", hint=_HINT)
+        raise DataError(f"{where} {error}.", hint=_HINT) from error
     for name, value in values.items():
         _check(name, value, where)
     for name in ("id", "audio", "duration"):

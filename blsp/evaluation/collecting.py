@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blsp.data.line_store import read_lines
 from blsp.data.manifest import Utterance, read_manifest
 from blsp.errors import DataError
 from blsp.evaluation.measures import COMPARED, Line, Measure, measure, ratio_statistics
 from blsp.evaluation.scores import Comparison, Hypothesis, Score
 from blsp.evaluation.significance import ResamplingConfig, make_mean_score, make_score, paired_test, worst_answers
 from blsp.evaluation.tasks import TaskConfig
+from blsp.json_lines import read_lines
 from blsp.metrics.utterance_counts import UtteranceStatistics
 
 MEAN_OVER_DIRECTIONS = ("st/covost2", "st/mustc")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.audio.waveform import SAMPLING_RATE
+from blsp.json_lines import json_line, read_lines
 from blsp.storage import storage_errors
 
 if TYPE_CHECKING:
@@ -64,15 +64,14 @@ def measured(
         "peak_memory_bytes": peak_memory_bytes(device),
     }
     with storage_errors(file.parent), file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(line) + "\n")
+        lines.write(json_line(line))
 
 
 def read_cost(folder: Path) -> Cost | None:
     """What `measured` noted in a folder; None where it noted nothing."""
     lines = []
     for path in sorted(folder.glob("timing-*.jsonl")):
-        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill may have left half a line
-        lines += [json.loads(line) for line in whole.splitlines()]
+        lines += [line for _, line in read_lines(path, is_being_written=True)]  # a kill may have left half a line
     if not lines:
         return None
     return Cost(

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from blsp.data.line_store import read_lines
+from blsp.json_lines import read_lines
 from blsp.metrics.normalizers import ENGLISH, normalizer
 from blsp.metrics.utterance_counts import UtteranceStatistics, accuracy_statistics, mean_statistics
 

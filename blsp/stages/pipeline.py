@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.config import build, merge, override, read_config_file
+from blsp.environment import is_main_process, launched_count
 from blsp.errors import ConfigError, DataError
 from blsp.progress import Silent, Watcher
 from blsp.shown import shown
@@ -141,7 +141,7 @@ def run_jobs(
     Raises:
         BlspError: A job failed; those before it stay done.
     """
-    is_main = int(os.environ.get("RANK", "0")) == 0
+    is_main = is_main_process()
     fingerprints = Fingerprints(recipe.hashes) if is_main else None
     results = {}
     for job in recipe.jobs:
@@ -186,7 +186,7 @@ def _begin(job: Job, fingerprints: Fingerprints, watcher: Watcher, *, force: boo
 
 def _has_company() -> bool:
     """Whether this is one of several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_count() > 1
 
 
 def _agree(state: State | None) -> State:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blsp.json_lines import json_line, parse_object
 from blsp.progress import Watcher
-from blsp.storage import storage_errors
+from blsp.storage import storage_errors, write_lines
 
 METRICS_NAME, LOG_NAME, TENSORBOARD_NAME = "metrics.jsonl", "log.txt", "tensorboard"
 
@@ -44,7 +43,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Write a line for people."""
         if self._folder is not None:
-            self._append(LOG_NAME, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+            self._append(LOG_NAME, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             self._watcher.message(text)
 
     def note(self, kind: str, step: int, numbers: Mapping[str, Any]) -> None:
@@ -57,7 +56,7 @@ class RunLog:
         """
         if self._folder is None:
             return
-        self._append(METRICS_NAME, json.dumps(_plain({"kind": kind, "step": step, **numbers}), ensure_ascii=False))
+        self._append(METRICS_NAME, json_line(_plain({"kind": kind, "step": step, **numbers})))
         if self._tensorboard is not None:
             for name, number in _flat(numbers).items():
                 self._tensorboard.add_scalar(f"{kind}/{name}", number, step)
@@ -76,7 +75,7 @@ class RunLog:
         assert self._folder is not None
         path = self._folder / name
         with storage_errors(path), path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(line)
 
 
 def _plain(value: Any) -> Any:
@@ -102,14 +101,12 @@ def _forget_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_lines(path, (line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_object(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -2,13 +2,22 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from blsp.errors import StorageError
-from blsp.storage import atomic_file, damaged_files, publish_folder, read_manifest, storage_errors, write_manifest
+from blsp.storage import (
+    atomic_file,
+    damaged_files,
+    publish_folder,
+    read_manifest,
+    storage_errors,
+    write_lines,
+    write_manifest,
+)
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -181,3 +190,41 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         file.writelines([b"new", None])  # type: ignore[list-item]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_came_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+
+        def fail(self: Path, target: Path) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(Path, "hardlink_to", fail)
+    path = tmp_path / "made"
+    with atomic_file(path, replaces=False) as file:
+        file.write(b"mine")
+    assert path.read_bytes() == b"mine"
+
+    def write_again() -> None:
+        with atomic_file(path, replaces=False) as file:
+            file.write(b"other")
+
+    with pytest.raises(FileExistsError):
+        write_again()
+    assert path.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_the_lines_is_not_one_of_the_disk(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "one\n"
+        raise OSError(errno.EIO, "the source is damaged")
+
+    with pytest.raises(OSError, match="the source is damaged") as caught:
+        write_lines(tmp_path / "made", lines())
+    assert not isinstance(caught.value, StorageError)
+    assert list(tmp_path.iterdir()) == []
+    write_lines(tmp_path / "folder/made", ["one\n", "zwölf\n"])
+    assert (tmp_path / "folder/made").read_bytes() == "one\nzwölf\n".encode()

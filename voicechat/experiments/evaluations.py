@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from blsp.environment import is_main_process
 from blsp.errors import ConfigError
 from blsp.stages.evaluate.comparison import without_missing
 from blsp.stages.evaluate.report_config import ReportConfig
@@ -61,7 +61,7 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
         BlspError: A job failed; those before it stay done.
     """
     recipe, notices = without_missing(recipe)
-    if is_main := os.environ.get("RANK", "0") == "0":
+    if is_main := is_main_process():
         for notice in notices:
             print_notice(notice)
     results = training.run_watched(recipe, force=force)

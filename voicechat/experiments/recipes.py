@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blsp.config import field_docs
+from blsp.environment import is_main_process
 from blsp.errors import ConfigError
 from blsp.progress import Watcher
 from blsp.shown import shown
@@ -156,7 +156,7 @@ def run(recipe: Recipe, *, force: bool, as_json: bool) -> None:
         BlspError: A job failed; those before it stay done.
     """
     results = run_watched(recipe, force=force)
-    if not _is_main():
+    if not is_main_process():
         return
     if as_json:
         print(json.dumps(results, indent=2))
@@ -173,7 +173,7 @@ def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
     """
     with ExitStack() as stack:
         screen: RichWatcher | PlainWatcher = PlainWatcher()
-        if _is_main() and sys.stderr.isatty():
+        if is_main_process() and sys.stderr.isatty():
             screen = stack.enter_context(RichWatcher())
             stack.enter_context(on_interruption(screen.close))
 
@@ -182,11 +182,6 @@ def run_watched(recipe: Recipe, *, force: bool) -> dict[str, dict[str, Any]]:
             return _Logged(screen, log)
 
         return run_jobs(recipe, watch, force=force)
-
-
-def _is_main() -> bool:
-    """Whether this is the one of several processes that speaks, as accelerate and torchrun start them."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class _Logged:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from blsp.json_lines import json_line, parse_object
 from voicechat.runtime.outputs import output_error, write_output
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Journal:
 
     def __init__(self, path: Path, task: str, *, anew: bool = False) -> None:
         self.path = path
-        self._header = json.dumps({"task": task})
+        self._header = json_line({"task": task})
         self._file: IO[str] | None = None
         self._lines: list[str] = []
         self._known: dict[str, Written] = {}
@@ -67,9 +67,9 @@ class Journal:
         line |= {"words": written.times, "language": written.language, "sound": _mark(waveform)}
         try:
             if self._file is None:
-                write_output(self.path, "".join(f"{x}\n" for x in (self._header, *self._lines)), overwrite=True)
+                write_output(self.path, "".join((self._header, *self._lines)), overwrite=True)
                 self._file = self.path.open("a", encoding="utf-8", newline="\n")
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json_line(line))
             self._file.flush()
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -86,11 +86,14 @@ class Journal:
 
     def _read(self) -> None:
         try:
-            header, *lines = self.path.read_text(encoding="utf-8").split("\n")
+            with self.path.open(encoding="utf-8", newline="\n") as file:
+                header, *lines = file
             if header != self._header:
                 return
             for text in lines:
-                line = json.loads(text)
+                if not text.endswith("\n"):
+                    return
+                line = parse_object(text)
                 times = line["words"] and [(float(start), float(end)) for start, end in line["words"]]
                 self._known[line["sound"]] = Written(line["text"], times, line["language"])
                 self._lines.append(text)

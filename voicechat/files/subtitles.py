@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from blsp.json_lines import json_line
 from blsp.segments import Segment, plain_line
 from voicechat.files.cues import Cue, CueLimits, make_cues
 
@@ -76,7 +76,7 @@ def to_json(transcript: Transcript) -> str:
     }
     if transcript.error is not None:
         content |= {"error": transcript.error, "hint": transcript.hint}
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    return json_line(content)
 
 
 WRITERS: dict[str, Callable[[Transcript], str]] = {

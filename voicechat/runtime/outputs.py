@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import secrets
 import shlex
 import stat
 import unicodedata
@@ -16,7 +15,6 @@ from pathlib import Path
 
 from blsp.errors import StorageError
 from blsp.storage import atomic_file
-from blsp.temporaries import temporary
 from voicechat.errors import UsageError, VoiceChatError
 from voicechat.runtime.process import ESCAPED
 
@@ -91,7 +89,11 @@ def write_output(path: Path, text: str, *, overwrite: bool = False) -> None:
             path.write_text(text, encoding="utf-8", errors=ESCAPED, newline="\n")
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_and_publish(path, text.encode("utf-8", ESCAPED), overwrite=overwrite)
+        try:
+            with atomic_file(path, replaces=overwrite) as file:
+                file.write(text.encode("utf-8", ESCAPED))
+        except FileExistsError as error:
+            raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from error
     except OSError as error:
         raise output_error(path, error) from error
 
@@ -101,33 +103,6 @@ def output_error(path: Path, error: OSError) -> StorageError | UnusableNameError
     kind = UnusableNameError if error.errno in _BAD_NAME else StorageError
     hint = "Choose another folder, for example: -o ~/transcripts"
     return kind(f"{path} cannot be written: {error.strerror or error}.", hint=hint)
-
-
-def _write_and_publish(path: Path, data: bytes, *, overwrite: bool) -> None:
-    if overwrite:
-        with atomic_file(path) as file:
-            file.write(data)
-        return
-    with temporary(path.with_name(f".voicechat-{secrets.token_hex(8)}.tmp")) as unfinished:
-        with unfinished.open("xb") as file:  # not by `tempfile`, whose files only the owner may read
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _publish_new(unfinished, path)
-
-
-def _publish_new(unfinished: Path, path: Path) -> None:
-    """Give a file its name, unless something has taken it meanwhile."""
-    try:
-        path.hardlink_to(unfinished)
-    except FileExistsError:
-        raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from None
-    except OSError as error:
-        if error.errno in _BAD_NAME:
-            raise
-        if path.exists():  # a file system without links
-            raise ExistsError(f"{path} exists already.", hint=TO_REPLACE) from error
-        unfinished.rename(path)
 
 
 def output_stems(files: Sequence[str], max_bytes: int = 255) -> list[str]:

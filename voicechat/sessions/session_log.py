@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 from blsp.errors import StorageError
+from blsp.json_lines import parse_object
+from blsp.storage import flush_to_disk
 from blsp.temporaries import temporary_folder
 from voicechat.errors import UsageError
 from voicechat.paths import state_folder
@@ -207,10 +209,10 @@ def _whole_lines(data: bytes, name: str) -> tuple[list[tuple[int, dict[str, Any]
     for number, raw in enumerate(data.splitlines(keepends=True), start=1):
         position += len(raw)
         try:
-            line = json.loads(raw) if raw.endswith(b"\n") else None
-        except (ValueError, RecursionError):
+            line = parse_object(raw) if raw.endswith(b"\n") else None
+        except ValueError:
             line = None
-        if isinstance(line, dict):
+        if line is not None:
             lines.append((number, line))
             valid_bytes = position
         elif position < len(data):
@@ -440,9 +442,9 @@ class SessionWriter:
         return name
 
     def _append(self, line: dict[str, Any]) -> None:
+        # Characters that UTF-8 cannot hold become question marks: an answer of tomorrow may not rest on them.
         self._file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_to_disk(self._file)
 
 
 def _now() -> str:

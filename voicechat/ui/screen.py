@@ -28,6 +28,7 @@ from prompt_toolkit.layout import BufferControl, Dimension, FormattedTextControl
 from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import Output
 
+from blsp.storage import atomic_file
 from voicechat.runtime.terminal_text import harmless
 from voicechat.ui.terminal import (
     TerminalSettings,
@@ -375,12 +376,12 @@ class _History(FileHistory):
 
     def _write_again(self, newest_first: list[str]) -> None:
         """Keep only these in the file."""
-        shorter = self._path.with_suffix(f".{os.getpid()}")
-        shorter.touch(0o600)
-        writer = FileHistory(shorter)
-        for line in reversed(newest_first):
-            writer.store_string(line)
-        shorter.replace(self._path)
+        with atomic_file(self._path) as file:
+            unfinished = Path(file.name)
+            unfinished.chmod(0o600)
+            writer = FileHistory(unfinished)
+            for line in reversed(newest_first):
+                writer.store_string(line)
 
     def store_string(self, string: str) -> None:
         with contextlib.suppress(OSError):

@@ -17,9 +17,10 @@ import numpy as np
 from blsp.conversation import Turn
 from blsp.data.answers.answer_filter import AnswerFilter, Fault, sentences
 from blsp.data.answers.wordings import REPETITION
-from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.line_store import LineStore, Shard
 from blsp.errors import DataError
 from blsp.instructions import Instruction
+from blsp.json_lines import read_lines
 
 if TYPE_CHECKING:
     from blsp.data.answers.answering import Answer, Answerer

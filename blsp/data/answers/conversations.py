@@ -18,8 +18,9 @@ from blsp.conversation import Turn
 from blsp.data.answers.answer_filter import is_whole, sentences
 from blsp.data.answers.behaviours import Case, matching, shown
 from blsp.data.answers.wordings import CONVERSATION
-from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.line_store import LineStore, Shard
 from blsp.errors import DataError
+from blsp.json_lines import read_lines
 
 if TYPE_CHECKING:
     from blsp.data.answers.answering import Answer, Answerer

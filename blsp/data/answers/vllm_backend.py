@@ -8,6 +8,7 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from blsp.environment import launched_count, launched_local_rank
 from blsp.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ def read_format(folder: Path, spec: ModelSpec, max_new_tokens: int) -> AnswerFor
 
 def _take_own_gpu() -> None:
     """With several processes on a machine, show each engine one GPU only: vLLM would put all of them on the first."""
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is None or os.environ.get("WORLD_SIZE", "1") == "1":
+    rank = launched_local_rank()
+    if rank is None or launched_count() == 1:
         return
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(rank) % len(visible)] if visible else rank
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[rank % len(visible)] if visible else str(rank)

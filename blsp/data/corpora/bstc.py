@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from blsp.data.corpora.corpus import Corpus, Part, SplitFacts, lines, noted
 from blsp.data.manifest import Utterance
+from blsp.json_lines import parse_object
 
 _SOURCE = "Zhang et al. 2021 give about 68 hours for all; no source found for the split"
 
@@ -43,7 +43,7 @@ class Bstc(Corpus):
 
 
 def _utterance(line: str, name: str, recordings: dict[str, Path]) -> Utterance:
-    values = json.loads(line)
+    values = parse_object(line)
     start, duration = float(values["offset"]), float(values["duration"])
     if duration <= 0:
         raise ValueError(f"has a duration of {duration:g} s")

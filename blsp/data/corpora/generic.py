@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from blsp.data.corpora.corpus import UNKNOWN, Corpus, Part, SplitFacts, lines, noted, read_shard_rows, table
 from blsp.data.manifest import ErrorCount, Utterance
 from blsp.errors import DataError
+from blsp.json_lines import parse_object
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
@@ -164,19 +164,9 @@ def _table_rows(path: Path, errors: ErrorCount) -> Iterator[tuple[int, dict[str,
             raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     else:
         for number, line in lines(path):
-            values = noted(errors, path, number, _names_and_values, line)
+            values = noted(errors, path, number, parse_object, line)
             if values is not None:
                 yield number, values
-
-
-def _names_and_values(line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError("must hold names with values")
-    return values
 
 
 def _utterance_of_row(

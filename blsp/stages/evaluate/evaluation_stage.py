@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blsp.data.answers.behaviours import spread
-from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.line_store import LineStore, Shard
 from blsp.data.manifest import (
     MAX_ERROR_SHARE,
     ErrorCount,
@@ -23,6 +23,7 @@ from blsp.data.manifest import (
 from blsp.errors import AudioError, ContextFullError, DataError, UnsupportedError
 from blsp.evaluation.cost import forget_peak_memory, measured
 from blsp.evaluation.tasks import ACCURACIES, BY_ADAPTER, Hearing, TaskConfig
+from blsp.json_lines import read_lines
 from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.planning.decoding_cost import decoding_cost

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.line_store import LineStore, Shard
 from blsp.data.manifest import Manifest
 from blsp.errors import DataError
 from blsp.evaluation.question_answering import accept_rate_statistics, judge_answers, read_questions
+from blsp.json_lines import read_lines
 from blsp.models.model_config import ModelConfig
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from blsp.environment import is_main_process
 from blsp.progress import Watcher
 from blsp.stages.evaluate.report_config import ReportConfig
 from blsp.stages.stage import Plan, Stage, StageConfig
@@ -53,7 +53,7 @@ class ReportStage(Stage[ReportConfig]):
             DataError: Two systems answered different utterances of a task.
             UnsupportedError: A package that figures or BLEU need is not installed.
         """
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
         from blsp.report.report_folder import write_report
         from blsp.stages.evaluate.report_writing import make_report

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blsp.data.answers.behaviours import spread
 from blsp.data.manifest import Manifest, Utterance, load_waveform
+from blsp.environment import is_main_process
 from blsp.errors import DataError
 from blsp.evaluation.tasks import BY_ADAPTER, Hearing
 from blsp.instructions import CONTRASTED
@@ -84,7 +84,7 @@ class RepresentationsStage(Stage[RepresentationsConfig]):
         Raises:
             DataError: An utterance has no transcript.
         """
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
         manifest = Manifest(config.manifest)
         utterances = [manifest[i] for i in spread(len(manifest), config.max_utterances).tolist()]

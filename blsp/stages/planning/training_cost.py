@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from blsp.environment import launched_count
 from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.known_models import LlmSize
 from blsp.stages.planning.model_size import ModelSize
@@ -89,7 +90,7 @@ def placement(config: ModelConfig, size: ModelSize) -> Placement:
     here = torch.cuda.is_available()
     on_gpu = config.device == "cuda" or (config.device == "auto" and (here or parameters > 1e9))
     bytes_per_weight = {"float32": 4, "auto": 2 if on_gpu else 4}.get(config.dtype, 2)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = launched_count()
     if on_gpu:
         note = f"Time assumes {processes} x H100 at 40 % of its peak ({GPU_FLOPS:.0e} FLOP/s); trust its order only."
         return Placement("cuda", bytes_per_weight, GPU_FLOPS, processes, note)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from blsp.data.corpora import corpus_named
 from blsp.data.corpora.corpus import Corpus, InstructionPair
-from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_lines, write_manifest
+from blsp.data.manifest import MAX_ERROR_SHARE, ErrorCount, Utterance, check_share, write_manifest
+from blsp.environment import is_main_process
 from blsp.errors import ConfigError, DataError
+from blsp.json_lines import json_line
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
+from blsp.storage import write_lines
 
 FILE_NAME = "manifest.jsonl"
 INSTRUCTIONS_NAME = "instructions.jsonl"
@@ -168,7 +169,7 @@ class ManifestStage(Stage[ManifestConfig]):
 
     def run(self, config: ManifestConfig, watcher: Watcher) -> dict[str, Any]:
         """Write the manifest; one process does it."""
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
         errors, dropped = ErrorCount(config.max_error_share), Counter[str]()
         if config.is_text:
@@ -206,7 +207,7 @@ def _write_instructions(config: ManifestConfig, errors: ErrorCount) -> dict[str,
     errors.finish(len(pairs))
     if config.filter.max_utterances is not None:
         pairs = sample(pairs, config.filter.max_utterances, config.seed)
-    lines = (json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in pairs)
+    lines = (json_line(asdict(pair)) for pair in pairs)
     write_lines(config.out / INSTRUCTIONS_NAME, lines)
     return {"instructions": len(pairs)}
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.answers.behaviours import spread
-from blsp.data.line_store import LineStore, Shard, read_lines
-from blsp.data.manifest import Manifest, Utterance, write_lines
+from blsp.data.line_store import LineStore, Shard
+from blsp.data.manifest import Manifest, Utterance
 from blsp.errors import DataError
 from blsp.evaluation.question_answering import MAX_WORDS, MIN_WORDS, write_questions
+from blsp.json_lines import json_line, read_lines
 from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
 from blsp.stages.writer_config import WriterConfig
+from blsp.storage import write_lines
 
 FILE_NAME = "questions.jsonl"
 _WRITTEN_NAME = "written.jsonl"
@@ -97,13 +99,12 @@ def _line(utterance: Utterance, question: Any) -> dict[str, Any]:
 
 
 def _keep_usable(config: QuestionsConfig) -> dict[str, Any]:
-    import json
 
     lines = [line for _, line in read_lines(config.out / _WRITTEN_NAME)]
     usable = [line for line in lines if line["question"]]
     if not usable:
         raise DataError(f"{config.writer.title} wrote no usable question about {len(lines)} transcripts.")
-    write_lines(config.out / FILE_NAME, (json.dumps(line, ensure_ascii=False) + "\n" for line in usable))
+    write_lines(config.out / FILE_NAME, map(json_line, usable))
     return {"questions": len(usable), "unusable": len(lines) - len(usable)}
 
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blsp.data.line_store import LineStore, Shard, read_lines
+from blsp.data.line_store import LineStore, Shard
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
 from blsp.errors import ConfigError, DataError
+from blsp.json_lines import read_lines
 from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +10,9 @@ from typing import Any, ClassVar
 
 from blsp.data.manifest import ErrorCount, Utterance, write_manifest
 from blsp.data.synthesis.speakers import SpeakerConfig, Speakers, missing_engines
+from blsp.environment import launched_count, launched_rank
 from blsp.errors import BlspError, DataError
+from blsp.json_lines import parse_object
 from blsp.progress import Watcher
 from blsp.stages.prepare.manifest_stage import sample
 from blsp.stages.stage import Plan, Stage, StageConfig
@@ -115,7 +115,7 @@ class SynthesisStage(Stage[SynthesisConfig]):
 
     def run(self, config: SynthesisConfig, watcher: Watcher) -> dict[str, Any]:
         """Speak what is not spoken yet; several processes share the sentences."""
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world = launched_rank(), launched_count()
         todo = sentences(config)
         if config.held_out >= len(todo):
             raise DataError(f"`held_out` is {config.held_out}, but there are {len(todo)} sentences.")
@@ -166,7 +166,7 @@ def _read(path: Path) -> Iterator[Sentence]:
 
 def _sentence(line: str, where: str) -> Sentence:
     try:
-        values = json.loads(line)
+        values = parse_object(line)
         text, others = values["text"], {name: values.get(name) for name in ("translation", "label", "spoken")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{where} must be {{"text": ...}}, but is {line.strip()!r}.') from error
@@ -214,7 +214,8 @@ def _read_back(config: SynthesisConfig, todo: list[Sentence], watcher: Watcher) 
     if config.readback_max_wer is None:
         return set()
     from blsp.data.answers.readback import read_back
-    from blsp.data.line_store import LineStore, read_lines
+    from blsp.data.line_store import LineStore
+    from blsp.json_lines import read_lines
 
     def advance(n_done: int) -> None:
         watcher.advance(n_done, len(todo), "utterance read back", {})

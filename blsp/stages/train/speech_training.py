@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blsp.data.batching import BatchingConfig
 from blsp.data.speech.speech_batch import SpeechConfig
+from blsp.environment import launched_local_rank
 from blsp.models.model_config import ModelConfig
 from blsp.stages.planning.model_size import ModelSize
 from blsp.stages.planning.training_cost import (
@@ -158,8 +158,9 @@ def use_own_gpu() -> None:
     """Let this process, one of several that a launcher started, load its model on its own GPU."""
     import torch
 
-    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    rank = launched_local_rank()
+    if rank is not None and torch.cuda.is_available():
+        torch.cuda.set_device(rank)
 
 
 def make_product(config: SpeechTrainingConfig, stage: str) -> Product:

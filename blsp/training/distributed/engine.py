@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, parse_flag_from_env
 from torch import Tensor, nn
 
+from blsp.environment import launched_local_rank
 from blsp.errors import ConfigError
 from blsp.training.distributed.processes import process_count
 from blsp.training.distributed.sharding import configure_deepspeed, configure_fsdp, unspread, whole
@@ -174,7 +174,7 @@ def _stays_on_cpu(module: nn.Module) -> bool:
     """A module trains where it was loaded if it is alone; launched processes take a GPU each, if there are GPUs."""
     if not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
         return True
-    return "LOCAL_RANK" not in os.environ and next(module.parameters()).device.type == "cpu"
+    return launched_local_rank() is None and next(module.parameters()).device.type == "cpu"
 
 
 def _is_bfloat16(config: TrainingConfig, device: torch.device) -> bool:

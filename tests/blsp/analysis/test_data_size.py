@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from blsp.analysis.data_size import Curve, CurvePoint, score_curve, validation_curves
+from blsp.analysis.data_size import Curve, CurvePoint, validation_curves
 from blsp.errors import DataError
-from blsp.evaluation.scores import Score
 from blsp.progress import Silent
 from blsp.training.run_log import RunLog
 
@@ -55,25 +54,11 @@ def test_damage_is_named(tmp_path: Path) -> None:
         validation_curves(tmp_path, "BLSP")
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n[1]\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2, must be an object with a step, but is '\[1\]'"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2 must hold a JSON object, but holds list instead: b'\[1\]"):
         validation_curves(tmp_path, "BLSP")
     write(path, {"kind": "training", "step": 1, "loss": 1.0})
     with pytest.raises(DataError, match="has no validation lines"):
         validation_curves(tmp_path, "BLSP")
-
-
-def test_scores_of_checkpoints_become_a_curve() -> None:
-    scores = {
-        200: Score("BLSP", "asr/dev", "WER", 30.0, 25.0, 35.0, 50, False),
-        100: Score("BLSP", "asr/dev", "WER", 60.0, None, None, 50, False),
-    }
-    assert score_curve(scores, samples_per_step=8) == Curve(
-        "BLSP", "WER, asr/dev", (CurvePoint(100, 60.0), CurvePoint(200, 30.0, 25.0, 35.0)), False, 8
-    )
-    with pytest.raises(ValueError, match="must be of one metric"):
-        score_curve({**scores, 300: Score("BLSP", "st/dev", "BLEU", 3.0, None, None, 50)})
-    with pytest.raises(ValueError, match="must be of one metric"):
-        score_curve({})
 
 
 @pytest.mark.parametrize(

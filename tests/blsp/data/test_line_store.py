@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blsp.data.line_store import LineStore, Shard, read_lines
-from blsp.errors import DataError
+from blsp.data.line_store import LineStore, Shard
 
 N_LINES = 23
 
@@ -124,16 +123,3 @@ def test_no_lines_make_an_empty_file(tmp_path: Path) -> None:
     assert list(store.chunks(4)) == []
     store.publish()
     assert (tmp_path / "lines.jsonl").read_bytes() == b""
-
-
-def test_errors_name_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    with pytest.raises(DataError, match=r"^Cannot read .*lines.jsonl: No such file or directory.$") as missing:
-        list(read_lines(path, hint="Write it."))
-    assert missing.value.hint == "Write it."
-    path.write_text('{"id": 1}\n{"id"\n')
-    with pytest.raises(DataError, match=r"lines.jsonl:2 is no JSON: b'\{\"id\""):
-        list(read_lines(path))
-    path.write_text("[1]\n")
-    with pytest.raises(DataError, match=r"lines.jsonl:1 must hold a JSON object"):
-        list(read_lines(path))

@@ -58,8 +58,8 @@ def test_a_failing_source_leaves_the_old_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "m.jsonl, line 2 is no JSON"),
-        ("[1]", "m.jsonl, line 2 must be an utterance, but is [1]."),
+        ("{", "m.jsonl, line 2 is not JSON"),
+        ("[1]", "m.jsonl, line 2 must hold a JSON object, but holds list instead."),
         ('{"id": "x", "audio": "y"}', "m.jsonl, line 2 has no 'duration'."),
         ('{"id": 3}', "m.jsonl, line 2: 'id' must be a text, but is 3."),
         ('{"duration": 0}', "m.jsonl, line 2: 'duration' must be a number of seconds, but is 0."),

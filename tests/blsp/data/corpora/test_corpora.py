@@ -509,8 +509,8 @@ def test_generic_rows_that_are_none(tmp_path: Path) -> None:
     errors = ErrorCount()
     assert [u.id for u in corpus_named("generic").read(tmp_path, "all", errors)] == ["a"]
     assert errors.errors == [
-        f"{path}, line 2: is no JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
-        f"{path}, line 3: must hold names with values",
+        f"{path}, line 2: is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        f"{path}, line 3: must hold a JSON object, but holds list instead",
         f"{path}, line 4: has no audio (a field named audio or path or file or file_name or wav)",
         f"{path}, line 5: duration must be a number of seconds, but is '-1'",
         f"{path}, line 6: has the id 'a' of another one",
