@@ -104,7 +104,6 @@ class LlmConversation:
 
         self.model = model
         self.model_name = model_name
-        self._system = system
         self._beside: Conversation | None = None  # for single questions
         self._translators: dict[str, Translator] = {}  # the one that was used last
         self._conversation = Conversation(model, system=system)
@@ -112,6 +111,11 @@ class LlmConversation:
     def language_judge(self) -> LanguageJudge | None:
         """Nothing: any language is taken."""
         return None
+
+    @property
+    def system(self) -> str | None:
+        """Who the assistant is."""
+        return self._conversation.system
 
     @property
     def dropped_turns(self) -> int:
