@@ -66,6 +66,7 @@ class CachedContext:
         self._mark = model.llm_mark()
         self._keys: list[int] = []
         self._logits: Tensor | None = None
+        self._before_speech: tuple[int, Tensor] | None = None  # positions, and what the output layer got after them
 
     def __len__(self) -> int:
         """Positions read."""
@@ -111,6 +112,7 @@ class CachedContext:
         cancel: threading.Event | None = None,
         max_length: int | None = None,
         before: Sequence[Piece] = (),
+        after: Sequence[int] = (),
     ) -> Piece:
         """What the LLM is to read of one waveform, float32 (N,).
 
@@ -121,18 +123,23 @@ class CachedContext:
             cancel: Stops the work when set.
             max_length: A piece that has more positions is not gone on with: its end is missing.
             before: All that the LLM has read by then, so that it expects words that follow; none: any sentence.
+            after: Token ids that it will read next. It reads them along with what was most likely said, so that
+                `read` has nothing to do where that was right.
 
         Raises:
             CancelledError: `cancel` was set.
         """
-        decoder = self._decoder if before and self._model.expects_words else None
-        if decoder is not None:
-            self.read(before, cancel)
+        expects_words = bool(before) and self._decoder is not None and self._model.expects_words
         ids: list[int] = []
         embeds: list[Tensor] = []
         with cancelled_by(cancel, self._blocks):
-            for window in cut_into_windows(waveform):
-                words = self._read_window(window, decoder)
+            windows = cut_into_windows(waveform)
+            for window in windows:
+                if expects_words:
+                    self._read_before_speech([*before, Piece(tuple(ids))], cancel)
+                    words = self._read_words(window, after if len(windows) == 1 else ())
+                else:
+                    words = self._model.read_speech([window])
                 if words is not None:
                     ids += words[0]
                 else:
@@ -142,14 +149,33 @@ class CachedContext:
                     break
         return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
 
-    def _read_window(self, window: npt.NDArray[np.float32], decoder: FastDecoder | None) -> list[list[int]] | None:
-        if decoder is None:
-            return self._model.read_speech([window])
-        n_read = decoder.length
+    def _read_before_speech(self, pieces: Sequence[Piece], cancel: threading.Event | None) -> None:
+        """As `read`, but nothing is run if the last speech came after the same pieces."""
+        assert self._decoder is not None
+        keys = [key for piece in pieces for key in piece.keys]
+        known = self._before_speech
+        if known is not None and known[0] == len(keys) == _common_length(self._keys, keys):
+            self._crop(len(keys), known[1])
+            return
+        self.read(pieces, cancel)
+        self._before_speech = len(keys), self._decoder.state
+
+    def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[list[int]] | None:
+        """As `BlspModel.read_speech`; of the words, the LLM then has read as many as the search has shown it."""
+        assert self._decoder is not None
+        n_read = len(self._keys)
+        tree = LlmTree(self._model, self._decoder, self._model.spellings.openings)
         try:
-            return self._model.read_speech([window], LlmTree(self._model, decoder))
-        finally:
-            decoder.crop(n_read)
+            words = self._model.read_speech([window], tree, after)
+        except BaseException:
+            self._decoder.crop(n_read)
+            raise
+        ids = [*words[0], *after] if words and words[0] else []
+        n_known, state = tree.adopt(ids)
+        if n_known:
+            self._keys += ids[:n_known]
+            self._logits = self._model.llm.lm_head(state[None])[0] if n_known == len(ids) else None
+        return words
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:
@@ -180,10 +206,10 @@ class CachedContext:
         logits: Tensor = output.logits[0, -1]
         return logits
 
-    def _crop(self, length: int) -> None:
-        """Forget all but the first `length` positions, in every layer."""
+    def _crop(self, length: int, state: Tensor | None = None) -> None:
+        """Forget all but the first `length` positions, in every layer; `state` as in `FastDecoder.crop`."""
         if self._decoder is not None:
-            self._decoder.crop(length)
+            self._decoder.crop(length, state)
         if length == 0:
             self._cache = DynamicCache()
         for layer in self._cache.layers:
@@ -192,6 +218,8 @@ class CachedContext:
         if length < len(self._keys):
             del self._keys[length:]
             self._logits = None
+        if self._before_speech is not None and length < self._before_speech[0]:
+            self._before_speech = None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from blsp.conversation import Turn
 from blsp.decoding.kv_cache import CachedContext, Piece
 from blsp.errors import ContextFullError
-from blsp.modeling.prompt import PromptTemplate, Segment, SpeechSegment
+from blsp.modeling.prompt import PromptTemplate, Segment, SpeechSegment, TokenSegment
 
 KEPT_AFTER_DROP = 0.75
 """Share of the room that may stay filled when old turns are dropped, so that this happens once in a while and not
@@ -133,25 +133,34 @@ class PromptHistory:
         """Pieces of one turn, speech encoded once."""
         if entry.pieces is None and entry.turn.role == "user":
             pieces: list[Piece] = []
-            for segment in self._template.user(entry.turn):
-                pieces.append(self._piece(segment, entry, pieces, cancel))
+            segments = self._template.user(entry.turn)
+            for i, segment in enumerate(segments):
+                pieces.append(self._piece(segment, entry, pieces, segments[i + 1 :], cancel))
             entry.pieces = pieces
         elif entry.pieces is None:
             ids = self._template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
             entry.pieces = [Piece(ids), Piece(self._template.answer_closing)]
         return entry.pieces or []
 
-    def _piece(self, segment: Segment, entry: Entry, own: Sequence[Piece], cancel: threading.Event | None) -> Piece:
-        """A piece of a user's turn, after `own` ones."""
+    def _piece(
+        self,
+        segment: Segment,
+        entry: Entry,
+        own: Sequence[Piece],
+        rest: Sequence[Segment],
+        cancel: threading.Event | None,
+    ) -> Piece:
+        """A piece of a user's turn, after `own` ones and before the `rest`."""
         if not isinstance(segment, SpeechSegment):
             return Piece(segment.ids)
         if entry.turn.transcript is not None and self._context.reads_words:
             return Piece(self._template.answer(entry.turn.transcript), is_speech=True)
         before: list[Piece] = []
-        if len(self.entries) > self.first and self.entries[-1].turn.role == "assistant" and entry not in self.entries:
-            # Of the first turn nothing is expected: a conversation may begin with anything.
+        is_next = not self.entries or self.entries[-1].turn.role == "assistant"
+        if is_next and entry not in self.entries:
             before = [*self._so_far(cancel), *own]
-        return self._context.embed_speech(segment.waveform, cancel, self._max_tokens, before)
+        after = [token for x in rest if isinstance(x, TokenSegment) for token in x.ids]
+        return self._context.embed_speech(segment.waveform, cancel, self._max_tokens, before, after)
 
 
 def _length(pieces: Sequence[Piece]) -> int:

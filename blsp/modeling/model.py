@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,9 +21,9 @@ from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import SpeechGate, is_certain, needed_letter_fit
 from blsp.conversation import Turn
 from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
-from blsp.decoding.search.joint import JointConfig, find_words_jointly
-from blsp.decoding.search.llm_tree import LlmTree
-from blsp.decoding.search.punctuation import Marks, with_marks
+from blsp.decoding.search.joint import IN_CONVERSATION, JointConfig, find_words_jointly
+from blsp.decoding.search.llm_tree import LlmTree, Path
+from blsp.decoding.search.punctuation import Marks, Punctuation
 from blsp.decoding.search.sentences import Sentence, as_typed
 from blsp.decoding.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.decoding.text_stream import decode
@@ -345,7 +345,9 @@ class BlspModel(nn.Module):
         """Whether words are found together with the LLM, so that it matters what was said before."""
         return self._writes and reason_against(self.llm) is None
 
-    def read_speech(self, waveforms: Sequence[np.ndarray], tree: LlmTree | None = None) -> list[list[int]] | None:
+    def read_speech(
+        self, waveforms: Sequence[np.ndarray], tree: LlmTree | None = None, after: Sequence[int] = ()
+    ) -> list[list[int]] | None:
         """Token ids of what the LLM reads for each waveform, where the adapter hands over words; else None.
 
         Their embeddings are what `embed_speech` gives, which see.
@@ -353,6 +355,8 @@ class BlspModel(nn.Module):
         Args:
             waveforms: What was said.
             tree: The LLM after what was said before, where the model `expects_words`; None: it expects any sentence.
+            after: Token ids that the LLM reads next. With a `tree`, it reads them at once after what was most
+                likely said.
         """
         if self.adapter is None or not self.adapter.reads_words:
             return None
@@ -363,6 +367,7 @@ class BlspModel(nn.Module):
                 *self.adapter.forward_with_letters(*self.encode_windows(batch)),
                 evidence=self.evidence(batch),
                 tree=tree,
+                after=after,
             )
         )
         counts = map(count_windows, waveforms)
@@ -376,6 +381,7 @@ class BlspModel(nn.Module):
         logits: Tensor | None = None,
         evidence: Sequence[float] | None = None,
         tree: LlmTree | None = None,
+        after: Sequence[int] = (),
     ) -> list[Sentence]:
         """What each of U stretches says, as the LLM reads it; arguments as of `read_out` and `read_speech`."""
         assert self.adapter is not None
@@ -383,7 +389,7 @@ class BlspModel(nn.Module):
         if logits is None:
             logits = self.token_scores(frames)
         if self._writes:
-            return self._written(logits, lengths, letters, evidence, tree=tree)
+            return self._written(logits, lengths, letters, evidence, tree=tree, after=after)
         return as_typed(self.words(logits, lengths, letters, evidence), self.tokenizer, self._expect)
 
     def token_scores(self, frames: Tensor) -> Tensor:
@@ -420,18 +426,33 @@ class BlspModel(nn.Module):
         evidence: Sequence[float] | None,
         config: JointConfig | None = None,
         tree: LlmTree | None = None,
+        after: Sequence[int] = (),
     ) -> list[Sentence]:
         """What each of U stretches says, as people write it; arguments as of `words` and `read_speech`."""
         assert self.marks is not None
         ends = [*sorted(self.stop_token_ids), *self.marks.ends]
-        tree = tree or LlmTree(self, self._prompt_ids(sentence_instruction()))
+        foreseen = tree is not None
+        if foreseen:
+            config = config or IN_CONVERSATION
+        tree = tree or LlmTree(self, self._prompt_ids(sentence_instruction()), self.spellings.openings)
         typed = PlainText(self.tokenizer)
+        written: dict[int, Punctuation] = {}
+
+        def punctuation(reading: Reading) -> Punctuation:
+            assert self.marks is not None
+            return written.setdefault(id(reading), Punctuation(reading, self.marks, ends, self.tokenizer))
+
+        def last_paths(reading: Reading, path: Path) -> list[Path]:
+            return [(*typed.ids(punctuation(reading).by_sound(path)), *after)]
+
         sentences = []
-        for found in self._search(tree, ends, logits, lengths, letters, evidence, config):
+        for found in self._search(
+            tree, ends, logits, lengths, letters, evidence, config, last_paths if foreseen else None
+        ):
             if found is None:
                 sentences.append(Sentence([], []))
                 continue
-            text = with_marks(tuple(found.words.ids), found.reading, tree, self.marks, ends, self.tokenizer)
+            text = punctuation(found.reading).write(tuple(found.words.ids), tree)
             sentences.append(Sentence(list(typed.ids(text)), found.words.ids))
         return sentences
 
@@ -457,7 +478,7 @@ class BlspModel(nn.Module):
                 decode(self.tokenizer, sentence.ids).strip()
                 for sentence in self._written(logits, lengths, letters, evidence, config)
             ]
-        tree = LlmTree(self, self._prompt_ids(write_instruction()))
+        tree = LlmTree(self, self._prompt_ids(write_instruction()), self.spellings.openings)
         ends = sorted(self.stop_token_ids)
         searched = self._search(tree, ends, logits, lengths, letters, evidence, config)
         return ["" if found is None else decode(self.tokenizer, found.words.ids).strip() for found in searched]
@@ -471,6 +492,7 @@ class BlspModel(nn.Module):
         letters: LetterScores | None,
         evidence: Sequence[float] | None,
         config: JointConfig | None = None,
+        last_paths: Callable[[Reading, Path], Sequence[Path]] | None = None,
     ) -> list[_Found | None]:
         """What sound and LLM find in each of U stretches; None where there is only noise."""
         assert self.adapter is not None
@@ -485,6 +507,7 @@ class BlspModel(nn.Module):
             ends,
             config,
             is_speech=[evidence is not None for _ in heard],  # what is none by it is not looked at
+            last_paths=None if last_paths is None else lambda i, path: last_paths(readings[heard[i]], path),
         )
         found: list[_Found | None] = [None] * len(readings)
         for i, search in zip(heard, searches):

@@ -113,7 +113,6 @@ class LlmConversation:
 
         self.model = model
         self.model_name = model_name
-        self._system = system
         self._beside: Conversation | None = None  # for single questions
         self._translators: dict[str, Translator] = {}  # the one that was used last
         self._conversation = Conversation(model, system=system)
@@ -130,6 +129,11 @@ class LlmConversation:
     def believing(self) -> AbstractContextManager[None]:
         """Let whatever is heard pass for speech."""
         return self.model.speech_gate.opened()
+
+    @property
+    def system(self) -> str | None:
+        """Who the assistant is."""
+        return self._conversation.system
 
     @property
     def dropped_turns(self) -> int:

@@ -93,7 +93,10 @@ VadModeOption = Annotated[
     str | None, setting_option("vad_mode", panel=_SOUND, help="0 takes most sounds for speech, 3 fewest.")
 ]
 SystemOption = Annotated[
-    str | None, setting_option("system", "-s", panel=_ANSWERS, metavar="TEXT", help="Who the assistant is.")
+    str | None,
+    setting_option(
+        "system", "-s", panel=_ANSWERS, metavar="TEXT", help="Who the assistant is; empty: what the LLM itself says."
+    ),
 ]
 MaxNewTokensOption = Annotated[
     str | None, setting_option("max_new_tokens", panel=_ANSWERS, metavar="N", help="Longest answer, in tokens.")

@@ -93,6 +93,8 @@ END_SECONDS, STOP_SECONDS = 2.0, 0.02
 """How long the end waits for work under way whose result nobody needs: at the end of the input, and at Ctrl-C."""
 KEEP_SECONDS = 1.0
 """How long the end waits for a slow disk where something else ends the process."""
+_SILENCE = Turn("user", speech=np.zeros(SAMPLING_RATE, np.float32))
+"""What the model is given where it shall read the conversation so far, and nothing else is there yet."""
 HINT_NO_MICROPHONE = "Type your turns, or `/say FILE.wav` to speak from a file."
 HINT_MICROPHONE_RETURNS = "It is used again when it is back; until then type your turns, or `/say FILE.wav`."
 
@@ -183,8 +185,7 @@ class Session:
         Nobody waits for it who types or speaks; files and pipes do.
         """
         self._is_warming_up = True
-        silence = Turn("user", speech=np.zeros(SAMPLING_RATE, np.float32))
-        self._engine.warm_up([*self._dialogue.turns, silence])
+        self._engine.warm_up([*self._dialogue.turns, _SILENCE])
 
     def announce(self, notice: Notice) -> None:
         """Tell the user something as soon as the session runs."""
@@ -319,6 +320,7 @@ class Session:
         if isinstance(heard, SpeechBegan):
             self.interrupt()
             self.show(SpeechStarted())
+            self._engine.prefill([*self._dialogue.turns, _SILENCE])  # what was said before is read by the time it ends
         elif isinstance(heard, SpeechMayBeOver):
             self._engine.prefill([*self._dialogue.turns, heard.turn])
         elif isinstance(heard, SpeechOver):

@@ -107,7 +107,8 @@ def hold_conversation(options: TalkOptions) -> int:
         header, name=options.session, is_continued=options.is_continued, keep_audio=options.keep_audio
     )
     try:
-        system = options.system or (stored.header.system if stored else None)
+        kept = stored.header.system if stored else None
+        system = kept if options.system is None else options.system
         with show_progress() as progress:
             engine = load_engine(options.model, options.engine, progress, system=system, language=options.language)
         return _talk(options, engine, recording, stored, voice, piped)

@@ -6,6 +6,7 @@ tokens do, so that both together read better than either. An LLM may have a say 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ from blsp.decoding.text_stream import decode
 from blsp.modeling.letters import LETTERS, letter_labels
 
 _SPACE = LETTERS.index(" ")
+_BLANKS = "Ġ▁"
+"""How tokenizers write a blank at the beginning of a token, byte-level ones and SentencePiece."""
 _SPELT = 8
 """How many times more beginnings are spelt than are followed."""
 
@@ -72,6 +75,16 @@ class Spellings:
             letters = tuple(label - 1 for label in letter_labels(text, strip=False))
             self._known[token] = Spelling(text, letters, sum(map(str.isalnum, text)))
         return self._known[token]
+
+    @functools.cached_property
+    def openings(self) -> dict[int, int]:
+        """Of each token that begins with a blank, the one that is written the same without it, where there is one."""
+        tokens: dict[str, int] = self.tokenizer.get_vocab()
+        return {
+            token: tokens[text[1:]]
+            for text, token in tokens.items()
+            if text[:1] in _BLANKS and len(text) > 1 and text[1:] in tokens
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ speech. So the search goes on by tokens and letters for a few tokens, and what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,11 @@ from blsp.modeling.letters import letter_labels
 
 _SPELT = 4
 """How many times more beginnings are spelt than are followed."""
+
+
+_LIKELY_END = 4.0
+"""Nats by which what goes on may look better than what ends, where an utterance is probably over: it is better at
+first, since it has more to come that costs something."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,10 @@ class JointConfig(SearchConfig):
                 raise ValueError(f"`{name}` must be at least 0, but is {getattr(self, name)} instead.")
 
 
+IN_CONVERSATION = JointConfig(margin=8.0)
+"""Narrower, where somebody waits for an answer, and where what was said before tells the LLM more (decision 0038)."""
+
+
 @torch.no_grad()
 def find_words_jointly(
     tree: LlmTree | None,
@@ -62,6 +71,7 @@ def find_words_jointly(
     config: JointConfig | None = None,
     *,
     is_speech: Sequence[bool] | None = None,
+    last_paths: Callable[[int, Path], Sequence[Path]] | None = None,
 ) -> list[JointSearch]:
     """Search some utterances side by side, whose beginnings the LLM reads in the same passes.
 
@@ -72,6 +82,8 @@ def find_words_jointly(
         ends: Tokens that end a sentence, or may follow its last word.
         config: Weights and width.
         is_speech: Whether something was said in each.
+        last_paths: What else the LLM is to read in the pass that is probably the last for an utterance, by its number
+            and what it says then.
 
     Returns:
         Their searches, which are over.
@@ -84,7 +96,11 @@ def find_words_jointly(
         for search in active:
             search.grow(opinion)
         if opinion is not None:
-            opinion.read([path for search in active for path in search.unread])
+            paths = [path for search in active for path in search.unread]
+            if last_paths is not None:
+                ended = [(i, search.likely_end) for i, search in enumerate(searches) if search in active]
+                paths += [extra for i, path in ended if path for extra in last_paths(i, path)]
+            opinion.read(paths)
         for search in active:
             search.choose(opinion)
     return searches
@@ -207,6 +223,22 @@ class JointSearch:
     def unread(self) -> list[Path]:
         """What the LLM has to read before `choose`."""
         return [*self._live.paths, *(ending.path for ending in self._endings)]
+
+    @property
+    def likely_end(self) -> Path:
+        """All that was said, if the search is probably over once the LLM has read what is `unread`; else nothing."""
+        best = max(self._endings, key=self._score_so_far, default=None)
+        if best is None or (score := self._score_so_far(best)) < self._best_score:
+            return ()
+        live = self._live.begins(self._config.letter_weight) + self._live.opinions
+        return () if len(live) and float(live.max()) > score + _LIKELY_END else best.path
+
+    def _score_so_far(self, ending: _Ending) -> float:
+        """The score of an ending but for what the LLM makes of the tokens that it has not read."""
+        path = ending.path
+        n_known = next(n for n in range(len(path), -1, -1) if path[:n] in self._opinions)
+        n_letters = sum(int(self._n_letters[self._numbers[token]]) for token in path[:n_known])
+        return ending.sound + self._opinions[path[:n_known]] + self._config.letter_bonus * n_letters
 
     def grow(self, tree: LlmTree | None = None) -> None:
         """Follow beginnings for a few tokens by sound, and the first of these by what the LLM expects there too."""

@@ -6,7 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,14 +33,19 @@ class LlmTree:
     Args:
         model: The model.
         prompt: Token ids, at least one; or what has read it, and would read the tree behind it.
+        openings: What is read and expected in the place of some tokens where they come first: a text begins without
+            the blank that stands before its other words.
 
     Source: tree attention, as in SpecInfer (arXiv 2305.09781).
     """
 
-    def __init__(self, model: BlspModel, prompt: Sequence[int] | FastDecoder) -> None:
+    def __init__(
+        self, model: BlspModel, prompt: Sequence[int] | FastDecoder, openings: Mapping[int, int] | None = None
+    ) -> None:
         if not isinstance(prompt, FastDecoder) and not prompt:
             raise ValueError("`prompt` must hold at least one token, but is empty instead.")
         self._model = model
+        self._openings = openings or {}
         self._attends_as_told = model.llm.config.model_type in KNOWN_TYPES
         self._ancestors: list[list[int]] = []  # of each node, itself among them
         self._nodes: dict[Path, int] = {}
@@ -68,6 +73,7 @@ class LlmTree:
     @torch.inference_mode()
     def read(self, paths: Sequence[Path]) -> None:
         """Read some paths from the root, in one pass; what is known of them is not read again."""
+        paths = [self._as_read(path) for path in paths]
         new = {path[:end]: None for path in paths for end in range(len(path) + 1) if path[:end] not in self._nodes}
         if new and self._attends_as_told:
             self._read_tree(list(new))
@@ -85,9 +91,40 @@ class LlmTree:
         Returns:
             float64 (N, C), on the CPU.
         """
-        found = torch.stack([self._found[self._nodes[path]] for path in paths])
-        scores = output_scores(self._model.llm, found, tokens) if self._attends_as_told else found[:, tokens]
+        found = torch.stack([self._found[self._nodes[self._as_read(path)]] for path in paths])
+        scores = self._scores(found, tokens)
+        if self._openings and (first := [row for row, path in enumerate(paths) if not path]):
+            opening = torch.tensor([self._openings.get(token, token) for token in tokens.tolist()])
+            scores[first] = self._scores(found[first], opening)
         return scores.double().log_softmax(dim=1).cpu()
+
+    @torch.inference_mode()
+    def adopt(self, ids: Sequence[int]) -> tuple[int, Tensor]:
+        """Leave what has read the prompt with the beginning of `ids` that was read too, and nothing else.
+
+        The tree must not be read on afterwards.
+
+        Args:
+            ids: Token ids after the prompt, as the LLM reads them.
+
+        Returns:
+            How many of them were read, and what the output layer gets after them, float (E,).
+
+        Raises:
+            ValueError: The LLM of the tree is not read by a `FastDecoder`.
+        """
+        if not self._attends_as_told or not isinstance(self._read_so_far, FastDecoder):
+            raise ValueError("`adopt` needs an LLM that `FastDecoder` reads, but has another.")
+        n = next(n for n in range(len(ids), -1, -1) if tuple(ids[:n]) in self._nodes)
+        nodes = [self._nodes[tuple(ids[:end])] for end in range(n + 1)]
+        self._read_so_far.keep(self._n_prompt, [self._n_prompt + node - 1 for node in nodes[1:]])
+        return n, self._found[nodes[-1]]
+
+    def _as_read(self, path: Path) -> Path:
+        return (self._openings.get(path[0], path[0]), *path[1:]) if path else path
+
+    def _scores(self, found: Tensor, tokens: Tensor) -> Tensor:
+        return output_scores(self._model.llm, found, tokens) if self._attends_as_told else found[:, tokens]
 
     def _read_tree(self, paths: Sequence[Path]) -> None:
         first = len(self._ancestors)

@@ -26,8 +26,6 @@ LLM_WEIGHT = 0.6
 """Weight of the LLM's log probabilities, beside the CTC head's."""
 LEAST = 0.5
 """Nats that a mark between words has to be better than none."""
-_WORTH_READING = -6.0
-"""Nats below which a mark is not shown to the LLM at all: the word after it cannot save it."""
 
 
 @dataclass(frozen=True)
@@ -49,46 +47,77 @@ class Marks:
         return [int(self.ids[MARKS.index(mark)]) for mark in _ENDS]
 
 
-def with_marks(
-    path: Path, reading: Reading, tree: LlmTree, marks: Marks, ends: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> str:
-    """What was found in an utterance, with capitals and marks.
+class Punctuation:
+    """Puts marks and capitals into what was found in one utterance.
 
     Args:
-        path: Its tokens, at least one, as a search found them; `tree` has read them.
         reading: What was perhaps said, with `marks`.
-        tree: The LLM.
-        marks: Its marks.
+        marks: The marks of the LLM.
         ends: Tokens that may end an answer.
-        tokenizer: Its tokenizer.
+        tokenizer: The LLM's.
     """
-    heard = _heard(path, reading)  # (n, M)
-    choices = torch.cat([reading.candidates.cpu(), torch.tensor(list(ends)), marks.ids])
-    numbers = {token: number for number, token in enumerate(choices.tolist())}
-    before = [path[:end] for end in range(1, len(path) + 1)]
-    tree.read(before)
-    expected = tree.log_probs(before, choices)  # (n, C)
-    marked = expected[:, -len(marks.ids) :]  # (n, M)
-    pieces = [decode(tokenizer, [token]) for token in path]
-    chosen = [""] * len(path)
-    last = heard[-1] + LLM_WEIGHT * marked[-1]
-    chosen[-1] = max(_ENDS, key=lambda mark: float(last[MARKS.index(mark)]))
-    worth = [
-        (i, m)
-        for i, m in (heard[:-1] + LLM_WEIGHT * marked[:-1] > _WORTH_READING).nonzero().tolist()
-        if pieces[i + 1].startswith(" ")
-    ]
-    if worth:
-        paths = [(*before[i], int(marks.ids[m])) for i, m in worth]
-        tree.read(paths)
-        after = tree.log_probs(paths, choices)  # (K, C)
-        best = [LEAST] * len(path)
-        for (i, m), scores in zip(worth, after):
-            word = numbers[path[i + 1]]
-            llm = float(marked[i, m]) + float(scores[word]) - float(expected[i, word])
-            if (score := float(heard[i, m]) + LLM_WEIGHT * llm) > best[i]:
-                best[i], chosen[i] = score, MARKS[m]
-    return _joined(pieces, chosen)
+
+    def __init__(self, reading: Reading, marks: Marks, ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> None:
+        self._reading, self._marks, self._tokenizer = reading, marks, tokenizer
+        self._choices = torch.cat([reading.candidates.cpu(), torch.tensor(list(ends)), marks.ids])
+        self._numbers = {token: number for number, token in enumerate(self._choices.tolist())}
+        self._heard: dict[Path, Tensor] = {}
+
+    def by_sound(self, path: Path) -> str:
+        """What was found, with the marks that were heard, whatever the LLM expects.
+
+        Args:
+            path: Tokens, at least one, as a search found them.
+        """
+        heard, pieces = self._hear(path), self._pieces(path)
+        chosen = [""] * len(path)
+        for i, row in enumerate(heard[:-1]):
+            best = int(row.argmax())
+            if float(row[best]) > LEAST and pieces[i + 1].startswith(" "):
+                chosen[i] = MARKS[best]
+        chosen[-1] = _best_end(heard[-1])
+        return _joined(pieces, chosen)
+
+    def write(self, path: Path, tree: LlmTree) -> str:
+        """What was found, with the marks that were heard and that the LLM expects.
+
+        Args:
+            path: Tokens, at least one, as a search found them.
+            tree: The LLM.
+        """
+        heard, pieces = self._hear(path), self._pieces(path)  # (n, M)
+        before = [path[:end] for end in range(1, len(path) + 1)]
+        tree.read(before)
+        expected = tree.log_probs(before, self._choices)  # (n, C)
+        marked = expected[:, -len(self._marks.ids) :]  # (n, M)
+        chosen = [""] * len(path)
+        chosen[-1] = _best_end(heard[-1] + LLM_WEIGHT * marked[-1])
+        words = [self._numbers[token] for token in path[1:]]
+        plain = expected[torch.arange(len(words)), words][:, None]  # (n - 1, 1)
+        # The word after a mark gets a probability of one at best: what is not enough even then is not read.
+        worth = [
+            (i, m)
+            for i, m in (heard[:-1] + LLM_WEIGHT * (marked[:-1] - plain) > LEAST).nonzero().tolist()
+            if pieces[i + 1].startswith(" ")
+        ]
+        if worth:
+            paths = [(*before[i], int(self._marks.ids[m])) for i, m in worth]
+            tree.read(paths)
+            after = tree.log_probs(paths, self._choices)  # (K, C)
+            best = [LEAST] * len(path)
+            for (i, m), scores in zip(worth, after):
+                llm = float(marked[i, m]) + float(scores[words[i]]) - float(plain[i])
+                if (score := float(heard[i, m]) + LLM_WEIGHT * llm) > best[i]:
+                    best[i], chosen[i] = score, MARKS[m]
+        return _joined(pieces, chosen)
+
+    def _hear(self, path: Path) -> Tensor:
+        if path not in self._heard:
+            self._heard[path] = _heard(path, self._reading)
+        return self._heard[path]
+
+    def _pieces(self, path: Path) -> list[str]:
+        return [decode(self._tokenizer, [token]) for token in path]
 
 
 def _heard(path: Path, reading: Reading) -> Tensor:
@@ -116,6 +145,11 @@ def _heard(path: Path, reading: Reading) -> Tensor:
     )
     gains = (losses[0] - losses[1:]).nan_to_num(nan=-1e9, posinf=0.0, neginf=-1e9)
     return gains.view(len(path), n_marks)
+
+
+def _best_end(scores: Tensor) -> str:
+    """The mark that ends a sentence best, by the scores of all marks, (M,)."""
+    return max(_ENDS, key=lambda mark: float(scores[MARKS.index(mark)]))
 
 
 def _joined(pieces: Sequence[str], marks: Sequence[str]) -> str:

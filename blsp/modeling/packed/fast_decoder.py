@@ -9,7 +9,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -51,7 +51,7 @@ class FastDecoder:
         self._step = PackedStep(llm, *sizes) if can_step(llm) else None
         self.length = 0
         """Positions read."""
-        self._last: Tensor | None = None
+        self._state: Tensor | None = None
         self._make_buffers(0)
 
     def _make_buffers(self, positions: int) -> None:
@@ -62,8 +62,15 @@ class FastDecoder:
         cos, sin = self._llm.model.rotary_emb(weight, torch.arange(positions, device=weight.device)[None])
         self._cos, self._sin = cos[0], sin[0]
 
-    def crop(self, length: int) -> None:
-        """Forget all but the first `length` positions; with none, the LLM may have been moved or changed."""
+    def crop(self, length: int, state: Tensor | None = None) -> None:
+        """Forget all but the first `length` positions; with none, the LLM may have been moved or changed.
+
+        Args:
+            length: Positions that stay.
+            state: What the output layer got after them, float (E,), where it is known.
+        """
+        if length < self.length:
+            self._state = state
         self.length = min(self.length, length)
         if not self.length:
             self._make_buffers(0)
@@ -86,8 +93,8 @@ class FastDecoder:
             return self._read_row(self._step, embeds, rotation, check)
         mask = _causal(len(embeds), start, embeds.device) if len(embeds) > 1 and start else None
         x = self._through_layers(embeds, rotation, mask, check)
-        self._last = x[-1:]
-        scores: Tensor = self._llm.lm_head(self._normed(x[-1:], self._llm.model.norm.weight))[0]
+        self._state = self._normed(x[-1:], self._llm.model.norm.weight)[0]
+        scores: Tensor = self._llm.lm_head(self._state[None])[0]
         return scores
 
     @torch.inference_mode()
@@ -106,6 +113,19 @@ class FastDecoder:
         rotation = self._cos[positions], self._sin[positions]
         return self._normed(self._through_layers(embeds, rotation, is_seen), self._llm.model.norm.weight)
 
+    def keep(self, length: int, rows: Sequence[int]) -> None:
+        """Forget all after the first `length` positions but some, which from now on follow each other.
+
+        Args:
+            length: Positions that stay as they are.
+            rows: In which order of reading the others stand, from 0. Each was read at the position that it gets.
+        """
+        chosen = torch.tensor(rows, dtype=torch.int64, device=self._cos.device)
+        for buffer in [*self._keys, *self._values]:
+            buffer[:, :, length : length + len(rows)] = buffer[:, :, chosen]
+        self.length = length + len(rows)
+        self._state = None
+
     @property
     def state(self) -> Tensor:
         """What the output layer got after what `read` read last, float (E,).
@@ -113,9 +133,9 @@ class FastDecoder:
         Raises:
             ValueError: Nothing was read.
         """
-        if self._last is None:
+        if self._state is None:
             raise ValueError("`state` needs something that was read, but nothing was.")
-        return self._normed(self._last, self._llm.model.norm.weight)[0]
+        return self._state
 
     def copy(self) -> FastDecoder:
         """A decoder that has read the same."""
@@ -152,7 +172,7 @@ class FastDecoder:
             if check is not None:
                 check()
             x = step.attend(i, x, rotation, keys[:, :, :stop], values[:, :, :stop])
-        self.length, self._last = stop, x
+        self.length, self._state = stop, self._normed(x, self._llm.model.norm.weight)[0]
         return step.scores(x)
 
     def _attend(self, i: int, layer: Any, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:

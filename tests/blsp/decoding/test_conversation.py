@@ -641,7 +641,7 @@ def word_model(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> BlspMo
     words = list(PlainText(tiny_model.tokenizer).ids("What is this?"))
     model = private_copy(tiny_model)
     monkeypatch.setattr(
-        model, "read_speech", lambda waveforms, _=None: [words if len(w) >= 8000 else [] for w in waveforms]
+        model, "read_speech", lambda waveforms, *_: [words if len(w) >= 8000 else [] for w in waveforms]
     )
     return model
 
@@ -668,31 +668,54 @@ def test_words_that_are_known_already_are_not_heard_again(
     assert "".join(Conversation(word_model).reply(known, SHORT)) == expected
 
 
+@pytest.mark.parametrize("guessed", ["What is this?", "What is it?", None])
 def test_words_are_expected_after_what_was_said_before(
-    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch, guessed: str | None
 ) -> None:
+    """Of what a search has shown the LLM, it has read what was said in the end, and nothing else."""
     everything, expected = torch.arange(word_model.llm.config.vocab_size), []
-    find = word_model.read_speech
+    find, text = word_model.read_speech, PlainText(word_model.tokenizer)
 
-    def listen(waveforms: Any, tree: LlmTree | None = None) -> Any:
-        expected.append(None if tree is None else tree.log_probs([()], everything)[0])
-        if tree is not None:
-            tree.read([(5, 6, 7), (8,)])  # a search leaves nothing behind
+    def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
+        assert tree is not None
+        tree.read([(5, 6, 7), (8,), *([] if guessed is None else [(*text.ids(guessed), *after)])])
+        expected.append(tree.log_probs([(5,)], everything)[0])
         return find(waveforms)
 
     monkeypatch.setattr(type(word_model), "expects_words", True)
     monkeypatch.setattr(word_model, "read_speech", listen)
     conversation = Conversation(word_model)
-    for _ in range(2):
+    for _ in range(3):
         list(conversation.reply(Turn("user", speech=make_speech(1.0)), SHORT))
-    assert expected.pop(0) is None
-    assert_cached_equals_uncached(conversation)
+        assert_cached_equals_uncached(conversation)
     conversation.undo()
     pieces = prompt(conversation, Turn("user", speech=make_speech(1.0)))
     before = pieces[: max(i for i, piece in enumerate(pieces) if piece.is_speech)]
     with torch.no_grad():
-        logits = word_model.llm(torch.tensor([[key for piece in before for key in piece.keys]])).logits[0, -1]
-    torch.testing.assert_close(expected[0], logits.double().log_softmax(dim=0), rtol=1e-4, atol=1e-4)
+        logits = word_model.llm(torch.tensor([[*(key for piece in before for key in piece.keys), 5]])).logits[0, -1]
+    torch.testing.assert_close(expected[2], logits.double().log_softmax(dim=0), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_guessed_right_leaves_nothing_to_read(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, ids = word_model.read_speech, PlainText(word_model.tokenizer).ids("What is this?")
+
+    def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
+        assert tree is not None
+        tree.read([(*ids, *after)])
+        return find(waveforms)
+
+    monkeypatch.setattr(type(word_model), "expects_words", True)
+    conversation = Conversation(word_model)
+    question = [Turn("user", speech=make_speech(1.0)) for _ in range(3)]
+    conversation.prefill(question[0])
+    monkeypatch.setattr(word_model, "read_speech", listen)
+    conversation.prefill(question[1])
+    with recorded(word_model) as runs:
+        conversation.prefill(question[2])  # the same words after the same turns
+        "".join(conversation.reply(question[2], GenerationConfig(max_new_tokens=1)))
+    assert runs.positions == [len(ids) + len(word_model.template.user(Turn("user"))[-1].ids)]
 
 
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:

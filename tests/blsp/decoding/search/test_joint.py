@@ -20,6 +20,7 @@ from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, token_ids
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
+from blsp.modeling.packed.fast_decoder import FastDecoder
 from blsp.modeling.packed.linear import PackedEmbedding, quantize_rows, row_norms
 from blsp.modeling.prompt import render
 
@@ -154,6 +155,65 @@ def test_a_tree_reads_each_path_as_if_it_were_alone(tiny_model: BlspModel) -> No
         torch.testing.assert_close(scores, expected_after(tiny_model, path, tokens), atol=1e-4, rtol=1e-4)
 
 
+def test_what_comes_first_is_read_and_expected_as_a_text_begins(tiny_model: BlspModel) -> None:
+    tree, tokens = LlmTree(tiny_model, PROMPT, {70: 75, 90: 95}), [5, 70, 80, 90]
+    tree.read(PATHS)
+    scores = tree.log_probs([(), (70, 80)], torch.tensor(tokens))
+    wanted = [expected_after(tiny_model, (), [5, 75, 80, 95]), expected_after(tiny_model, (75, 80), tokens)]
+    torch.testing.assert_close(scores, torch.stack(wanted), atol=1e-4, rtol=1e-4)
+
+
+def test_openings_are_words_without_their_blank(tiny_model: BlspModel) -> None:
+    openings = tiny_model.spellings.openings
+    assert openings
+    for token, opening in openings.items():
+        assert tiny_model.tokenizer.decode([token]) == " " + tiny_model.tokenizer.decode([opening])
+
+
+@pytest.mark.parametrize(("ids", "n"), [((75, 80, 91, 92), 4), ((75, 80, 5), 2), ((6,), 0), ((), 0)])
+def test_what_is_adopted_is_all_that_was_read(tiny_model: BlspModel, ids: tuple[int, ...], n: int) -> None:
+    decoder = FastDecoder(tiny_model.llm)
+    decoder.read(tiny_model.embed_tokens(PROMPT))
+    tree = LlmTree(tiny_model, decoder, {70: 75})
+    tree.read(PATHS)
+    n_read, state = tree.adopt(ids)
+    assert (n_read, decoder.length) == (n, len(PROMPT) + n)
+    scores = decoder.read(tiny_model.embed_tokens([9]))
+    with torch.no_grad():
+        logits = tiny_model.llm(input_ids=torch.tensor([[*PROMPT, *ids[:n], 9]])).logits[0]
+        torch.testing.assert_close(tiny_model.llm.lm_head(state), logits[-2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scores, logits[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_only_what_one_decoder_reads_can_be_adopted(tiny_model: BlspModel) -> None:
+    llm = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2)).eval()
+    with pytest.raises(ValueError, match="`adopt` needs an LLM that `FastDecoder` reads"):
+        LlmTree(BlspModel(None, None, llm, tiny_model.tokenizer, tiny_model.template), PROMPT).adopt([70])
+
+
+def test_what_an_utterance_says_is_foreseen_in_the_last_pass(tiny_model: BlspModel) -> None:
+    """What is asked for then is read in the same pass, and changes nothing else."""
+    ends, tree = sorted(tiny_model.stop_token_ids), LlmTree(tiny_model, PROMPT)
+    clear = [Reading(torch.tensor([70, 80, 90]), torch.tensor(rows).log()) for rows in
+             ([[0.01, 0.97, 0.01, 0.01], [0.01, 0.01, 0.97, 0.01]], [[0.01, 0.01, 0.01, 0.97]])]  # fmt: skip
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def last_paths(number: int, path: tuple[int, ...]) -> list[tuple[int, ...]]:
+        asked.append((number, path))
+        return [(*path, 5, 6)]
+
+    found = find_words_jointly(tree, clear, tiny_model.spellings, ends, last_paths=last_paths)
+    assert [tuple(search.finished[0].ids) for search in found] == [(70, 80), (90,)]
+    assert {(0, (70, 80)), (1, (90,))} <= set(asked)
+    n_nodes = tree.n_nodes
+    tree.read([(70, 80, 5, 6), (90, 5, 6)])
+    assert tree.n_nodes == n_nodes
+    alone = find_words_jointly(LlmTree(tiny_model, PROMPT), clear, tiny_model.spellings, ends)
+    for search, other in zip(found, alone):
+        assert [words.ids for words in search.finished] == [words.ids for words in other.finished]
+        assert search.finished[0].score == pytest.approx(other.finished[0].score, abs=1e-4)
+
+
 def test_an_llm_of_an_unknown_kind_reads_the_same(tiny_model: BlspModel) -> None:
     torch.manual_seed(3)
     llm = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2)).eval()
@@ -193,7 +253,8 @@ def test_what_is_transcribed_is_the_best_of_the_search(reading_model: BlspModel,
     readings = reading_model.readings(reading_model.token_scores(frames), lengths, letters, 3)
     prompt = token_ids(PromptRow(tuple(render(reading_model.template, write_instruction().text_turns("")))))
     ends = sorted(reading_model.stop_token_ids)
-    (found,) = find_words_jointly(LlmTree(reading_model, prompt), readings, reading_model.spellings, ends, config)
+    tree = LlmTree(reading_model, prompt, reading_model.spellings.openings)
+    (found,) = find_words_jointly(tree, readings, reading_model.spellings, ends, config)
     text = reading_model.tokenizer.decode(found.finished[0].ids, clean_up_tokenization_spaces=False).strip()
     assert transcribe(reading_model, waveform, config) == text != ""
 

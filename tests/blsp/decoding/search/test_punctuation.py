@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from blsp.decoding.search.ctc_beam import Reading
 from blsp.decoding.search.llm_tree import LlmTree
-from blsp.decoding.search.punctuation import MARKS, Marks, with_marks
+from blsp.decoding.search.punctuation import MARKS, Marks, Punctuation
 
 WORDS = [" a", " c", " is"]
 
@@ -47,7 +47,8 @@ def write(tokenizer: PreTrainedTokenizerFast, llm: FixedLlm, marked: dict[int, t
     path = tuple(token for (token,) in ids)
     marks = Marks.of(tokenizer)
     assert marks is not None
-    return with_marks(path, heard(list(path), marked), cast(LlmTree, llm), marks, [2, *marks.ends], tokenizer)
+    punctuation = Punctuation(heard(list(path), marked), marks, [2, *marks.ends], tokenizer)
+    return punctuation.write(path, cast(LlmTree, llm))
 
 
 @pytest.fixture
@@ -81,6 +82,27 @@ def test_a_mark_between_words_needs_sound_or_llm(
 
 def test_after_the_end_of_a_sentence_comes_a_capital(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     assert write(tiny_tokenizer, FixedLlm(), {0: (".", 0.9), 2: (".", 0.5)}) == "A. C is."
+
+
+def test_a_mark_is_read_only_where_the_word_after_it_could_make_up_for_it(
+    tiny_tokenizer: PreTrainedTokenizerFast, path: tuple[int, ...]
+) -> None:
+    """The score of a mark has a bound before the LLM has read it: the next word's probability is one at most."""
+    (comma,) = tiny_tokenizer("a,", add_special_tokens=False).input_ids[1:]
+    end = {0: (",", 0.2), 2: (".", 0.5)}
+    for chance, n_read in ((1e-4, 1), (0.5, 0)):  # of the word without the mark
+        llm = FixedLlm({path[:1]: {comma: 0.01, path[1]: chance}})
+        write(tiny_tokenizer, llm, end)
+        assert len(llm.read_paths) - len(WORDS) == n_read
+
+
+def test_by_sound_alone_marks_are_those_that_were_heard(
+    tiny_tokenizer: PreTrainedTokenizerFast, path: tuple[int, ...]
+) -> None:
+    marks = Marks.of(tiny_tokenizer)
+    assert marks is not None
+    for marked, text in (({0: (",", 0.9), 2: ("?", 0.5)}, "A, c is?"), ({0: (",", 0.2), 2: (".", 0.5)}, "A c is.")):
+        assert Punctuation(heard(list(path), marked), marks, marks.ends, tiny_tokenizer).by_sound(path) == text
 
 
 def test_marks_that_nobody_heard_are_not_shown_to_the_llm(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
