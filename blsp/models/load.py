@@ -60,8 +60,8 @@ def load_model(
         StorageError: The cache cannot be written, or the disk is full.
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
+    from blsp.decoding.speech_reader import make_model
     from blsp.decoding.spoken_language import SpokenLanguage
-    from blsp.modeling.model import BlspModel
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -82,7 +82,7 @@ def load_model(
     template = _make_template(spec, tokenizer)
     language = None if encoder is None else SpokenLanguage(encoder, partial(_load_language_detector, spec))
     give_back_memory()
-    return BlspModel(encoder, adapter, llm, tokenizer, template, language)
+    return make_model(encoder, adapter, llm, tokenizer, template, language)
 
 
 def load_whisper(

@@ -221,7 +221,9 @@ class BlspEngine(LlmConversation):
 
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
-        return None if self._spoken else self.model.language_judge()
+        from blsp.decoding.speech_reader import speech_reader
+
+        return None if self._spoken else speech_reader(self.model).language_judge()
 
     def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:
         """Set all turns but the last, and give that one.

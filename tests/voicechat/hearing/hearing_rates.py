@@ -29,7 +29,9 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
-from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
+from blsp.decoding.search.ctc_beam import SearchConfig, Spellings, Words, search_words
+from blsp.decoding.speech_reader import speech_reader
+from blsp.decoding.word_finder import WordFinder
 from blsp.modeling.model import BlspModel
 from voicechat.hearing.endpointing import segment_stream
 from voicechat.hearing.vad import DEFAULT_MODE, FRAME_MS, SpeechDetector
@@ -92,10 +94,14 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int) -> list[Case]:
     assert adapter.ctc is not None
     config, found = SearchConfig(), []
     for utterance in segment_stream([waveform], SpeechDetector(mode)):
-        frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance.waveform])[:2])
-        (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
+        frames, lengths, letters = adapter.forward_with_letters(
+            *speech_reader(model).encode_speech([utterance.waveform])[:2]
+        )
+        (reading,) = WordFinder(model).readings(
+            WordFinder(model).token_scores(frames), lengths, letters, config.tokens_per_frame
+        )
         evidence = speech_evidence(utterance.waveform)
-        search = search_words(reading, model.spellings, config, is_speech=True)
+        search = search_words(reading, Spellings(model.tokenizer), config, is_speech=True)
         best = search.finished[0] if search.finished else Words([], 0.0, 0)
         found.append(
             {

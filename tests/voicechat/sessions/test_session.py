@@ -149,8 +149,12 @@ def test_speech_is_read_ahead_at_the_first_silence_and_answered() -> None:
         "TurnEnded",
         "Listening",
     ]
-    assert len(engine.prefilled) == 1
-    assert engine.reused == engine.prefilled  # the very turn that was read in advance
+    began, ended = engine.prefilled  # what was said before, while somebody speaks; then that, too
+    assert began.speech is not None
+    assert not began.speech.any()
+    assert ended.speech is not None
+    assert ended.speech.any()
+    assert engine.reused == [ended]  # the very turn that was read in advance
     speech = engine.turns[0].speech
     assert speech is not None
     assert np.count_nonzero(speech) == 600 * 16  # every sample that was spoken
