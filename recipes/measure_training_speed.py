@@ -178,7 +178,7 @@ def loss_sum(model: BlspModel, rows: tuple[PromptRow, ...], states: HiddenStates
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     logits = model.run_llm(
         prompt[:, len(prefix) :],
-        model.read_prefix(prefix, len(rows)),
+        model.prefixes.read(prefix, len(rows)),
         attention_mask=mask,
         position_ids=positions[:, len(prefix) :],
         logits_to_keep=columns - len(prefix) if tricks.labels_only else 0,

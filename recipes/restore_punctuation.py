@@ -64,7 +64,7 @@ def restore(model: BlspModel, texts: Sequence[str]) -> list[str | None]:
     )
     ids = torch.tensor([[0] * (longest - len(r) + n_known) + list(r[n_known:]) for r in rows])
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, n_known:]
-    decoder = BatchDecoder(model, mask, model.read_prefix(tuple(rows[0][:n_known]), len(rows)))
+    decoder = BatchDecoder(model, mask, model.prefixes.read(tuple(rows[0][:n_known]), len(rows)))
     logits = decoder.run(model.embed_tokens(ids.flatten()).view(len(rows), longest, -1), positions)
     written: list[list[int]] = [[] for _ in rows]
     stops = model.stop_token_ids | {model.tokenizer("\n", add_special_tokens=False).input_ids[0]}

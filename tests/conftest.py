@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from blsp.decoding.speech_reader import make_model
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -148,11 +150,10 @@ def tiny_model(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> BlspModel:
     """The three parts together, with the chat template."""
-    from blsp.modeling.model import BlspModel
     from blsp.modeling.prompt import ChatPromptTemplate
 
     template = ChatPromptTemplate(tiny_tokenizer)
-    return BlspModel(tiny_encoder, tiny_adapter, tiny_llm, tiny_tokenizer, template).eval()
+    return make_model(tiny_encoder, tiny_adapter, tiny_llm, tiny_tokenizer, template).eval()
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +178,6 @@ def deaf_model(tiny_model: BlspModel) -> BlspModel:
     import torch
 
     from blsp.modeling.adapter import Adapter, AdapterConfig
-    from blsp.modeling.model import BlspModel
 
     adapter = Adapter(AdapterConfig(WIDTH, WIDTH, bottleneck_dim=WIDTH // 2, readout="ctc_expected")).eval()
     assert adapter.ctc is not None
@@ -185,4 +185,4 @@ def deaf_model(tiny_model: BlspModel) -> BlspModel:
         adapter.norm.weight.zero_()
         adapter.norm.bias.fill_(1.0)
         adapter.ctc.blank.fill_(10.0)
-    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+    return make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()

@@ -47,16 +47,6 @@ LAYERS = {
     ),
 }
 """From below: a folder imports from those below it, and from no other of its own layer."""
-OF_BLSP_MODEL = {
-    "blsp.decoding.search.ctc_beam",
-    "blsp.decoding.search.joint",
-    "blsp.decoding.search.llm_tree",
-    "blsp.decoding.search.punctuation",
-    "blsp.decoding.search.sentences",
-    "blsp.decoding.spoken_language",
-    "blsp.decoding.text_stream",
-}
-"""What `blsp.modeling.model` still imports from above: BlspModel finds words itself. Nothing else may."""
 NEVER_TRAINS = {"evaluation", "analysis", "report"}
 """Parts of blsp that judge, beside the stages: they import neither training nor stages."""
 SEES_MODELS = "voicechat.answering."
@@ -143,18 +133,13 @@ def test_every_folder_has_its_layer(package: str) -> None:
 def test_parts_of_a_package_import_downwards(package: str) -> None:
     pairs = imports_within(package)
     assert pairs
-    of_the_model = set()
     wrong = set()
     for importer, name in pairs:
         (own_layer, own), (layer, other) = place(importer), place(name)
         if layer < own_layer or own == other or layer == 0 == own_layer:
             continue
-        if importer == "blsp.modeling.model" and name in OF_BLSP_MODEL:
-            of_the_model.add(name)
-        else:
-            wrong.add(f"{importer} imports {name}")
+        wrong.add(f"{importer} imports {name}")
     assert not wrong
-    assert of_the_model == (OF_BLSP_MODEL if package == "blsp" else set()), "take what is gone out of OF_BLSP_MODEL"
 
 
 @pytest.mark.parametrize("package", ["blsp", "voicechat", "recipes"])

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.waveform import WHISPER_WINDOW_SECONDS, Waveform
 from blsp.decoding.search.ctc_alignment import align
+from blsp.decoding.speech_reader import speech_reader
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import LetterScores, new_tokens
 from blsp.modeling.model import BlspModel
@@ -116,7 +117,9 @@ def _read_tokens(
     logits = adapter.ctc.logits(embeds, tokens)  # (1, S, 1 + V), the blank first
     if adapter.reads_words:
         scores = None if adapter.ctc.vocabulary is not None else logits  # of all tokens, or of its own
-        words = model.sentences(embeds, lengths, letters, scores)[0].found
+        finder = speech_reader(model).words
+        assert finder is not None  # it has a head
+        words = finder.sentences(embeds, lengths, letters, scores)[0].found
         read: list[int | None] = [None] * embeds.size(1)
         log_probs = logits[0, : int(lengths[0])].float().log_softmax(dim=1).cpu().numpy()
         for token, frame in zip(words, align(log_probs, [1 + token for token in words]).tolist() if words else ()):

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from blsp.audio.waveform import Waveform
+from blsp.decoding.speech_reader import speech_reader
 from blsp.errors import ContextFullError
 from blsp.instructions import CONTRASTED as INSTRUCTIONS
 from blsp.instructions import Instruction
@@ -178,7 +179,7 @@ class _Prompts:
         return PromptRow(tuple(render(self._model.template, turns)))
 
     def _embed(self, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self._model.embed_speech([cast("Waveform", self._inputs[i]) for i in batch])
+        return speech_reader(self._model).embed_speech([cast("Waveform", self._inputs[i]) for i in batch])
 
     def _read_prefix(self, ids: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of what all prompts begin with, layer by layer."""

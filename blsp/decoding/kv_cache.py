@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from blsp.audio.windows import cut_into_windows
 from blsp.decoding.search.llm_tree import LlmTree
-from blsp.modeling.model import BlspModel, cut_into_windows
+from blsp.decoding.speech_reader import speech_reader
+from blsp.modeling.model import BlspModel
 from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
 
 _speech_keys = itertools.count(start=-1, step=-1)
@@ -129,7 +131,8 @@ class CachedContext:
         Raises:
             CancelledError: `cancel` was set.
         """
-        expects_words = bool(before) and self._decoder is not None and self._model.expects_words
+        reader = speech_reader(self._model)
+        expects_words = bool(before) and self._decoder is not None and reader.expects_words
         ids: list[int] = []
         embeds: list[Tensor] = []
         with cancelled_by(cancel, self._blocks):
@@ -139,11 +142,11 @@ class CachedContext:
                     self._read_before_speech([*before, Piece(tuple(ids))], cancel)
                     words = self._read_words(window, after if len(windows) == 1 else ())
                 else:
-                    words = self._model.read_speech([window])
+                    words = reader.read_speech([window])
                 if words is not None:
                     ids += words[0]
                 else:
-                    values, lengths = self._model.embed_speech([window])
+                    values, lengths = reader.embed_speech([window])
                     embeds.append(values[0, : int(lengths[0])])
                 if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
                     break
@@ -161,12 +164,13 @@ class CachedContext:
         self._before_speech = len(keys), self._decoder.state
 
     def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[list[int]] | None:
-        """As `BlspModel.read_speech`; of the words, the LLM then has read as many as the search has shown it."""
+        """As `SpeechReader.read_speech`; of the words, the LLM then has read as many as the search has shown it."""
         assert self._decoder is not None
         n_read = len(self._keys)
-        tree = LlmTree(self._model, self._decoder, self._model.spellings.openings)
+        reader = speech_reader(self._model)
+        tree = LlmTree(self._model, self._decoder, reader.spellings.openings)
         try:
-            words = self._model.read_speech([window], tree, after)
+            words = reader.read_speech([window], tree, after)
         except BaseException:
             self._decoder.crop(n_read)
             raise

@@ -15,7 +15,7 @@ from blsp.audio.speech_gate import SURE_EVIDENCE, speech_evidence
 if TYPE_CHECKING:
     import numpy as np
 
-    from blsp.modeling.model import BlspModel
+    from blsp.decoding.speech_reader import SpeechReader
 
 LEAST_SCORE = 1.9
 """Nats from which it is speech: of 212 recordings of noise none has more."""
@@ -48,19 +48,19 @@ class SecondOpinion:
         return self.score >= LEAST_SCORE
 
 
-def hear_again(model: BlspModel, waveform: np.ndarray) -> SecondOpinion | None:
+def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondOpinion | None:
     """Ask about an utterance at 16 kHz, float32 (N,), of one over 30 s about the beginning.
 
-    None where it is too short, and where the model has no letters or no Whisper to ask.
+    None where it is too short, and where the reader has no letters or no Whisper to ask.
 
     Raises:
         CheckpointError: Whisper cannot be read.
     """
-    adapter, whisper = model.adapter, model.spoken_language
+    adapter, whisper = reader.adapter, reader.spoken_language
     if len(waveform) < MIN_SAMPLES or adapter is None or not adapter.config.letters or whisper is None:
         return None
     window = waveform[:WINDOW_SAMPLES]
     sounds = whisper.sounds(window)
     if sounds is None:
         return None
-    return SecondOpinion(model.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))
+    return SecondOpinion(reader.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))

@@ -20,6 +20,7 @@ from blsp.decoding.recording_segments import RecordingOptions, SecondLook, WordT
 from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.search.word_times import word_times as find_word_times
 from blsp.decoding.second_hearing import hear_again
+from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.spoken_language import LanguageJudge
 from blsp.decoding.transcribe import transcribe_batch
 from blsp.decoding.translate import Translation, Translator
@@ -157,7 +158,7 @@ class _How:
 def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> Transcript:
     """What is written about a recording, utterance by utterance; `spoken` is the code of its language, where known."""
     source = _checked(audio) if isinstance(audio, np.ndarray) else audio
-    judge = None if spoken else model.language_judge()
+    judge = None if spoken else speech_reader(model).language_judge()
     read = [0.0]
     segments: list[Segment] = []
     found = write_segments(
@@ -169,7 +170,7 @@ def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> T
         word_times=how.word_times,
         is_settled=partial(_is_settled, judge, source),
         prepare=how.prepare,
-        second_look=SecondLook(partial(_speaks_after_all, model), model.speech_gate.opened),
+        second_look=SecondLook(partial(_speaks_after_all, model), speech_reader(model).speech_gate.opened),
     )
     with suppress(NoSpeechError):  # silence has a transcript, too: an empty one
         segments.extend(found)
@@ -178,7 +179,7 @@ def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> T
 
 def _speaks_after_all(model: BlspModel, waveform: Waveform) -> bool:
     """Whether somebody speaks in what passes for noise (decision 0033)."""
-    opinion = hear_again(model, waveform)
+    opinion = hear_again(speech_reader(model), waveform)
     return opinion is not None and opinion.is_speech
 
 

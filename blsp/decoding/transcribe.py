@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from blsp.audio.windows import count_windows, window_batches
 from blsp.decoding.batched import generate_batch
 from blsp.decoding.sampling import GenerationConfig, repeat_limit
 from blsp.decoding.search.joint import JointConfig
+from blsp.decoding.speech_reader import speech_reader
 from blsp.instructions import repeat_instruction
 from blsp.modeling.batch import PromptBatch, PromptRow
-from blsp.modeling.model import BlspModel, count_windows, window_batches
+from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH, render
 
 
@@ -37,12 +39,12 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
     Returns:
         The words of each; empty if nothing was heard.
     """
-    if model.adapter is None or model.adapter.ctc is None:
+    reader = speech_reader(model)
+    if reader.words is None:
         return _repeat(model, waveforms)
     texts: list[str] = []
     for windows in window_batches(waveforms):  # never the scores of all windows at once
-        found = model.adapter.forward_with_letters(*model.encode_windows(windows))
-        texts += model.transcripts(*found, evidence=model.evidence(windows), config=config)
+        texts += reader.transcripts(windows, config)
     starts = [0, *itertools.accumulate(map(count_windows, waveforms))]
     return [" ".join(filter(None, texts[start:end])) for start, end in itertools.pairwise(starts)]
 

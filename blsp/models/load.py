@@ -61,8 +61,8 @@ def load_model(
         StorageError: The cache cannot be written, or the disk is full.
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
+    from blsp.decoding.speech_reader import make_model
     from blsp.decoding.spoken_language import SpokenLanguage
-    from blsp.modeling.model import BlspModel
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -85,7 +85,7 @@ def load_model(
     if encoder is not None:
         language = SpokenLanguage(encoder, partial(_load_language_detector, spec), partial(_load_sound_detector, spec))
     give_back_memory()
-    return BlspModel(encoder, adapter, llm, tokenizer, template, language)
+    return make_model(encoder, adapter, llm, tokenizer, template, language)
 
 
 def load_whisper(

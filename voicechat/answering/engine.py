@@ -128,7 +128,9 @@ class LlmConversation:
 
     def believing(self) -> AbstractContextManager[None]:
         """Let whatever is heard pass for speech."""
-        return self.model.speech_gate.opened()
+        from blsp.decoding.speech_reader import speech_reader
+
+        return speech_reader(self.model).speech_gate.opened()
 
     @property
     def system(self) -> str | None:
@@ -239,13 +241,16 @@ class BlspEngine(LlmConversation):
 
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
-        return None if self._spoken else self.model.language_judge()
+        from blsp.decoding.speech_reader import speech_reader
+
+        return None if self._spoken else speech_reader(self.model).language_judge()
 
     def is_speech(self, waveform: Waveform) -> bool:
         """Whether somebody speaks in what passes for noise, by Whisper's own decoder and the letters."""
         from blsp.decoding.second_hearing import hear_again
+        from blsp.decoding.speech_reader import speech_reader
 
-        opinion = hear_again(self.model, waveform)
+        opinion = hear_again(speech_reader(self.model), waveform)
         return opinion is not None and opinion.is_speech
 
     def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:

@@ -53,7 +53,7 @@ class LlmTree:
         if isinstance(prompt, FastDecoder):
             self._begin(prompt, prompt.length, prompt.state)
         elif self._attends_as_told:
-            decoder, root = model.read_root(tuple(prompt))
+            decoder, root = model.prefixes.read_root(tuple(prompt))
             self._begin(decoder, len(prompt), root)
         else:
             self._known = () if model.trains_llm else tuple(prompt[:-1])
@@ -160,7 +160,7 @@ class LlmTree:
         parents = {path[:-1] for path in new if path}
         for path in [path for path in paths if path not in parents]:  # what they begin with is read on the way
             embeds = self._model.embed_tokens([*self._unread, *path])[None]
-            cache = self._model.read_prefix(self._known, 1)
+            cache = self._model.prefixes.read(self._known, 1)
             logits: Tensor = self._model.run_llm(embeds, cache).logits[0, len(self._unread) - 1 :]
             for end, scores in enumerate(logits):
                 if path[:end] in new and path[:end] not in self._nodes:

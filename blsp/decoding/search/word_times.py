@@ -9,6 +9,7 @@ import torch
 
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_alignment import align
+from blsp.decoding.speech_reader import speech_reader
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
 
@@ -55,7 +56,7 @@ def letter_log_probs(model: BlspModel, waveform: np.ndarray) -> np.ndarray | Non
     """
     if model.adapter is None:
         return None
-    hidden_states, lengths, _ = model.encode_speech([waveform])
+    hidden_states, lengths, _ = speech_reader(model).encode_speech([waveform])
     letters = model.adapter.forward_with_letters(hidden_states, lengths)[2]
     if letters is None:
         return None

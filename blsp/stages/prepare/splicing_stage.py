@@ -136,10 +136,12 @@ def _read_letters(model: BlspModel, waveforms: Sequence[Waveform], name: str) ->
     import numpy as np
     import torch
 
+    from blsp.decoding.speech_reader import speech_reader
+
     if model.adapter is None or not model.adapter.config.letters:
         raise ConfigError(f"The adapter of {name} reads no letters.", hint="Use another one: model.name=embedded")
     with torch.inference_mode():
-        states, lengths, n_windows = model.encode_speech(waveforms)
+        states, lengths, n_windows = speech_reader(model).encode_speech(waveforms)
         _, _, letters = model.adapter.forward_with_letters(states, lengths)
     assert letters is not None  # the config says so
     scores = letters.logits.float().log_softmax(dim=2).cpu().numpy()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blsp.analysis.nearest_tokens import FrameMatch, TokenMatch, UtteranceMatch, match_tokens
+from blsp.decoding.speech_reader import make_model
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
@@ -28,7 +29,7 @@ def hearing(model: BlspModel, readout: str, wanted: list[int]) -> BlspModel:
         return embeds, lengths, None
 
     adapter.forward_with_letters = forward  # type: ignore[method-assign]
-    return BlspModel(model.encoder, adapter, model.llm, model.tokenizer, model.template).eval()
+    return make_model(model.encoder, adapter, model.llm, model.tokenizer, model.template).eval()
 
 
 def test_each_frame_finds_its_token(tiny_model: BlspModel, make_speech: Callable[..., np.ndarray]) -> None:
@@ -93,7 +94,7 @@ def test_what_cannot_be_matched_is_refused(tiny_model: BlspModel) -> None:
         match_tokens(tiny_model, np.zeros(480_001, dtype=np.float32))
     with pytest.raises(ValueError, match="but holds 0"):
         match_tokens(tiny_model, np.zeros(0, dtype=np.float32))
-    text_model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
+    text_model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
     with pytest.raises(UnsupportedError, match="no encoder or no adapter"):
         match_tokens(text_model, np.zeros(16_000, dtype=np.float32))
 

@@ -15,6 +15,7 @@ from blsp.analysis.representations import (
     same_next_token,
 )
 from blsp.conversation import Turn
+from blsp.decoding.speech_reader import make_model, speech_reader
 from blsp.errors import ContextFullError, UnsupportedError
 from blsp.modeling.batch import PromptRow, lay_out
 from blsp.modeling.model import BlspModel
@@ -29,7 +30,7 @@ def model(request: pytest.FixtureRequest, tiny_model: BlspModel) -> BlspModel:
     if request.param == "chat":
         return tiny_model
     template = PaperPromptTemplate(tiny_model.tokenizer)
-    return BlspModel(tiny_model.encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, template).eval()
+    return make_model(tiny_model.encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, template).eval()
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def read_alone(model: BlspModel, turn: Turn) -> tuple[torch.Tensor, torch.Tensor
     """State and log probabilities of one prompt by transformers' own LLM: no batch, no padding, no cache."""
     row = PromptRow(tuple(render(model.template, [turn])))
     with torch.no_grad():
-        embedded = () if turn.speech is None else model.embed_speech([turn.speech])
+        embedded = () if turn.speech is None else speech_reader(model).embed_speech([turn.speech])
         embeds = lay_out([row], model.llm.get_input_embeddings(), *embedded).embeds
         state = model.llm.model(inputs_embeds=embeds).last_hidden_state[0, -1]
         return state, model.llm(inputs_embeds=embeds).logits[0, -1].log_softmax(dim=0)
@@ -92,7 +93,7 @@ def test_nothing_heard_leaves_the_instruction(deaf_model: BlspModel, speech: lis
 
 
 def test_a_text_model_reads_transcripts_and_refuses_speech(tiny_model: BlspModel, speech: list[np.ndarray]) -> None:
-    text_model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
+    text_model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
     states = prompt_representations(text_model, TRANSCRIPTS, ASKED)
     torch.testing.assert_close(states, prompt_representations(tiny_model, TRANSCRIPTS, ASKED))
     with pytest.raises(UnsupportedError, match="no speech encoder"):

@@ -12,6 +12,7 @@ from blsp.decoding import batched
 from blsp.decoding.batched import generate_batch, generate_texts
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.speech_reader import make_model
 from blsp.errors import ContextFullError
 from blsp.modeling.batch import HiddenStates, PromptBatch, PromptRow
 from blsp.modeling.model import BlspModel
@@ -36,7 +37,7 @@ def prompts(make_speech: MakeSpeech) -> list[list[Turn]]:
 @pytest.fixture
 def stopping_model(tiny_model: BlspModel) -> BlspModel:
     """Ends answers at any of a quarter of its tokens, so that rows finish at different times."""
-    model = BlspModel(
+    model = make_model(
         tiny_model.encoder,
         tiny_model.adapter,
         tiny_model.llm,

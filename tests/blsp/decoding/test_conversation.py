@@ -18,7 +18,9 @@ from blsp.decoding.conversation import Conversation
 from blsp.decoding.kv_cache import CachedContext, CancelledError, Piece, cancelled_by
 from blsp.decoding.prompt_history import Entry
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.search.ctc_beam import Spellings
 from blsp.decoding.search.llm_tree import LlmTree
+from blsp.decoding.speech_reader import SpeechReader, make_model, speech_reader
 from blsp.errors import ContextFullError, NoSpeechError
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText
@@ -235,7 +237,7 @@ def scripted(model: BlspModel, token_ids: list[int], template: Any = None) -> Bl
 
 def private_copy(model: BlspModel, template: Any = None) -> BlspModel:
     llm, encoder = copy.deepcopy(model.llm), copy.deepcopy(model.encoder)
-    return BlspModel(encoder, model.adapter, llm, model.tokenizer, template or model.template)
+    return make_model(encoder, model.adapter, llm, model.tokenizer, template or model.template)
 
 
 def test_answer_ends_at_the_stop_token(tiny_model: BlspModel) -> None:
@@ -589,13 +591,14 @@ def test_speech_longer_than_the_context_is_not_encoded_to_its_end(
 ) -> None:
     conversation = Conversation(tiny_model, max_context_tokens=300)
     windows: list[int] = []
-    embed_speech = tiny_model.embed_speech
+    reader = speech_reader(tiny_model)
+    embed_speech = reader.embed_speech
 
     def count(waveforms: list[Any]) -> Any:
         windows.extend(map(len, waveforms))
         return embed_speech(waveforms)
 
-    monkeypatch.setattr(tiny_model, "embed_speech", count)
+    monkeypatch.setattr(reader, "embed_speech", count)
     with pytest.raises(ContextFullError, match=r"^The turn takes more than 288 tokens, but the model's context has"):
         list(conversation.reply(Turn("user", speech=np.tile(make_speech(30.0), 10)), SHORT))
     assert windows == [480_000] * 2  # 10 windows of 188 tokens there would be
@@ -641,7 +644,7 @@ def word_model(tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> BlspMo
     words = list(PlainText(tiny_model.tokenizer).ids("What is this?"))
     model = private_copy(tiny_model)
     monkeypatch.setattr(
-        model, "read_speech", lambda waveforms, *_: [words if len(w) >= 8000 else [] for w in waveforms]
+        speech_reader(model), "read_speech", lambda waveforms, *_: [words if len(w) >= 8000 else [] for w in waveforms]
     )
     return model
 
@@ -663,7 +666,7 @@ def test_words_that_are_known_already_are_not_heard_again(
     speech = make_speech(1.0)
     expected = "".join(Conversation(word_model).reply(Turn("user", speech=speech), SHORT))
     monkeypatch.setattr(type(word_model.adapter), "reads_words", True)
-    monkeypatch.setattr(word_model, "read_speech", lambda _: pytest.fail("listened"))
+    monkeypatch.setattr(speech_reader(word_model), "read_speech", lambda _: pytest.fail("listened"))
     known = Turn("user", speech=speech, transcript="What is this?")
     assert "".join(Conversation(word_model).reply(known, SHORT)) == expected
 
@@ -674,7 +677,7 @@ def test_words_are_expected_after_what_was_said_before(
 ) -> None:
     """Of what a search has shown the LLM, it has read what was said in the end, and nothing else."""
     everything, expected = torch.arange(word_model.llm.config.vocab_size), []
-    find, text = word_model.read_speech, PlainText(word_model.tokenizer)
+    find, text = speech_reader(word_model).read_speech, PlainText(word_model.tokenizer)
 
     def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
         assert tree is not None
@@ -682,8 +685,9 @@ def test_words_are_expected_after_what_was_said_before(
         expected.append(tree.log_probs([(5,)], everything)[0])
         return find(waveforms)
 
-    monkeypatch.setattr(type(word_model), "expects_words", True)
-    monkeypatch.setattr(word_model, "read_speech", listen)
+    monkeypatch.setattr(SpeechReader, "expects_words", True)
+    monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
+    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
     conversation = Conversation(word_model)
     for _ in range(3):
         list(conversation.reply(Turn("user", speech=make_speech(1.0)), SHORT))
@@ -699,18 +703,19 @@ def test_words_are_expected_after_what_was_said_before(
 def test_what_was_guessed_right_leaves_nothing_to_read(
     word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find, ids = word_model.read_speech, PlainText(word_model.tokenizer).ids("What is this?")
+    find, ids = speech_reader(word_model).read_speech, PlainText(word_model.tokenizer).ids("What is this?")
 
     def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
         assert tree is not None
         tree.read([(*ids, *after)])
         return find(waveforms)
 
-    monkeypatch.setattr(type(word_model), "expects_words", True)
+    monkeypatch.setattr(SpeechReader, "expects_words", True)
+    monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
     conversation = Conversation(word_model)
     question = [Turn("user", speech=make_speech(1.0)) for _ in range(3)]
     conversation.prefill(question[0])
-    monkeypatch.setattr(word_model, "read_speech", listen)
+    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
     conversation.prefill(question[1])
     with recorded(word_model) as runs:
         conversation.prefill(question[2])  # the same words after the same turns

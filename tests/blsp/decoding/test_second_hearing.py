@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
 from blsp.audio.speech_gate import SURE_EVIDENCE
 from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
 from blsp.decoding.sound_detector import SoundOpinion
+from blsp.decoding.speech_reader import SpeechReader
 
 WORDS = SoundOpinion(no_speech=-2.0, description=-3.0)
 SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0)
@@ -59,4 +60,4 @@ def test_nobody_can_be_asked() -> None:
     for missing in ({"letters": ""}, {"sounds": None}):
         assert hear_again(model(**missing), sound) is None
     for part in ("adapter", "spoken_language"):
-        assert hear_again(SimpleNamespace(**{**vars(model()), part: None}), sound) is None  # type: ignore[arg-type]
+        assert hear_again(cast(SpeechReader, SimpleNamespace(**{**vars(model()), part: None})), sound) is None

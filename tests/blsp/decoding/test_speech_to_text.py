@@ -13,6 +13,7 @@ import blsp
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding import speech_to_text
 from blsp.decoding.second_hearing import SecondOpinion
+from blsp.decoding.speech_reader import SpeechReader
 
 MakeSpeech = Callable[..., np.ndarray]
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -102,7 +103,7 @@ class _Judge:
 def test_a_language_that_the_adapter_does_not_know_is_told(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch, heard: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(type(tiny_model), "language_judge", lambda _: _Judge())
+    monkeypatch.setattr(SpeechReader, "language_judge", lambda _: _Judge())
     with pytest.raises(blsp.ForeignSpeechError, match="this sounds like German; the model hears English") as error:
         blsp.transcribe(tiny_model, CLIP)
     assert error.value.hint == "If it is English after all: language='en'"

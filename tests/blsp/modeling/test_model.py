@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
 from blsp.audio.log_mel import extract_features
+from blsp.audio.windows import window_batches
 from blsp.conversation import Turn
+from blsp.decoding.speech_reader import make_model, speech_reader
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import (
@@ -25,7 +27,7 @@ from blsp.modeling.batch import (
     shared_prefix,
 )
 from blsp.modeling.encoder import SpeechEncoder
-from blsp.modeling.model import BlspModel, window_batches
+from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import (
     CACHED_SPEECH,
     ChatPromptTemplate,
@@ -61,7 +63,7 @@ def prompt_embeds(model: BlspModel, example: PromptExample) -> Tensor:
     parts = []
     for segment in render(model.template, example.turns):
         if isinstance(segment, SpeechSegment):
-            parts.append(model.embed_speech([segment.waveform])[0][0])
+            parts.append(speech_reader(model).embed_speech([segment.waveform])[0][0])
         else:
             parts.append(model.embed_tokens(segment.ids))
     return torch.cat([*parts, model.embed_tokens(answer_ids(model, example))])[None]
@@ -157,7 +159,7 @@ def test_cached_states_and_embeddings_stand_for_waveforms(tiny_model: BlspModel,
     assert isinstance(batch.speech, HiddenStates)
     torch.testing.assert_close(tiny_model(batch).logits, heard, rtol=0, atol=1e-5)
 
-    embeds, lengths = tiny_model.embed_speech(waveforms)
+    embeds, lengths = speech_reader(tiny_model).embed_speech(waveforms)
     batch = cached(speech_embeds=[[x[:n]] for x, n in zip(embeds, lengths)])
     assert isinstance(batch.speech, SpeechEmbeds)
     torch.testing.assert_close(tiny_model(batch.to("cpu")).logits, heard, rtol=0, atol=1e-5)
@@ -197,7 +199,7 @@ def test_batch_without_answers_is_refused(tiny_model: BlspModel) -> None:
 def test_only_the_adapter_learns(tiny_model: BlspModel, make_speech: MakeSpeech, readout: str) -> None:
     torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout=readout))  # type: ignore[arg-type]
-    model = BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).train()
+    model = make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).train()
     assert model.adapter is not None
     assert model.adapter.training
     assert not model.llm.training
@@ -221,7 +223,7 @@ def test_only_the_adapter_learns(tiny_model: BlspModel, make_speech: MakeSpeech,
 
 @torch.inference_mode()
 def test_embeddings_of_speech_have_the_lengths_of_the_formula(tiny_model: BlspModel, make_speech: MakeSpeech) -> None:
-    embeds, lengths = tiny_model.embed_speech([make_speech(1.0), make_speech(3.3), make_speech(0.001)])
+    embeds, lengths = speech_reader(tiny_model).embed_speech([make_speech(1.0), make_speech(3.3), make_speech(0.001)])
     # 100 mel frames -> 50 -> 25 -> 13 -> 7; 330 -> 165 -> 83 -> 42 -> 21; 0.001 s counts as one window of 25 ms
     assert lengths.tolist() == [7, 21, 1]
     assert embeds.shape == (3, 21, 16)
@@ -233,11 +235,11 @@ def test_speech_longer_than_the_encoder_takes_is_read_in_windows(
     tiny_model: BlspModel, tiny_whisper: WhisperForConditionalGeneration, make_speech: MakeSpeech, padded: bool
 ) -> None:
     encoder = SpeechEncoder(tiny_whisper.model.encoder, padded=padded)
-    model = BlspModel(encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
+    model = make_model(encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
     long, short = make_speech(31.0), make_speech(2.0, seed=1)
-    embeds, lengths = model.embed_speech([long, short])
+    embeds, lengths = speech_reader(model).embed_speech([long, short])
     first, second, last = long[: len(long) // 2], long[len(long) // 2 :], short
-    parts = [model.embed_speech([x])[0][0] for x in (first, second, last)]
+    parts = [speech_reader(model).embed_speech([x])[0][0] for x in (first, second, last)]
     assert lengths.tolist() == [len(parts[0]) + len(parts[1]), len(parts[2])]
     torch.testing.assert_close(embeds[0], torch.cat(parts[:2]), rtol=0, atol=1e-5)
     torch.testing.assert_close(embeds[1, : len(parts[2])], parts[2], rtol=0, atol=1e-5)
@@ -267,25 +269,25 @@ def test_no_more_windows_are_held_at_once_than_there_are_waveforms(
 
     monkeypatch.setattr(adapter.ctc, "logits", count)
     waveforms = [make_speech(s) for s in seconds]
-    model.embed_speech(waveforms)
+    speech_reader(model).embed_speech(waveforms)
     assert scored == sizes
     assert [len(windows) for windows in window_batches(waveforms)] == sizes
-    hidden_states, lengths, counts = model.encode_speech(waveforms)
+    hidden_states, lengths, counts = speech_reader(model).encode_speech(waveforms)
     assert len(hidden_states) == len(lengths) == sum(counts) == sum(sizes)
 
 
 def test_empty_speech_is_refused(tiny_model: BlspModel) -> None:
     with pytest.raises(ValueError, match=r"^`waveforms` must hold samples, but one is empty.$"):
-        tiny_model.embed_speech([CACHED_SPEECH])
+        speech_reader(tiny_model).embed_speech([CACHED_SPEECH])
 
 
 def test_model_without_speech_parts_says_so(
     tiny_llm: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, make_speech: MakeSpeech
 ) -> None:
-    model = BlspModel(None, None, tiny_llm, tiny_tokenizer, ChatPromptTemplate(tiny_tokenizer))
+    model = make_model(None, None, tiny_llm, tiny_tokenizer, ChatPromptTemplate(tiny_tokenizer))
     assert list(model.trainable_parameters()) == []
     with pytest.raises(UnsupportedError, match=r"^This model has no speech encoder.$"):
-        model.embed_speech([make_speech(1.0)])
+        speech_reader(model).embed_speech([make_speech(1.0)])
     with pytest.raises(UnsupportedError, match=r"^This model has no speech adapter.$"):
         model.embed_hidden_states(torch.zeros(1, 5, 16), torch.tensor([5]))
 
@@ -300,7 +302,7 @@ def test_what_the_model_knows_of_itself(tiny_model: BlspModel) -> None:
 def test_stop_tokens_include_those_of_the_generation_settings(tiny_model: BlspModel) -> None:
     llm = copy.deepcopy(tiny_model.llm)
     llm.generation_config.eos_token_id = [2, 5]
-    model = BlspModel(None, None, llm, tiny_model.tokenizer, tiny_model.template)
+    model = make_model(None, None, llm, tiny_model.tokenizer, tiny_model.template)
     assert model.stop_token_ids == {2, 5}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blsp.decoding.kv_cache import CachedContext, Piece
+from blsp.decoding.speech_reader import make_model
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
 from blsp.modeling.weights_mark import weights_mark
@@ -56,12 +57,12 @@ CHANGES = [move, change_type, change_in_place, load, load_in_inference, replace_
 
 
 @pytest.fixture
-def make_model(tiny_model: BlspModel) -> Callable[[], BlspModel]:
+def new_model(tiny_model: BlspModel) -> Callable[[], BlspModel]:
     def make() -> BlspModel:
         torch.manual_seed(0)
         adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout="ctc_expected"))
         encoder, llm = copy.deepcopy(tiny_model.encoder), copy.deepcopy(tiny_model.llm)
-        return BlspModel(encoder, adapter, llm, tiny_model.tokenizer, tiny_model.template)
+        return make_model(encoder, adapter, llm, tiny_model.tokenizer, tiny_model.template)
 
     return make
 
@@ -80,16 +81,16 @@ def check(used: BlspModel, fresh: BlspModel, change: Callable[[BlspModel], None]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_keys_and_values_of_a_prefix(make_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
+def test_keys_and_values_of_a_prefix(new_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
     def use(model: BlspModel) -> Tensor:
-        logits: Tensor = model.run_llm(model.embed_tokens([8])[None], model.read_prefix((5, 6, 7), 1)).logits
+        logits: Tensor = model.run_llm(model.embed_tokens([8])[None], model.prefixes.read((5, 6, 7), 1)).logits
         return logits
 
-    check(make_model(), make_model(), change, use)
+    check(new_model(), new_model(), change, use)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_directions_of_tokens(make_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
+def test_directions_of_tokens(new_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
     def use(model: BlspModel) -> Tensor:
         weight = model.llm.get_input_embeddings().weight
         assert model.adapter is not None
@@ -105,11 +106,11 @@ def test_directions_of_tokens(make_model: Callable[[], BlspModel], change: Calla
         with torch.no_grad():
             weight[:, 0] += 1.0
 
-    check(make_model(), make_model(), turn, use)
+    check(new_model(), new_model(), turn, use)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_conversation_has_read(make_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
+def test_what_a_conversation_has_read(new_model: Callable[[], BlspModel], change: Callable[[BlspModel], None]) -> None:
     contexts: dict[int, CachedContext] = {}
     pieces = [Piece((5, 6, 7)), Piece.of_speech(torch.ones(3, 16)), Piece((8,))]
 
@@ -117,7 +118,7 @@ def test_what_a_conversation_has_read(make_model: Callable[[], BlspModel], chang
         context = contexts.setdefault(id(model), CachedContext(model))
         return context.read(pieces).clone()
 
-    check(make_model(), make_model(), change, use)
+    check(new_model(), new_model(), change, use)
 
 
 def test_weights_that_move_in_place_are_others() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from blsp.decoding.speech_reader import speech_reader
 from blsp.errors import CheckpointError, UnsupportedError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.models.checkpoint import save_adapter
@@ -48,8 +49,8 @@ def test_the_loaded_model_computes_what_the_parts_do(
     assert not any(parameter.requires_grad for parameter in model.llm.parameters())
     speech = [make_speech(1.3), make_speech(0.7, seed=1)]
     with torch.no_grad():
-        actual, lengths = model.embed_speech(speech)
-        expected, expected_lengths = tiny_model.embed_speech(speech)
+        actual, lengths = speech_reader(model).embed_speech(speech)
+        expected, expected_lengths = speech_reader(tiny_model).embed_speech(speech)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
     assert lengths.tolist() == expected_lengths.tolist()
 
@@ -57,7 +58,10 @@ def test_the_loaded_model_computes_what_the_parts_do(
 def test_padding_is_a_property_of_the_model(folders: dict[str, Path], make_speech: Any) -> None:
     waveform = [make_speech(1.0)]
     with torch.no_grad():
-        embeds = [load_model(_spec(folders, padded=padded)).embed_speech(waveform)[0] for padded in (False, True)]
+        embeds = [
+            speech_reader(load_model(_spec(folders, padded=padded))).embed_speech(waveform)[0]
+            for padded in (False, True)
+        ]
     assert embeds[0].shape == embeds[1].shape
     assert not torch.allclose(embeds[0], embeds[1], atol=1e-4)
 
@@ -77,7 +81,7 @@ def test_dtype(folders: dict[str, Path], make_speech: Any) -> None:
     model = load_model(_spec(folders), dtype="bfloat16")
     assert model.dtype == torch.bfloat16
     with torch.no_grad():
-        assert model.embed_speech([make_speech(0.5)])[0].dtype == torch.bfloat16
+        assert speech_reader(model).embed_speech([make_speech(0.5)])[0].dtype == torch.bfloat16
 
 
 def test_the_adapter_must_fit(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from blsp.conversation import Turn
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.kv_cache import CancelledError
 from blsp.decoding.sampling import GenerationConfig, repeat_limit
+from blsp.decoding.speech_reader import SpeechReader, make_model, speech_reader
 from blsp.decoding.spoken_language import SpokenLanguage
 from blsp.decoding.whisper import Recognition
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.instructions import repeat_instruction
-from blsp.modeling.model import BlspModel
 from voicechat.answering.cascade import CascadeEngine
 from voicechat.answering.engine import BlspEngine
 from voicechat.answering.loading import load_engine
@@ -244,7 +244,7 @@ def test_a_turn_in_a_language_that_the_adapter_does_not_know_is_not_answered(
     tiny_model: Any, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judges: list[FakeJudge] = []
-    monkeypatch.setattr(type(tiny_model), "language_judge", lambda _: judges.append(FakeJudge()) or judges[-1])
+    monkeypatch.setattr(SpeechReader, "language_judge", lambda _: judges.append(FakeJudge()) or judges[-1])
     engine = BlspEngine(tiny_model)
     turn, typed = Turn("user", speech=make_speech(1.0)), Turn("user", text="hello")
     for call in (lambda: engine.prefill([turn]), lambda: engine.reply([turn], SHORT)):
@@ -268,8 +268,8 @@ def test_judging_a_language_can_be_cancelled(tiny_model: Any, make_speech: MakeS
     adapter = copy.deepcopy(tiny_model.adapter)
     adapter.config = replace(adapter.config, languages=("en",))
     spoken = SpokenLanguage(tiny_model.encoder, lambda: None)
-    model = BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template, spoken)
-    assert model.language_judge() is not None
+    model = make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template, spoken)
+    assert speech_reader(model).language_judge() is not None
     with pytest.raises(CancelledError):
         BlspEngine(model).reply([Turn("user", speech=make_speech(1.0))], SHORT, cancel)
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 import blsp.models.load
+from blsp.decoding.speech_reader import make_model
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
 from voicechat.answering.loading import VOICE_ASSISTANT, load_engine
@@ -19,7 +20,7 @@ def test_who_the_assistant_is(
     tiny_model: BlspModel, monkeypatch: pytest.MonkeyPatch, system: str | None, is_chat: bool, expected: str | None
 ) -> None:
     template = tiny_model.template if is_chat else PaperPromptTemplate(tiny_model.tokenizer)
-    model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, template)
+    model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, template)
 
     def load(*_: Any, **__: Any) -> BlspModel:
         return model

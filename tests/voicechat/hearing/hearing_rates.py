@@ -35,6 +35,8 @@ from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evid
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
 from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
+from blsp.decoding.speech_reader import speech_reader
+from blsp.decoding.word_finder import WordFinder
 from blsp.modeling.model import BlspModel
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
@@ -94,7 +96,7 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int, min_fit: float) -> C
     doubtful = DoubtfulSpeech(SpeechDetector(mode))
     case: Case = {"utterances": [_read(model, x.waveform) for x in segment_stream([waveform], doubtful)]}
     if not is_heard_at_once(case, min_fit):
-        opinions = [hear_again(model, stretch.waveform) for stretch in doubtful.stretches(len(waveform))]
+        opinions = [hear_again(speech_reader(model), stretch.waveform) for stretch in doubtful.stretches(len(waveform))]
         case["again"] = [asdict(opinion) for opinion in opinions if opinion is not None]
     return case
 
@@ -105,10 +107,11 @@ def _read(model: BlspModel, utterance: np.ndarray) -> Case:
     assert adapter is not None
     assert adapter.ctc is not None
     config = SearchConfig()
-    frames, lengths, letters = adapter.forward_with_letters(*model.encode_speech([utterance])[:2])
-    (reading,) = model.readings(model.token_scores(frames), lengths, letters, config.tokens_per_frame)
+    frames, lengths, letters = adapter.forward_with_letters(*speech_reader(model).encode_speech([utterance])[:2])
+    finder = WordFinder(model)
+    (reading,) = finder.readings(finder.token_scores(frames), lengths, letters, config.tokens_per_frame)
     evidence = speech_evidence(utterance)
-    search = search_words(reading, model.spellings, config, is_speech=True)
+    search = search_words(reading, finder.spellings, config, is_speech=True)
     best = search.finished[0] if search.finished else Words([], 0.0, 0)
     return {
         "seconds": round(len(utterance) / SAMPLING_RATE, 2),

@@ -24,6 +24,7 @@ import torch
 
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
+from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.spoken_language import LanguageOpinion, SpokenLanguage
 from blsp.modeling.model import BlspModel
 
@@ -67,7 +68,7 @@ def cases(corpora: Path, n_clips: int | None, seed: int) -> Iterator[tuple[Case,
 
 def judge(model: BlspModel, waveform: np.ndarray) -> Case:
     """What a recording is taken for."""
-    found = model.language_judge()
+    found = speech_reader(model).language_judge()
     assert found is not None
     counted = found._spoken = Counted(found._spoken)  # type: ignore[assignment, arg-type]
     found.hear_all(waveform)

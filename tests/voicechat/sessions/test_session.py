@@ -137,7 +137,12 @@ def test_typed_turns_are_answered_in_order() -> None:
 
 def test_speech_is_read_ahead_at_the_first_silence_and_answered() -> None:
     view, engine = Waiter(), ScriptedEngine(["Sure."])
-    source = ScriptedSource([(300, QUIET), (600, LOUD), (900, QUIET), view.until(TurnEnded)])
+
+    def read_ahead() -> None:
+        while not engine.prefilled:
+            time.sleep(0.001)
+
+    source = ScriptedSource([(300, QUIET), (300, LOUD), read_ahead, (300, LOUD), (900, QUIET), view.until(TurnEnded)])
     session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad)
     source.script.append(lambda: session.post(InputEnded()))
     session.run()
@@ -149,8 +154,12 @@ def test_speech_is_read_ahead_at_the_first_silence_and_answered() -> None:
         "TurnEnded",
         "Listening",
     ]
-    assert len(engine.prefilled) == 1
-    assert engine.reused == engine.prefilled  # the very turn that was read in advance
+    began, ended = engine.prefilled  # what was said before, while somebody speaks; then that, too
+    assert began.speech is not None
+    assert not began.speech.any()
+    assert ended.speech is not None
+    assert ended.speech.any()
+    assert engine.reused == [ended]  # the very turn that was read in advance
     speech = engine.turns[0].speech
     assert speech is not None
     assert np.count_nonzero(speech) == 600 * 16  # every sample that was spoken

@@ -27,6 +27,7 @@ from blsp.data.answers.wordings import asr_instructions, behaviour_wordings
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.speech_reader import make_model
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
 from blsp.modeling.model import BlspModel
@@ -56,7 +57,7 @@ def stopping_model(tiny_model: BlspModel) -> BlspModel:
     """Ends answers at some of its tokens, so that they are of different lengths."""
     template = PaperPromptTemplate(tiny_model.tokenizer)
     template.stop_token_ids = frozenset(range(2, 320, 12))
-    return BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, template)
+    return make_model(None, None, tiny_model.llm, tiny_model.tokenizer, template)
 
 
 def test_a_hundred_distinct_asr_instructions() -> None:

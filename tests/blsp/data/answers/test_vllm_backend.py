@@ -15,6 +15,7 @@ from blsp.conversation import Turn
 from blsp.data.answers import vllm_backend
 from blsp.data.answers.answering import Answer, AnswerFormat, TransformersAnswerer
 from blsp.data.answers.vllm_backend import VllmAnswerer, load_vllm, read_format
+from blsp.decoding.speech_reader import make_model
 from blsp.errors import UnsupportedError
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import ChatPromptTemplate
@@ -101,7 +102,7 @@ def test_answers_are_those_of_transformers(
     vllm: type[StandInLlm], llm_folder: Path, tiny_model: BlspModel, template: str
 ) -> None:
     answerer = load_vllm(spec_of(llm_folder, template), dtype="float32", max_new_tokens=30)
-    model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, answerer.format.template)
+    model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, answerer.format.template)
     everything = set(range(len(PROMPTS)))
     expected = answers_of(TransformersAnswerer(model, 2, 30), everything)
     assert len({answer.text for answer in expected.values()}) == len(PROMPTS)
@@ -126,7 +127,7 @@ def test_what_is_read_off_the_tokens_ends_by_our_rules(
 
 def test_format_without_weights_is_that_of_the_loaded_model(llm_folder: Path, tiny_model: BlspModel) -> None:
     (llm_folder / "model.safetensors").unlink()
-    model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, ChatPromptTemplate(tiny_model.tokenizer))
+    model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, ChatPromptTemplate(tiny_model.tokenizer))
     expected = AnswerFormat.of_model(model, 64)
     form = read_format(llm_folder, spec_of(llm_folder), 64)
     assert form.stop_token_ids == expected.stop_token_ids

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from blsp.decoding import word_finder
 from blsp.decoding.search import sentences
 from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading
 from blsp.decoding.search.sentences import as_typed
+from blsp.decoding.speech_reader import make_model, speech_reader
 from blsp.decoding.text_stream import decode
-from blsp.modeling import model as model_module
+from blsp.decoding.word_finder import WordFinder
 from blsp.modeling.adapter import Adapter, AdapterConfig, LetterScores
 from blsp.modeling.letters import LETTERS, letter_labels
 from blsp.modeling.model import BlspModel
@@ -28,7 +30,7 @@ def model(tiny_model: BlspModel) -> BlspModel:
     """The tiny model with a random adapter that reads words."""
     torch.manual_seed(3)
     adapter = Adapter(AdapterConfig(16, 16, bottleneck_dim=8, readout="ctc_words")).eval()
-    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+    return make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
 
 
 def scores_of(model: BlspModel, tokens: list[dict[str, float]]) -> Tensor:
@@ -52,8 +54,9 @@ def letters_that_spell(text: str) -> LetterScores:
 
 def read(model: BlspModel, frames: list[dict[str, float]], letters: LetterScores | None = None) -> tuple[str, Tensor]:
     """What the LLM reads: as text, and its embeddings."""
-    embeds, lengths = model.read_out(torch.zeros(1, len(frames), 16), torch.tensor([len(frames)]), letters,
-                                     logits=scores_of(model, frames))  # fmt: skip
+    embeds, lengths = speech_reader(model).embed_words(
+        torch.zeros(1, len(frames), 16), torch.tensor([len(frames)]), letters, logits=scores_of(model, frames)
+    )
     table = model.llm.get_input_embeddings().weight
     ids = torch.cdist(embeds[0, : int(lengths[0])], table).argmin(dim=1)
     return model.tokenizer.decode(ids), embeds
@@ -101,11 +104,11 @@ def test_what_the_llm_makes_of_sentences_is_what_one_plain_pass_over_the_prompt_
     model: BlspModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is beside them in the batch, and in however many batches."""
-    monkeypatch.setattr(model_module, "SENTENCES_AT_ONCE", 2)
+    monkeypatch.setattr(word_finder, "SENTENCES_AT_ONCE", 2)
     typed = ["what is this", "a", "tell me more of this"]
     rows = [model.tokenizer(text, add_special_tokens=False).input_ids for text in typed]
     opening = list(model.template.opening(None))
-    log_probs, after = model._expect(rows)
+    log_probs, after = WordFinder(model).expect(rows)
     for row, log_prob, scores in zip(rows, log_probs, after):
         alone = model.llm(torch.tensor([[*opening, *row]])).logits[0]
         torch.testing.assert_close(scores, alone[-1], rtol=1e-4, atol=1e-4)
@@ -117,12 +120,12 @@ def test_what_the_llm_makes_of_sentences_is_what_one_plain_pass_over_the_prompt_
 def test_an_llm_that_is_trained_reads_its_prompt_anew(model: BlspModel) -> None:
     rows = [[70, 80], [90]]
     model = copy.deepcopy(model)  # others use the LLM too
-    before = model._expect(rows)
+    before = WordFinder(model).expect(rows)
     weight = next(model.llm.parameters())
     weight.requires_grad_(True)
-    torch.testing.assert_close(model._expect(rows), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(WordFinder(model).expect(rows), before, rtol=1e-4, atol=1e-4)
     weight.add_(torch.randn_like(weight))
-    assert not torch.allclose(model._expect(rows)[0], before[0], atol=1e-2)
+    assert not torch.allclose(WordFinder(model).expect(rows)[0], before[0], atol=1e-2)
 
 
 def test_the_llm_chooses_among_what_sounds_alike(model: BlspModel) -> None:
@@ -160,20 +163,20 @@ def test_whether_anything_was_said_is_for_the_sound_to_tell(model: BlspModel) ->
 
 
 def test_while_training_gradients_pass_through_what_is_read(model: BlspModel, make_speech: MakeSpeech) -> None:
-    in_use, _ = model.embed_speech([make_speech(1.0)])
+    in_use, _ = speech_reader(model).embed_speech([make_speech(1.0)])
     assert not in_use.requires_grad
     model.train()
-    training, _ = model.embed_speech([make_speech(1.0)])
+    training, _ = speech_reader(model).embed_speech([make_speech(1.0)])
     assert training.requires_grad
 
 
 @torch.inference_mode()
 def test_utterances_read_together_are_each_as_alone(model: BlspModel, make_speech: MakeSpeech) -> None:
     speech = [make_speech(2.0), make_speech(0.5, seed=1), make_speech(3.1, seed=2)]
-    together, lengths = model.embed_speech(speech)
+    together, lengths = speech_reader(model).embed_speech(speech)
     assert int(lengths.max()) > 0
     for waveform, row, n in zip(speech, together, lengths.tolist()):
-        alone, (n_alone,) = model.embed_speech([waveform])
+        alone, (n_alone,) = speech_reader(model).embed_speech([waveform])
         assert n == n_alone
         torch.testing.assert_close(row[:n], alone[0])
 
@@ -182,15 +185,15 @@ def test_utterances_read_together_are_each_as_alone(model: BlspModel, make_speec
 def test_words_of_speech_have_the_embeddings_that_the_llm_reads(model: BlspModel, make_speech: MakeSpeech) -> None:
     """Long recordings too, which are read in windows."""
     speech = [make_speech(31.0), make_speech(1.0, seed=1)]
-    words = model.read_speech(speech)
+    words = speech_reader(model).read_speech(speech)
     assert words is not None
-    embeds, lengths = model.embed_speech(speech)
+    embeds, lengths = speech_reader(model).embed_speech(speech)
     assert [len(ids) for ids in words] == lengths.tolist()
     for ids, row in zip(words, embeds):
         torch.testing.assert_close(model.embed_tokens(ids), row[: len(ids)])
     assert model.adapter is not None
     model.adapter.set_readout("ctc_expected")
-    assert model.read_speech(speech) is None
+    assert speech_reader(model).read_speech(speech) is None
 
 
 def test_tokens_are_spelt_in_small_letters(tiny_model: BlspModel) -> None:
@@ -206,14 +209,14 @@ def test_tokens_are_spelt_in_small_letters(tiny_model: BlspModel) -> None:
 
 def test_more_tokens_than_there_are_may_be_candidates(model: BlspModel) -> None:
     logits = scores_of(model, FRAMES)[0]
-    everything = reading(logits, None, model.spellings, logits.size(1) + 5)
-    assert model.tokenizer.decode(find_words(everything, model.spellings, SearchConfig())[0].ids) == " the t"
+    everything = reading(logits, None, Spellings(model.tokenizer), logits.size(1) + 5)
+    assert model.tokenizer.decode(find_words(everything, Spellings(model.tokenizer), SearchConfig())[0].ids) == " the t"
 
 
 def test_what_was_perhaps_said_comes_best_first_and_once(model: BlspModel) -> None:
     frames = [{" the": 0.9}, {}, {" t": 0.45, "t": 0.05, " a": 0.4}, {}]
-    perhaps = reading(scores_of(model, frames)[0], None, model.spellings, 6)
-    found = find_words(perhaps, model.spellings, SearchConfig())
+    perhaps = reading(scores_of(model, frames)[0], None, Spellings(model.tokenizer), 6)
+    found = find_words(perhaps, Spellings(model.tokenizer), SearchConfig())
     texts = [decode(model.tokenizer, words.ids).lower() for words in found]
     assert texts[:2] == [" the t", " the a"]
     assert len(set(texts)) == len(texts)
@@ -251,13 +254,13 @@ def test_what_is_like_a_voice_for_a_moment_only_says_nothing(
 
 
 def test_of_what_is_surely_speech_something_was_said(model: BlspModel) -> None:
-    perhaps = reading(scores_of(model, [{" the": 0.1}, {" t": 0.05}])[0], None, model.spellings, 6)
-    found = find_words(perhaps, model.spellings, SearchConfig())
+    perhaps = reading(scores_of(model, [{" the": 0.1}, {" t": 0.05}])[0], None, Spellings(model.tokenizer), 6)
+    found = find_words(perhaps, Spellings(model.tokenizer), SearchConfig())
     assert found[0].ids == []
-    found = find_words(perhaps, model.spellings, SearchConfig(), is_speech=True)
+    found = find_words(perhaps, Spellings(model.tokenizer), SearchConfig(), is_speech=True)
     assert model.tokenizer.decode(found[0].ids) == " the"
     nothing = Reading(torch.zeros(0, dtype=torch.int64), torch.zeros(5, 1))
-    assert find_words(nothing, model.spellings, SearchConfig(), is_speech=True) == []
+    assert find_words(nothing, Spellings(model.tokenizer), SearchConfig(), is_speech=True) == []
 
 
 @pytest.mark.parametrize(("evidence", "text"), [(0.0, ""), (3.0, ""), (30.0, "The"), (50.0, "The"), (None, "")])
@@ -283,7 +286,7 @@ def read_with(
     model.adapter.config = replace(model.adapter.config, min_letter_fit=-2.0)
     frames = [{" the": chance}, {}]
     heard = None if evidence is None else [evidence]
-    found = model.sentences(
+    found = WordFinder(model).sentences(
         torch.zeros(1, 2, 16), torch.tensor([2]), letters, logits=scores_of(model, frames), evidence=heard
     )
     return model.tokenizer.decode(found[0].ids)

@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from blsp.decoding.search.ctc_beam import Reading, Words
+from blsp.decoding.search.ctc_beam import Reading, Spellings, Words
 from blsp.decoding.search.ctc_prefix import CtcPrefixScorer
 from blsp.decoding.search.joint import JointConfig, find_words_jointly
 from blsp.decoding.search.llm_tree import LlmTree
+from blsp.decoding.speech_reader import make_model, speech_reader
 from blsp.decoding.transcribe import transcribe, transcribe_batch
+from blsp.decoding.word_finder import WordFinder
 from blsp.instructions import write_instruction
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.batch import PromptRow, token_ids
@@ -40,7 +42,10 @@ def made_up(seed: int, frames: int = 3, *, letters: bool = False) -> Reading:
 def search(model: BlspModel, readings: Sequence[Reading], config: JointConfig) -> list[list[Words]]:
     """What is found, best first."""
     ends = sorted(model.stop_token_ids)
-    return [x.finished for x in find_words_jointly(LlmTree(model, PROMPT), readings, model.spellings, ends, config)]
+    return [
+        x.finished
+        for x in find_words_jointly(LlmTree(model, PROMPT), readings, Spellings(model.tokenizer), ends, config)
+    ]
 
 
 def score_of(model: BlspModel, reading: Reading, numbers: tuple[int, ...], config: JointConfig) -> float:
@@ -95,12 +100,12 @@ def test_utterances_side_by_side_are_each_as_alone(tiny_model: BlspModel) -> Non
 def test_the_llm_changes_what_is_found_and_reads_no_beginning_twice(tiny_model: BlspModel) -> None:
     readings = [made_up(seed, frames=6) for seed in range(6)]
     ends = sorted(tiny_model.stop_token_ids)
-    deaf = find_words_jointly(None, readings, tiny_model.spellings, ends, JointConfig(llm_weight=0.0))
+    deaf = find_words_jointly(None, readings, Spellings(tiny_model.tokenizer), ends, JointConfig(llm_weight=0.0))
     tree = LlmTree(tiny_model, PROMPT)
-    found = find_words_jointly(tree, readings, tiny_model.spellings, ends, JointConfig(llm_weight=3.0))
+    found = find_words_jointly(tree, readings, Spellings(tiny_model.tokenizer), ends, JointConfig(llm_weight=3.0))
     assert [x.finished[0].ids for x in found] != [x.finished[0].ids for x in deaf]
     n_nodes = tree.n_nodes
-    find_words_jointly(tree, readings, tiny_model.spellings, ends, JointConfig(llm_weight=3.0))
+    find_words_jointly(tree, readings, Spellings(tiny_model.tokenizer), ends, JointConfig(llm_weight=3.0))
     assert tree.n_nodes == n_nodes
 
 
@@ -108,7 +113,8 @@ def test_of_what_is_surely_speech_something_is_found(tiny_model: BlspModel) -> N
     silence = Reading(torch.tensor([70, 80]), torch.tensor([[-1e-3, -8.0, -9.0]] * 4))
     ends = sorted(tiny_model.stop_token_ids)
     perhaps, surely = (
-        find_words_jointly(None, [silence], tiny_model.spellings, ends, is_speech=[said])[0] for said in (False, True)
+        find_words_jointly(None, [silence], Spellings(tiny_model.tokenizer), ends, is_speech=[said])[0]
+        for said in (False, True)
     )
     assert perhaps.finished[0].ids == []
     assert surely.finished[0].ids == [70]
@@ -120,10 +126,10 @@ def test_letters_count_and_their_fit_is_told(tiny_model: BlspModel) -> None:
     spelt[torch.arange(3), torch.tensor(letter_labels("the"))] = 0.9
     reading = Reading(torch.tensor([token]), torch.tensor([[0.1, 0.8], [0.8, 0.1]]).log(), spelt.log())
     ends = sorted(tiny_model.stop_token_ids)
-    (found,) = find_words_jointly(None, [reading], tiny_model.spellings, ends)
+    (found,) = find_words_jointly(None, [reading], Spellings(tiny_model.tokenizer), ends)
     assert found.finished[0].ids == [token]
     assert found.letter_fit == pytest.approx(np.log(0.9), abs=0.01)
-    (deaf,) = find_words_jointly(None, [reading], tiny_model.spellings, ends, JointConfig(letter_weight=0.0))
+    (deaf,) = find_words_jointly(None, [reading], Spellings(tiny_model.tokenizer), ends, JointConfig(letter_weight=0.0))
     assert deaf.letter_fit == 0.0
     assert found.finished[0].score < deaf.finished[0].score
 
@@ -164,7 +170,7 @@ def test_what_comes_first_is_read_and_expected_as_a_text_begins(tiny_model: Blsp
 
 
 def test_openings_are_words_without_their_blank(tiny_model: BlspModel) -> None:
-    openings = tiny_model.spellings.openings
+    openings = Spellings(tiny_model.tokenizer).openings
     assert openings
     for token, opening in openings.items():
         assert tiny_model.tokenizer.decode([token]) == " " + tiny_model.tokenizer.decode([opening])
@@ -188,7 +194,7 @@ def test_what_is_adopted_is_all_that_was_read(tiny_model: BlspModel, ids: tuple[
 def test_only_what_one_decoder_reads_can_be_adopted(tiny_model: BlspModel) -> None:
     llm = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2)).eval()
     with pytest.raises(ValueError, match="`adopt` needs an LLM that `FastDecoder` reads"):
-        LlmTree(BlspModel(None, None, llm, tiny_model.tokenizer, tiny_model.template), PROMPT).adopt([70])
+        LlmTree(make_model(None, None, llm, tiny_model.tokenizer, tiny_model.template), PROMPT).adopt([70])
 
 
 def test_what_an_utterance_says_is_foreseen_in_the_last_pass(tiny_model: BlspModel) -> None:
@@ -202,13 +208,13 @@ def test_what_an_utterance_says_is_foreseen_in_the_last_pass(tiny_model: BlspMod
         asked.append((number, path))
         return [(*path, 5, 6)]
 
-    found = find_words_jointly(tree, clear, tiny_model.spellings, ends, last_paths=last_paths)
+    found = find_words_jointly(tree, clear, Spellings(tiny_model.tokenizer), ends, last_paths=last_paths)
     assert [tuple(search.finished[0].ids) for search in found] == [(70, 80), (90,)]
     assert {(0, (70, 80)), (1, (90,))} <= set(asked)
     n_nodes = tree.n_nodes
     tree.read([(70, 80, 5, 6), (90, 5, 6)])
     assert tree.n_nodes == n_nodes
-    alone = find_words_jointly(LlmTree(tiny_model, PROMPT), clear, tiny_model.spellings, ends)
+    alone = find_words_jointly(LlmTree(tiny_model, PROMPT), clear, Spellings(tiny_model.tokenizer), ends)
     for search, other in zip(found, alone):
         assert [words.ids for words in search.finished] == [words.ids for words in other.finished]
         assert search.finished[0].score == pytest.approx(other.finished[0].score, abs=1e-4)
@@ -217,7 +223,7 @@ def test_what_an_utterance_says_is_foreseen_in_the_last_pass(tiny_model: BlspMod
 def test_an_llm_of_an_unknown_kind_reads_the_same(tiny_model: BlspModel) -> None:
     torch.manual_seed(3)
     llm = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=128, n_embd=32, n_layer=2, n_head=2)).eval()
-    model = BlspModel(None, None, llm, tiny_model.tokenizer, tiny_model.template)
+    model = make_model(None, None, llm, tiny_model.tokenizer, tiny_model.template)
     tree, tokens = LlmTree(model, PROMPT), [5, 70, 80, 90]
     tree.read(PATHS)
     for path, scores in zip(PATHS, tree.log_probs(PATHS, torch.tensor(tokens))):
@@ -235,7 +241,7 @@ def reading_model(tiny_model: Any) -> BlspModel:
     torch.manual_seed(1)
     width = tiny_model.llm.config.hidden_size
     adapter = Adapter(AdapterConfig(width, width, bottleneck_dim=8, readout="ctc_expected")).eval()
-    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+    return make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
 
 
 def test_transcripts_of_a_batch_are_those_of_each_utterance(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
@@ -249,12 +255,14 @@ def test_what_is_transcribed_is_the_best_of_the_search(reading_model: BlspModel,
     waveform = make_speech(1.0)
     assert reading_model.adapter is not None
     config = JointConfig(tokens_per_frame=3)
-    frames, lengths, letters = reading_model.adapter.forward_with_letters(*reading_model.encode_windows([waveform]))
-    readings = reading_model.readings(reading_model.token_scores(frames), lengths, letters, 3)
+    frames, lengths, letters = reading_model.adapter.forward_with_letters(
+        *speech_reader(reading_model).encode_windows([waveform])
+    )
+    readings = WordFinder(reading_model).readings(WordFinder(reading_model).token_scores(frames), lengths, letters, 3)
     prompt = token_ids(PromptRow(tuple(render(reading_model.template, write_instruction().text_turns("")))))
     ends = sorted(reading_model.stop_token_ids)
-    tree = LlmTree(reading_model, prompt, reading_model.spellings.openings)
-    (found,) = find_words_jointly(tree, readings, reading_model.spellings, ends, config)
+    tree = LlmTree(reading_model, prompt, Spellings(reading_model.tokenizer).openings)
+    (found,) = find_words_jointly(tree, readings, Spellings(reading_model.tokenizer), ends, config)
     text = reading_model.tokenizer.decode(found.finished[0].ids, clean_up_tokenization_spaces=False).strip()
     assert transcribe(reading_model, waveform, config) == text != ""
 
@@ -263,13 +271,13 @@ def test_a_head_with_a_vocabulary_finds_no_other_tokens(reading_model: BlspModel
     adapter = reading_model.adapter
     assert adapter is not None
     assert adapter.ctc is not None
-    found = adapter.forward_with_letters(*reading_model.encode_windows([make_speech(1.0)]))
-    everything = reading_model.token_scores(found[0])
+    found = adapter.forward_with_letters(*speech_reader(reading_model).encode_windows([make_speech(1.0)]))
+    everything = WordFinder(reading_model).token_scores(found[0])
     vocabulary = torch.tensor([64, 70, 90, 200])
     adapter.set_vocabulary(vocabulary, writes=False)
-    scores = reading_model.token_scores(found[0])
+    scores = WordFinder(reading_model).token_scores(found[0])
     torch.testing.assert_close(scores, everything[:, :, [0, *(1 + vocabulary)]])
-    (reading,) = reading_model.readings(scores, found[1], None, 4)
+    (reading,) = WordFinder(reading_model).readings(scores, found[1], None, 4)
     assert set(reading.candidates.tolist()) <= set(vocabulary.tolist())
     chances = scores[0].log_softmax(1)[:, 1:]
     columns = [vocabulary.tolist().index(token) for token in reading.candidates.tolist()]
@@ -287,7 +295,9 @@ def test_the_same_words_in_capitals_take_no_place(tiny_model: BlspModel) -> None
     chances = torch.tensor([[0.01, 0.34, 0.33, 0.32], [0.97, 0.01, 0.01, 0.01]]).log()
     config = JointConfig(shortlist=2, beam=2, tokens_at_once=1, llm_weight=0, letter_bonus=0)
     ends = sorted(tiny_model.stop_token_ids)
-    (found,) = find_words_jointly(None, [Reading(torch.tensor(ids), chances)], tiny_model.spellings, ends, config)
+    (found,) = find_words_jointly(
+        None, [Reading(torch.tensor(ids), chances)], Spellings(tiny_model.tokenizer), ends, config
+    )
     assert {tiny_model.tokenizer.decode(words.ids).lower() for words in found.finished} >= {"e", "t"}
 
 
@@ -298,12 +308,12 @@ def test_who_asks_first_in_inference_mode_leaves_the_scores_of_use_to_others(
     assert adapter is not None
     values, scales = quantize_rows(llm.get_input_embeddings().weight.detach())
     llm.set_input_embeddings(PackedEmbedding(values, scales, row_norms(values)))
-    model = BlspModel(reading_model.encoder, adapter, llm, reading_model.tokenizer, reading_model.template).eval()
+    model = make_model(reading_model.encoder, adapter, llm, reading_model.tokenizer, reading_model.template).eval()
     adapter.set_vocabulary(torch.tensor([64, 70, 90, 200]), writes=False)
     waveform = make_speech(1.0)
     transcribe(model, waveform)  # in inference mode
-    frames, _, _ = adapter.forward_with_letters(*model.encode_windows([waveform]))
+    frames, _, _ = adapter.forward_with_letters(*speech_reader(model).encode_windows([waveform]))
     assert frames.requires_grad
-    scores = model.token_scores(frames)
+    scores = WordFinder(model).token_scores(frames)
     with torch.no_grad():
-        torch.testing.assert_close(scores, model.token_scores(frames))
+        torch.testing.assert_close(scores, WordFinder(model).token_scores(frames))

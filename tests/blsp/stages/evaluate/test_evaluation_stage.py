@@ -23,6 +23,7 @@ from blsp.data.manifest import Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.speech_reader import make_model
 from blsp.decoding.translate import Translation, Translator
 from blsp.errors import BlspError, ConfigError, DataError, UnsupportedError
 from blsp.evaluation import hypotheses
@@ -76,7 +77,7 @@ def ctc_model(tiny_model: BlspModel) -> BlspModel:
     torch.manual_seed(3)
     width = tiny_model.llm.config.hidden_size
     adapter = Adapter(AdapterConfig(width, width, bottleneck_dim=8, readout="ctc_expected")).eval()
-    return BlspModel(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
+    return make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
 
 
 @pytest.fixture
@@ -337,7 +338,7 @@ def test_utterances_without_reference_can_be_left_out(
 def test_reading_transcripts_needs_no_speech(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
 ) -> None:
-    model = BlspModel(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
+    model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
     use_model(model)
     (config.out.parent / "speech.wav").unlink()
     config = replace(config, tasks=(TaskConfig(kind="asr", reads="transcript", max_new_tokens=8),), max_utterances=3)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 from blsp.conversation import Turn
 from blsp.data.batching import BatchingConfig
+from blsp.decoding.speech_reader import make_model
 from blsp.errors import DataError, ModelNotFoundError
 from blsp.modeling.batch import PromptExample
 from blsp.modeling.model import BlspModel
@@ -30,7 +31,7 @@ OPTIONS = TextOptions(batch_size=2, batching=BatchingConfig(max_seconds=200))
 
 @pytest.fixture
 def model(tiny_llm: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast) -> BlspModel:
-    return BlspModel(None, None, copy.deepcopy(tiny_llm), tiny_tokenizer, PaperPromptTemplate(tiny_tokenizer))
+    return make_model(None, None, copy.deepcopy(tiny_llm), tiny_tokenizer, PaperPromptTemplate(tiny_tokenizer))
 
 
 def make_task(model: BlspModel, tmp_path: Path, options: TextOptions = OPTIONS) -> TextTask:
@@ -71,7 +72,7 @@ def test_all_parameters_are_trained_and_the_prompt_is_not_kept(model: BlspModel,
     with torch.no_grad():
         for parameter in model.llm.parameters():
             parameter.mul_(0.5)
-    fresh = BlspModel(None, None, copy.deepcopy(model.llm), model.tokenizer, model.template)
+    fresh = make_model(None, None, copy.deepcopy(model.llm), model.tokenizer, model.template)
     batch = fresh.collate([PromptExample([Turn("user", p.instruction)], p.response) for p in PAIRS[:3]])
     assert task.validate()["loss"] == pytest.approx(fresh(batch).loss.item(), rel=1e-5)
     assert task.validate()["loss"] != pytest.approx(before, rel=1e-3)

@@ -14,6 +14,7 @@ from blsp.data.answers.wordings import behaviour_wordings
 from blsp.data.sample import Exchange, Sample
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.prompt_history import Entry
+from blsp.decoding.speech_reader import make_model
 from blsp.instructions import Instruction
 from blsp.modeling.batch import IGNORED_LABEL, PromptBatch, PromptExample, PromptRow, collate, lay_out, shared_prefix
 from blsp.modeling.model import BlspModel
@@ -81,7 +82,7 @@ def test_training_reads_what_talking_reads(
     tiny_model: BlspModel, make_speech: MakeSpeech, sample: Sample, system: str | None, kind: str
 ) -> None:
     template: PromptTemplate = PaperPromptTemplate(tiny_model.tokenizer) if kind == "paper" else tiny_model.template
-    model = BlspModel(tiny_model.encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, template)
+    model = make_model(tiny_model.encoder, tiny_model.adapter, tiny_model.llm, tiny_model.tokenizer, template)
     sample = replace(sample, instruction=replace(sample.instruction, system=system))
     turns = sample.turns(speech_of(sample, make_speech))
     row = collate(template, [PromptExample(turns, sample.response)]).rows[0]
