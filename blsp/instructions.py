@@ -63,6 +63,11 @@ class Instruction:
         return [*self.before, Turn("user", f"{self.text} {transcript.strip()}".strip())]
 
 
+VOICE_ASSISTANT = "You are a voice assistant. People ask you everyday questions aloud. Answer briefly."
+"""Who the assistant of the program is, where the user does not say it. With it an LLM expects what is asked aloud, and
+so tells words that sound alike better (decision 0038)."""
+
+
 @functools.cache
 def repeat_instruction() -> Instruction:
     """Repeat what was said, with one example in text.

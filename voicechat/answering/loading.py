@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from voicechat.model_options import ModelOptions
 
 EngineKind = Literal["blsp", "cascade"]
-VOICE_ASSISTANT = "You are a voice assistant. People ask you everyday questions aloud. Answer briefly."
-"""Who the assistant is, where the user does not say it. With it the LLM expects what is asked aloud: everyday questions
-cost it 0.9 times the nats, which is also how well it tells words that sound alike."""
 
 
 def load_engine(
@@ -36,6 +33,7 @@ def load_engine(
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.models.load`.
     """
+    from blsp.instructions import VOICE_ASSISTANT
     from blsp.modeling.prompt import ChatPromptTemplate
     from blsp.models.load import load_model, load_whisper
     from voicechat.answering.cascade import CascadeEngine

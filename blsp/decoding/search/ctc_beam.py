@@ -22,7 +22,7 @@ _SPACE = LETTERS.index(" ")
 _BLANKS = "Ġ▁"
 """How tokenizers write a blank at the beginning of a token, byte-level ones and SentencePiece."""
 _SPELT = 8
-"""How many times more beginnings are spelt than are followed."""
+"""How many times more prefixes are spelt than are followed."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class SearchConfig:
     """How the scores make one: log P(tokens) + `letter_weight` * log P(letters) + `letter_bonus` * letters."""
 
     beam: int = 8
-    """Beginnings of each utterance that are followed."""
+    """Prefixes of each utterance that are followed."""
     letter_weight: float = 0.8
     """Weight of the log probability that the adapter gives their letters, where it reads letters."""
     letter_bonus: float = 0.0
     """Added for each letter or digit. (A bonus for each token would favour words in fragments.)"""
-    outlook: float = 0.5
-    """What a letter that is still to come is expected to cost. It counts where beginnings are chosen that are followed:
+    look_ahead: float = 0.5
+    """What a letter that is still to come is expected to cost. It counts where prefixes are chosen that are followed:
     without it, those that have said least would look best, fragments of words again."""
     tokens_per_frame: int = 6
     """Candidates are the best tokens of each frame, so many of them."""
@@ -189,7 +189,7 @@ class WordSearch:
         is_speech: Whether something was said: no words at all are then not among what is found.
 
     Shapes:
-        N beginnings that are followed, C candidates.
+        N prefixes that are followed, C candidates.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class WordSearch:
         if config.letter_weight and reading.letters is not None:
             self._speller = Speller(reading.letters, [spelling.letters for spelling in self._spelt])
         self._ids: list[list[int]] = [[]]
-        self._written = [""]  # each beginning in small letters
+        self._written = [""]  # each prefix in small letters
         self._said = torch.zeros(1, dtype=torch.int64)  # letters and digits in each
         self._longest = len(reading.log_probs)
         self._best_score = -float("inf")
@@ -215,7 +215,7 @@ class WordSearch:
 
     @property
     def n_rows(self) -> int:
-        """Beginnings that are followed; none once the search is over."""
+        """Prefixes that are followed; none once the search is over."""
         return len(self._ids)
 
     @property
@@ -224,7 +224,7 @@ class WordSearch:
         return sorted(self._finished.values(), key=lambda words: -words.score)
 
     def advance(self) -> None:
-        """Add a token to each beginning, and go on with the best of what that makes."""
+        """Add a token to each prefix, and go on with the best of what that makes."""
         bonus = self._config.letter_bonus
         self._finish(bonus * self._said)
         if not self._spelt or self._longest <= len(self._ids[0]):
@@ -268,19 +268,19 @@ class WordSearch:
             Parents and numbers of the candidates, int64 (M,), at most as many as the beam is wide.
         """
         config = self._config
-        outlook = config.outlook * said
+        look_ahead = config.look_ahead * said
         # Spelling costs time: only what is good enough without letters is spelt.
         spelt_so_far = 0.0 if self._speller is None else config.letter_weight * self._speller.prefixes.begins[:, None]
-        top = (scores + outlook + spelt_so_far).flatten().topk(min(_SPELT * config.beam, scores.numel())).indices
+        top = (scores + look_ahead + spelt_so_far).flatten().topk(min(_SPELT * config.beam, scores.numel())).indices
         parents, tokens = top // scores.size(1), top % scores.size(1)
-        scores, outlook = scores.flatten()[top], outlook.flatten()[top]
+        scores, look_ahead = scores.flatten()[top], look_ahead.flatten()[top]
         spelt = None
         if self._speller is not None:
             spelt = self._speller.extended(parents.tolist(), tokens.tolist())
             scores = scores + config.letter_weight * spelt.begins
         # The same words in other tokens, or with capitals, would only take a place.
         chosen: dict[str, int] = {}
-        for i in (scores + outlook).argsort(descending=True).tolist():
+        for i in (scores + look_ahead).argsort(descending=True).tolist():
             if len(chosen) < config.beam and float(scores[i]) > self._best_score:
                 chosen.setdefault(self._text(int(parents[i]), int(tokens[i])), i)
         rows = torch.tensor(list(chosen.values()), dtype=torch.int64)
@@ -290,7 +290,7 @@ class WordSearch:
 
 
 class Speller:
-    """Scores beginnings by the letters that the adapter read. One utterance.
+    """Scores prefixes by the letters that the adapter read. One utterance.
 
     Args:
         letters: Log probabilities of the blank and of the letters, float (H, 1 + letters).
@@ -301,10 +301,10 @@ class Speller:
         self._scorer = CtcPrefixScorer(letters.cpu())
         self._spellings = spellings
         self.prefixes = self._scorer.start()
-        """Those of the beginnings that are followed."""
+        """Those of the prefixes that are followed."""
 
     def extended(self, parents: Sequence[int], candidates: Sequence[int]) -> Prefixes:
-        """Beginnings with one candidate more; spaces are read between words only, and once."""
+        """Prefixes with one candidate more; spaces are read between words only, and once."""
         last = self.prefixes.last.tolist()
         added = [
             spelling[1:] if spelling and spelling[0] == _SPACE and last[parent] in (-1, _SPACE) else spelling

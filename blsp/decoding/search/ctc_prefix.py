@@ -1,6 +1,6 @@
-"""How well beginnings of a transcript fit what a CTC head heard, for many beginnings and tokens at once.
+"""How well prefixes of a transcript fit what a CTC head heard, for many prefixes and tokens at once.
 
-Exact but for what is less likely than e**-100: a beginning is only looked at in the frames where it may have ended, so
+Exact but for what is less likely than e**-100: a prefix is only looked at in the frames where it may have ended, so
 that the work for a word does not grow with the length of the utterance.
 """
 
@@ -16,30 +16,30 @@ from torch import Tensor
 _NEVER = -1e30
 """Logarithm of a probability of zero; finite, so that differences stay numbers."""
 _NEGLIGIBLE = 100.0
-"""Nats below a beginning's best frame at which its other frames are let go."""
+"""Nats below a prefix's best frame at which its other frames are let go."""
 _MORE_FRAMES = 24
-"""Frames after its parent's that a beginning is followed at first; as many as it takes in a pause."""
+"""Frames after its parent's that a prefix is followed at first; as many as it takes in a pause."""
 
 
 @dataclass(frozen=True)
 class Prefixes:
-    """N beginnings of a transcript.
+    """N prefixes of a transcript.
 
     Shapes:
         W numbers of frames in a row, from `start` on: entry w is about the first `start + w` frames. At all others
-        no beginning ends.
+        no prefix ends.
     """
 
     ends_in_token: Tensor
-    """Log probability of all paths that read the beginning in so many frames, its last token last, float64 (N, W)."""
+    """Log probability of all paths that read the prefix in so many frames, its last token last, float64 (N, W)."""
     ends_in_blank: Tensor
     """The same of paths that end in the blank (or have no frame), float64 (N, W)."""
     last: Tensor
-    """Number of the last token of each beginning, int64 (N,); -1 for the empty one."""
+    """Number of the last token of each prefix, int64 (N,); -1 for the empty one."""
     begins: Tensor
     """Log probability that what was said begins so, float64 (N,)."""
     complete: Tensor
-    """Log probability that each beginning is all that was said, float64 (N,)."""
+    """Log probability that each prefix is all that was said, float64 (N,)."""
     start: int
     """Number of frames that the first entries are about."""
 
@@ -72,14 +72,14 @@ class Prefixes:
 
 
 class CtcPrefixScorer:
-    """Log probabilities of transcripts' beginnings under a CTC head. One utterance.
+    """Log probabilities of transcripts' prefixes under a CTC head. One utterance.
 
     Args:
         log_probs: Of the blank (index 0) and of C candidate tokens, float (T, 1 + C). They need not sum to one: what
             is missing belongs to tokens that are no candidates.
 
     Shapes:
-        T frames, C candidates, N beginnings, W entries of these.
+        T frames, C candidates, N prefixes, W entries of these.
     Source: Watanabe et al. 2017, "Hybrid CTC/Attention Architecture for End-to-End Speech Recognition", algorithm 2;
     the recursions over time are cumulative sums here.
     """
@@ -92,19 +92,19 @@ class CtcPrefixScorer:
         self._sums = F.pad(self._tokens.cumsum(1), (1, 0))  # (C, T + 1): that they are all this token
 
     def start(self) -> Prefixes:
-        """The empty beginning."""
+        """The empty prefix."""
         blank = self._blank[None]
         return self._trimmed(torch.full_like(blank, _NEVER), blank, torch.full((1,), -1), blank.new_zeros(1), 0)
 
     def scores(self, prefixes: Prefixes) -> Tensor:
-        """Log probability that what was said begins with each beginning and each candidate after it, float64 (N, C)."""
+        """Log probability that what was said begins with each prefix and each candidate after it, float64 (N, C)."""
         free, after_blank = self._arrivals(prefixes)
         again = torch.arange(len(self._tokens))[None] == prefixes.last[:, None]  # (N, C)
         arrivals = torch.where(again[:, :, None], after_blank[:, None], free[:, None])
         return torch.logsumexp(arrivals + self._tokens[:, prefixes.start :][:, : free.size(1)], dim=2)
 
     def extend(self, prefixes: Prefixes, rows: Sequence[int] | Tensor, tokens: Sequence[int] | Tensor) -> Prefixes:
-        """Beginnings `rows` (M,), each with one candidate of `tokens` (M,) added."""
+        """Prefixes `rows` (M,), each with one candidate of `tokens` (M,) added."""
         tokens, start = torch.as_tensor(tokens), prefixes.start
         if start == self._n_frames:  # there is none left for another token
             never = torch.full((len(tokens),), _NEVER, dtype=torch.float64)
@@ -125,7 +125,7 @@ class CtcPrefixScorer:
             width *= 2
 
     def extend_by(self, prefixes: Prefixes, rows: Sequence[int], tokens: Sequence[Sequence[int]]) -> Prefixes:
-        """Beginnings `rows`, each with as many candidates added as `tokens` has for it, perhaps none.
+        """Prefixes `rows`, each with as many candidates added as `tokens` has for it, perhaps none.
 
         What begins alike is looked at once.
         """
@@ -143,7 +143,7 @@ class CtcPrefixScorer:
         return Prefixes.joined(finished).select(torch.tensor(order).argsort())
 
     def _arrivals(self, prefixes: Prefixes) -> tuple[Tensor, Tensor]:
-        """Log probability that each beginning is read before each frame from `start` on, float64 (N, A).
+        """Log probability that each prefix is read before each frame from `start` on, float64 (N, A).
 
         In all ways, so that another token may start there; and ending in the blank, so that the same one may.
         """
@@ -165,7 +165,7 @@ class CtcPrefixScorer:
         return token, blank
 
     def _trimmed(self, token: Tensor, blank: Tensor, last: Tensor, begins: Tensor, start: int) -> Prefixes:
-        """Beginnings without the entries at either end that are of no account, given the first one's frames."""
+        """Prefixes without the entries at either end that are of no account, given the first one's frames."""
         complete = torch.full_like(begins, _NEVER)
         if start + token.size(1) == self._n_frames + 1:
             complete = torch.logaddexp(token[:, -1], blank[:, -1])

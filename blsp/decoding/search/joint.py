@@ -1,8 +1,8 @@
-"""Words that adapter and LLM agree on: a search by sound that shows the LLM its best beginnings now and then.
+"""Words that adapter and LLM agree on: a beam search by sound that shows the LLM its best prefixes now and then.
 
-The sound alone knows no language; an LLM that is asked after each token, about each beginning, takes longer than the
+The sound alone knows no language; an LLM that is asked after each token, about each prefix, takes longer than the
 speech. So the search goes on by tokens and letters for a few tokens, and what is left then the LLM reads in one pass
-(`blsp.decoding.search.llm_tree`). Most of what it reads it reads once: beginnings are alike.
+(`blsp.decoding.search.llm_tree`). Most of what it reads it reads once: prefixes are alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blsp.decoding.search.llm_tree import LlmTree, Path
 from blsp.modeling.letters import letter_labels
 
 _SPELT = 4
-"""How many times more beginnings are spelt than are followed."""
+"""How many times more prefixes are spelt than are followed."""
 
 
 _LIKELY_END = 4.0
@@ -32,13 +32,13 @@ class JointConfig(SearchConfig):
     """How the scores make one, those of the search and the LLM's, and how much is looked at."""
 
     beam: int = 5
-    """Beginnings of an utterance that are followed after the LLM has read them."""
+    """Prefixes of an utterance that are followed after the LLM has read them."""
     shortlist: int = 12
-    """Beginnings that are followed by sound alone until it reads them."""
+    """Prefixes that are followed by sound alone until it reads them."""
     tokens_at_once: int = 8
-    """Tokens by which beginnings grow before it reads them, at most: they grow until the shortlist is full."""
+    """Tokens by which prefixes grow before it reads them, at most: they grow until the shortlist is full."""
     margin: float = 12.0
-    """Beginnings that are so many nats worse than the best are let go."""
+    """Prefixes that are so many nats worse than the best are let go."""
     llm_weight: float = 0.8
     """Weight of the log probability that the LLM gives the words; 0: it is not asked."""
     letter_weight: float = 0.4
@@ -73,7 +73,7 @@ def find_words_jointly(
     is_speech: Sequence[bool] | None = None,
     last_paths: Callable[[int, Path], Sequence[Path]] | None = None,
 ) -> list[JointSearch]:
-    """Search some utterances side by side, whose beginnings the LLM reads in the same passes.
+    """Search some utterances side by side, whose prefixes the LLM reads in the same passes.
 
     Args:
         tree: The LLM after a prompt that lets it expect a sentence; None, or a weight of 0, leaves it out.
@@ -90,25 +90,25 @@ def find_words_jointly(
     """
     config = config or JointConfig()
     said = is_speech or [False] * len(readings)
-    opinion = tree if config.llm_weight else None
+    llm = tree if config.llm_weight else None
     searches = [JointSearch(x, spellings, ends, config, is_speech=surely) for x, surely in zip(readings, said)]
     while active := [search for search in searches if not search.is_over]:
         for search in active:
-            search.grow(opinion)
-        if opinion is not None:
+            search.grow(llm)
+        if llm is not None:
             paths = [path for search in active for path in search.unread]
             if last_paths is not None:
                 ended = [(i, search.likely_end) for i, search in enumerate(searches) if search in active]
                 paths += [extra for i, path in ended if path for extra in last_paths(i, path)]
-            opinion.read(paths)
+            llm.read(paths)
         for search in active:
-            search.choose(opinion)
+            search.choose(llm)
     return searches
 
 
 @dataclass(frozen=True)
-class _Beginnings:
-    """N beginnings of one utterance that are followed."""
+class _LivePrefixes:
+    """N prefixes of one utterance that are followed."""
 
     paths: list[Path]
     """Token ids."""
@@ -120,21 +120,21 @@ class _Beginnings:
     """By the letters that were read."""
     n_letters: Tensor
     """Letters and digits in each, int64 (N,)."""
-    opinions: Tensor
+    lm_scores: Tensor
     """Of the LLM, weighted, as far as it has read them; with the bonus for their letters then; float64 (N,)."""
     is_full: bool = False
     """Whether others were let go for want of places."""
 
-    def select(self, rows: Sequence[int]) -> _Beginnings:
+    def select(self, rows: Sequence[int]) -> _LivePrefixes:
         """Some of them."""
         chosen = torch.tensor(rows, dtype=torch.int64)
-        return _Beginnings(
+        return _LivePrefixes(
             [self.paths[row] for row in rows],
             [self.written[row] for row in rows],
             self.tokens.select(chosen),
             None if self.letters is None else self.letters.select(chosen),
             self.n_letters[chosen],
-            self.opinions[chosen],
+            self.lm_scores[chosen],
         )
 
     def begins(self, letter_weight: float) -> Tensor:
@@ -150,7 +150,7 @@ class _Beginnings:
 
 @dataclass(frozen=True)
 class _Ending:
-    """A beginning with which the utterance may end."""
+    """A prefix with which the utterance may end."""
 
     path: Path
     written: str
@@ -170,7 +170,7 @@ class JointSearch:
         is_speech: Whether something was said: no words at all are then not among what is found.
 
     Shapes:
-        N beginnings that are followed, C candidates.
+        N prefixes that are followed, C candidates.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class JointSearch:
         if config.letter_weight and reading.letters is not None:
             self._speller = Speller(reading.letters, [spelling.letters for spelling in self._spelt])
         self._longest = len(reading.log_probs)
-        self._live = _Beginnings(
+        self._live = _LivePrefixes(
             [()],
             [""],
             self._scorer.start(),
@@ -203,7 +203,7 @@ class JointSearch:
         )
         self._endings: list[_Ending] = []  # those that the LLM has not read
         self._expected: dict[Path, Tensor] = {}
-        self._opinions: dict[Path, float] = {(): 0.0}
+        self._lm_scores: dict[Path, float] = {(): 0.0}
         self._best_score = self._best_sound = -float("inf")
         self._finished: dict[str, Words] = {}  # by how it is written
         self.letter_fit = 0.0
@@ -211,7 +211,7 @@ class JointSearch:
 
     @property
     def is_over(self) -> bool:
-        """Whether no beginning is followed any more."""
+        """Whether no prefix is followed any more."""
         return not self._live.paths
 
     @property
@@ -230,18 +230,18 @@ class JointSearch:
         best = max(self._endings, key=self._score_so_far, default=None)
         if best is None or (score := self._score_so_far(best)) < self._best_score:
             return ()
-        live = self._live.begins(self._config.letter_weight) + self._live.opinions
+        live = self._live.begins(self._config.letter_weight) + self._live.lm_scores
         return () if len(live) and float(live.max()) > score + _LIKELY_END else best.path
 
     def _score_so_far(self, ending: _Ending) -> float:
         """The score of an ending but for what the LLM makes of the tokens that it has not read."""
         path = ending.path
-        n_known = next(n for n in range(len(path), -1, -1) if path[:n] in self._opinions)
+        n_known = next(n for n in range(len(path), -1, -1) if path[:n] in self._lm_scores)
         n_letters = sum(int(self._n_letters[self._numbers[token]]) for token in path[:n_known])
-        return ending.sound + self._opinions[path[:n_known]] + self._config.letter_bonus * n_letters
+        return ending.sound + self._lm_scores[path[:n_known]] + self._config.letter_bonus * n_letters
 
     def grow(self, tree: LlmTree | None = None) -> None:
-        """Follow beginnings for a few tokens by sound, and the first of these by what the LLM expects there too."""
+        """Follow prefixes for a few tokens by sound, and the first of these by what the LLM expects there too."""
         if tree is not None:
             self._listen(tree, self._live.paths)
         for _ in range(self._config.tokens_at_once):
@@ -266,13 +266,13 @@ class JointSearch:
         if self.is_over:
             return
         bonus = config.letter_bonus * self._live.n_letters
-        opinions = bonus + torch.tensor([self._opinion(path) for path in self._live.paths], dtype=torch.float64)
-        live = replace(self._live, opinions=opinions)
-        scores = live.begins(config.letter_weight) + opinions
-        hopes = scores + config.outlook * live.n_letters
-        order = hopes.argsort(descending=True).tolist()
-        least = float(hopes[order[0]]) - config.margin
-        rows = [i for i in order[: config.beam] if float(hopes[i]) > least and float(scores[i]) > self._best_score]
+        lm_scores = bonus + torch.tensor([self._lm_score(path) for path in self._live.paths], dtype=torch.float64)
+        live = replace(self._live, lm_scores=lm_scores)
+        scores = live.begins(config.letter_weight) + lm_scores
+        estimates = scores + config.look_ahead * live.n_letters
+        order = estimates.argsort(descending=True).tolist()
+        least = float(estimates[order[0]]) - config.margin
+        rows = [i for i in order[: config.beam] if float(estimates[i]) > least and float(scores[i]) > self._best_score]
         self._live = live.select(rows)
 
     def _note_endings(self) -> None:
@@ -286,19 +286,19 @@ class JointSearch:
                 fit = float(live.letters.complete[row]) / max(1, len(letter_labels(written)))
             self._endings.append(_Ending(path, written, sound, int(live.n_letters[row]), fit))
 
-    def _longer(self, live: _Beginnings) -> _Beginnings:
-        """The best of all beginnings with one token more, by sound and by what was said of them before."""
+    def _longer(self, live: _LivePrefixes) -> _LivePrefixes:
+        """The best of all prefixes with one token more, by sound and by what was said of them before."""
         config = self._config
-        scores = self._scorer.scores(live.tokens) + live.opinions[:, None]  # (N, C)
+        scores = self._scorer.scores(live.tokens) + live.lm_scores[:, None]  # (N, C)
         said = live.n_letters[:, None] + self._n_letters
         if all(path in self._expected for path in live.paths):
             expected = torch.stack([self._expected[path][: len(self._ids)] for path in live.paths])
             scores = scores + config.llm_weight * expected + config.letter_bonus * self._n_letters
-        hopes = scores + config.outlook * said
+        estimates = scores + config.look_ahead * said
         if live.letters is not None:
-            hopes = hopes + config.letter_weight * live.letters.begins[:, None]
+            estimates = estimates + config.letter_weight * live.letters.begins[:, None]
         # Spelling costs time: only what is good enough without letters is spelt.
-        top = hopes.flatten().topk(min(_SPELT * config.shortlist, hopes.numel())).indices
+        top = estimates.flatten().topk(min(_SPELT * config.shortlist, estimates.numel())).indices
         parents, tokens = top // scores.size(1), top % scores.size(1)
         scores, said = scores.flatten()[top], said.flatten()[top]
         spelt = None
@@ -306,27 +306,27 @@ class JointSearch:
             self._speller.prefixes = live.letters
             spelt = self._speller.extended(parents.tolist(), tokens.tolist())
             scores = scores + config.letter_weight * spelt.begins
-        hopes = scores + config.outlook * said
-        order = hopes.argsort(descending=True).tolist()
-        least = float(hopes[order[0]]) - config.margin
+        estimates = scores + config.look_ahead * said
+        order = estimates.argsort(descending=True).tolist()
+        least = float(estimates[order[0]]) - config.margin
         written = [live.written[i] + self._spelt[j].text for i, j in zip(parents.tolist(), tokens.tolist())]
         chosen: dict[str, int] = {}  # the same words in other tokens, or with capitals, would only take a place
         is_full = False
         for i in order:
-            if float(hopes[i]) < least:
+            if float(estimates[i]) < least:
                 break
             if is_full := len(chosen) == config.shortlist:
                 break
             chosen.setdefault(written[i], i)
         rows = torch.tensor(list(chosen.values()), dtype=torch.int64)
         parents, tokens = parents[rows], tokens[rows]
-        return _Beginnings(
+        return _LivePrefixes(
             [(*live.paths[i], self._ids[j]) for i, j in zip(parents.tolist(), tokens.tolist())],
             list(chosen),
             self._scorer.extend(live.tokens, parents, tokens),
             None if spelt is None else spelt.select(rows),
             said[rows],
-            live.opinions[parents],
+            live.lm_scores[parents],
             is_full,
         )
 
@@ -336,16 +336,16 @@ class JointSearch:
         if new:
             self._expected |= zip(new, tree.log_probs(list(new), self._choices))
 
-    def _opinion(self, path: Path) -> float:
+    def _lm_score(self, path: Path) -> float:
         """What the LLM gives a path, weighted; 0 where it is not asked."""
-        if path not in self._opinions:
+        if path not in self._lm_scores:
             expected = self._expected.get(path[:-1])
             own = 0.0 if expected is None else self._config.llm_weight * float(expected[self._numbers[path[-1]]])
-            self._opinions[path] = self._opinion(path[:-1]) + own
-        return self._opinions[path]
+            self._lm_scores[path] = self._lm_score(path[:-1]) + own
+        return self._lm_scores[path]
 
     def _finish(self, ending: _Ending) -> None:
-        score = ending.sound + self._config.letter_bonus * ending.n_letters + self._opinion(ending.path)
+        score = ending.sound + self._config.letter_bonus * ending.n_letters + self._lm_score(ending.path)
         if (expected := self._expected.get(ending.path)) is not None:
             score += self._config.llm_weight * float(expected[len(self._ids) :].logsumexp(0))
         known = self._finished.get(ending.written)

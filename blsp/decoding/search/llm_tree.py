@@ -100,7 +100,7 @@ class LlmTree:
 
     @torch.inference_mode()
     def adopt(self, ids: Sequence[int]) -> tuple[int, Tensor]:
-        """Leave what has read the prompt with the beginning of `ids` that was read too, and nothing else.
+        """Leave what has read the prompt with the prefix of `ids` that was read too, and nothing else.
 
         The tree must not be read on afterwards.
 

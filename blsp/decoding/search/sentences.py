@@ -59,11 +59,11 @@ def as_typed(
         return [Sentence([], []) for _ in words]
     log_probs, after = expect(candidates)
     mark, is_asked = _question_mark(tokenizer, after)
-    opinions = iter(zip(log_probs.tolist(), is_asked))
+    lm_scores = iter(zip(log_probs.tolist(), is_asked))
     sentences = []
     for row in choices:
         best, sentence = -float("inf"), Sentence([], [])
-        for (ids, x), (log_prob, asked) in zip(row, opinions):
+        for (ids, x), (log_prob, asked) in zip(row, lm_scores):
             score = x.score + LLM_WEIGHT * log_prob + LETTER_BONUS * x.n_letters
             if score > best:
                 best, sentence = score, Sentence([*ids, *mark] if asked else ids, x.ids)

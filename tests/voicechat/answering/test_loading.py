@@ -6,9 +6,10 @@ import pytest
 
 import blsp.models.load
 from blsp.decoding.speech_reader import make_model
+from blsp.instructions import VOICE_ASSISTANT
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
-from voicechat.answering.loading import VOICE_ASSISTANT, load_engine
+from voicechat.answering.loading import load_engine
 from voicechat.model_options import ModelOptions
 
 
