@@ -64,8 +64,8 @@ class Instruction:
 
 
 VOICE_ASSISTANT = "You are a voice assistant. People ask you everyday questions aloud. Answer briefly."
-"""Who the assistant of the program is, where the user does not say it. With it an LLM expects what is asked aloud, and
-so tells words that sound alike better (decision 0038)."""
+"""Who an assistant is that people speak to. With it an LLM expects what is asked aloud, and so tells words that sound
+alike better (decision 0038)."""
 
 
 @functools.cache

@@ -28,7 +28,6 @@ from blsp.conversation import Turn
 from blsp.data.manifest import Manifest
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
-from blsp.instructions import VOICE_ASSISTANT
 from blsp.modeling.model import BlspModel
 from blsp.models.load import load_model
 from blsp.models.spec import resolve
@@ -46,7 +45,7 @@ class FirstToken:
     """
 
     def __init__(self, model: BlspModel) -> None:
-        self._conversation = Conversation(model, system=VOICE_ASSISTANT)
+        self._conversation = Conversation(model)
 
     def __call__(self, path: Path) -> float:
         """Milliseconds."""

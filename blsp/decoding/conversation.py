@@ -31,7 +31,7 @@ class Conversation:
 
     Args:
         model: The model. Conversations may share it, taking turns.
-        system: Who the assistant is; None for what the prompt format says by itself.
+        system: Who the assistant is; None for `model.assistant`, an empty one for what the prompt format itself says.
         max_context_tokens: Room for prompt and answer; None for all the LLM was trained for.
     """
 
@@ -39,6 +39,7 @@ class Conversation:
         self._model = model
         self._max_tokens = min(max_context_tokens or model.max_context_tokens, model.max_context_tokens)
         self._context = CachedContext(model)
+        system = (model.assistant if system is None else system) or None
         self._history = PromptHistory(model.template, self._context, system, max_tokens=self._max_tokens)
         self._expected: Entry | None = None  # the turn given to prefill()
         self._asked: Entry | None = None  # the turn that is or was last answered

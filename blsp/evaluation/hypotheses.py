@@ -20,7 +20,7 @@ from blsp.evaluation.question_answering import Question
 from blsp.evaluation.systems import System
 from blsp.evaluation.tasks import NOTHING_TO_THE_POINT, TaskConfig
 from blsp.evaluation.understanding import named_label
-from blsp.instructions import VOICE_ASSISTANT, Instruction
+from blsp.instructions import Instruction
 
 Group = Sequence[Utterance]
 """Utterances that are answered in one line: the turns of a conversation; of other tasks a single one."""
@@ -157,7 +157,7 @@ def _reply(system: System, task: TaskConfig, prompt: Sequence[Turn], given: Any)
     """What the program answers in a new conversation, and the words that its LLM has read, where there are any."""
     if not prompt:
         return {"hypothesis": "", "recognised": ""}
-    conversation = Conversation(system.model, system=VOICE_ASSISTANT)
+    conversation = Conversation(system.model)
     conversation.set_turns(prompt[:-1])
     try:
         answer = "".join(conversation.reply(prompt[-1], GenerationConfig(max_new_tokens=task.max_new_tokens)))

@@ -115,9 +115,8 @@ class TaskConfig:
     keys: Path | None = None
     """answer: right answers to some of the questions: lines of `question` and `accepted`, any of which may be there."""
     alone: bool = False
-    """answer: one after another, as in a conversation of the program, whose assistant knows that it is spoken to. A
-    packed LLM multiplies a single row otherwise than several, so that an answer's words depend on what is written
-    beside it."""
+    """answer: one after another, as in a conversation of the program. A packed LLM multiplies a single row otherwise
+    than several, so that an answer's words depend on what is written beside it."""
     only_with_reference: bool = False
     """Leave out utterances without the translation, label or text that is asked for."""
     paper_task: str | None = None

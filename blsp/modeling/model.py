@@ -91,6 +91,8 @@ class BlspModel(nn.Module):
         self.template = template
         self.reader: SpeechSource | None = None
         """Reads waveforms, and words; None where speech comes as encoder states or embeddings."""
+        self.assistant: str | None = None
+        """Who it is in conversations where nobody says so; None for what its prompt format says."""
         self.prefixes = PrefixCache(self)
         llm.requires_grad_(False)
         self.train(False)

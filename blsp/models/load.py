@@ -13,7 +13,7 @@ from blsp.errors import CheckpointError, UnsupportedError
 from blsp.models.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
 from blsp.models.memory import give_back_memory
 from blsp.models.placement import check_quantization, cpu_multiplies_bfloat16, select_device, select_dtype
-from blsp.models.spec import ModelSpec, adapter_folder, part_path
+from blsp.models.spec import EMBEDDED, ModelSpec, adapter_folder, part_path
 from blsp.models.transformers_log import quiet_transformers
 from blsp.progress import Progress
 from blsp.storage import read_json
@@ -63,6 +63,7 @@ def load_model(
     """
     from blsp.decoding.speech_reader import make_model
     from blsp.decoding.spoken_language import SpokenLanguage
+    from blsp.instructions import VOICE_ASSISTANT
 
     target = select_device(device)
     kind = select_dtype(dtype, target)
@@ -85,7 +86,10 @@ def load_model(
     if encoder is not None:
         language = SpokenLanguage(encoder, partial(_load_language_detector, spec), partial(_load_sound_detector, spec))
     give_back_memory()
-    return make_model(encoder, adapter, llm, tokenizer, template, language)
+    model = make_model(encoder, adapter, llm, tokenizer, template, language)
+    if spec.llm == EMBEDDED and spec.template == "chat":  # SmolLM2 answers worse for it
+        model.assistant = VOICE_ASSISTANT
+    return model
 
 
 def load_whisper(

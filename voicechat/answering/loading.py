@@ -26,15 +26,13 @@ def load_engine(
         options: Names of the model and its parts, device, dtype, quantisation.
         kind: How speech is read.
         progress: Told about downloads and conversions.
-        system: System prompt of the conversation; None for `VOICE_ASSISTANT` where the LLM has a chat format, an empty
-            one for what that format itself says.
+        system: System prompt of the conversation; None for what suits the model, an empty one for what its
+            prompt format itself says.
         language: Code of the language that is spoken; None to find out.
 
     Raises:
         BlspError: The weights are missing or do not fit; see `blsp.models.load`.
     """
-    from blsp.instructions import VOICE_ASSISTANT
-    from blsp.modeling.prompt import ChatPromptTemplate
     from blsp.models.load import load_model, load_whisper
     from voicechat.answering.cascade import CascadeEngine
     from voicechat.answering.engine import BlspEngine
@@ -42,9 +40,6 @@ def load_engine(
     spec = options.spec()
     where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "progress": progress}
     model = load_model(spec, **where, quantize=options.quantize, speech=kind == "blsp", packed=True)
-    if system is None and isinstance(model.template, ChatPromptTemplate):
-        system = VOICE_ASSISTANT
-    system = system or None
     if kind == "blsp":
         return BlspEngine(model, model_name=spec.name, system=system, language=language)
     whisper, tokenizer = load_whisper(spec, **where)

@@ -739,6 +739,15 @@ def test_nothing_is_answered_where_no_words_were_found(word_model: BlspModel, ma
     assert conversation.turns == []
 
 
+@pytest.mark.parametrize(
+    ("system", "expected"), [(None, "You hear well."), ("", None), ("You are kind.", "You are kind.")]
+)
+def test_who_the_assistant_is(tiny_model: BlspModel, system: str | None, expected: str | None) -> None:
+    model = private_copy(tiny_model)
+    model.assistant = "You hear well."
+    assert Conversation(model, system=system).system == expected
+
+
 # --- the context alone ---
 
 
