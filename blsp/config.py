@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
 import math
@@ -31,6 +30,7 @@ import yaml
 from blsp.environment import MAX_NAME_BYTES, is_nameable
 from blsp.errors import ConfigError
 from blsp.shown import shown, shown_path
+from blsp.suggestion import did_you_mean
 from blsp.user_paths import expand_user
 from blsp.yaml_text import Values, read_text, read_value, read_values
 
@@ -196,8 +196,7 @@ def _build(cls: Any, values: Any, where: str, prefix: str, default: Any) -> Any:
 
 
 def _unknown_key(name: str, prefix: str, known: Iterable[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f"Did you mean {prefix + near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}"
+    hint = did_you_mean(name, sorted(known), prefix=prefix) or f"Known: {', '.join(sorted(known))}"
     return ConfigError(f"{where}: unknown key {shown(prefix + name)}.", hint=hint)
 
 
@@ -266,8 +265,8 @@ def _of_literal(choices: tuple[Any, ...], value: Any) -> Any:
     if any(value == choice and type(value) is type(choice) for choice in choices):
         return value
     texts = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(value), texts, n=1) if isinstance(value, str) else []
-    raise _MismatchError(f"one of {', '.join(texts)}", f"Did you mean {near[0]!r}?" if near else None)
+    hint = did_you_mean(value, texts) if isinstance(value, str) else None
+    raise _MismatchError(f"one of {', '.join(texts)}", hint)
 
 
 def _of_union(kinds: tuple[Any, ...], value: Any, where: str, name: str, default: Any) -> Any:

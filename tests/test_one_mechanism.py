@@ -12,6 +12,7 @@ MECHANISMS = {
     "variables of launched processes": (r"\"(RANK|WORLD_SIZE|LOCAL_RANK)\"", {"blsp/environment.py"}),
     "files brought onto the disk": (r"os\.fsync|os\.umask|mkstemp", {"blsp/storage.py"}),
     "files that appear whole": (r"\btemp\w*\.replace\(|unfinished\.replace\(|hardlink_to", {"blsp/storage.py"}),
+    "names that were meant": (r"import difflib|get_close_matches", {"blsp/suggestion.py"}),
     "JSON lines written": (r"json\.dumps\((?!.*indent).*\) ?\+ ?b?\"\\n\"", {"voicechat/sessions/session_log.py"}),
     "JSON lines read": (r"json\.loads\((line|raw)\)", {"blsp/json_lines.py"}),
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 
 from blsp.errors import ForeignSpeechError
 from blsp.languages import LANGUAGES, find_language, known_names
+from blsp.suggestion import nearest_name
 from voicechat.errors import UsageError
 
 
@@ -66,8 +66,8 @@ def foreign_speech(language: str, known: Sequence[str], what: str, model: str, h
 def _found(language: str) -> tuple[str, str]:
     found = find_language(language)
     if found is None:
-        near = difflib.get_close_matches(language.strip().casefold(), known_names(), n=1)
-        example = (find_language(near[0]) if near else None) or ("de", "German")
+        near = nearest_name(language.strip().casefold(), known_names())
+        example = (find_language(near) if near else None) or ("de", "German")
         raise UsageError(
             f"There is no language {language!r}.", hint=f"Give a name or a code, for example: {example[1]}"
         )

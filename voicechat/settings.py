@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from blsp.models.placement import Device, Dtype, Quantization
 from blsp.shown import shown, shown_path
+from blsp.suggestion import did_you_mean, nearest_name
 from voicechat.errors import UsageError
 from voicechat.paths import CONFIG_VARIABLE, config_path
 
@@ -158,20 +159,13 @@ class Setting(NamedTuple):
         """The nearest text that keeps the rule, if there is one."""
         if self.choices:
             wanted = text.strip().lower()
-            near = [_SYNONYMS.get(wanted, ""), *_close(wanted, self.choices)]
-            return next((choice for choice in near if choice in self.choices), None)
+            known_elsewhere = _SYNONYMS.get(wanted)
+            return known_elsewhere if known_elsewhere in self.choices else nearest_name(wanted, self.choices)
         try:
             nearest = None if self.range is None else self.range.nearest(float(text))
         except (ValueError, OverflowError):
             return None
         return None if nearest is None else str(nearest)
-
-
-def _close(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """The nearest of the known names, if one is near."""
-    import difflib  # not needed for --help
-
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
 
 
 def _is_name(text: str) -> bool:
@@ -317,8 +311,7 @@ def _hint(name: str) -> str:
     if name.replace("-", "_") in ONLY_OPTIONS:
         command, option = ONLY_OPTIONS[name.replace("-", "_")], name.replace("_", "-")
         return f"It is an option, not a setting: voicechat {command} --{option}"
-    near = _close(name.lower(), schema())
-    return f"Did you mean {near[0]!r}?" if near else f"Settings: {', '.join(schema())}"
+    return did_you_mean(name.lower(), schema()) or f"Settings: {', '.join(schema())}"
 
 
 def read_switch(variable: str) -> bool:
@@ -345,8 +338,8 @@ def misspelt_variables() -> Iterator[str]:
     names = {*(setting.variable for setting in schema().values()), *OTHER_VARIABLES}
     for variable in sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name not in names):
         name = variable.upper().removeprefix(ENV_PREFIX)
-        near = _close(name, [known.removeprefix(ENV_PREFIX) for known in names], cutoff=0.75)
+        near = nearest_name(name, [known.removeprefix(ENV_PREFIX) for known in names], cutoff=0.75)
         if near:
-            yield f"{variable} is not used. Did you mean {ENV_PREFIX}{near[0]}?"
+            yield f"{variable} is not used. Did you mean {ENV_PREFIX}{near}?"
         elif name.lower() in ONLY_OPTIONS:
             yield f"{variable} is not used. {_hint(name.lower())}"

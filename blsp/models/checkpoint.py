@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from blsp.errors import CheckpointError, ChecksumError, ModelNotFoundError
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.storage import publish_folder, read_json, sha256_of, write_json
+from blsp.suggestion import did_you_mean
 
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "adapter.safetensors"
@@ -134,12 +134,7 @@ def check_keys(given: dict[str, Any], known: set[str], *, what: str) -> None:
     """
     for name in given:
         if name not in known:
-            raise CheckpointError(f"Unknown {what}: {name!r}.", hint=_nearest(name, known))
-
-
-def _nearest(name: str, known: set[str]) -> str | None:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"Did you mean {near[0]!r}?" if near else None
+            raise CheckpointError(f"Unknown {what}: {name!r}.", hint=did_you_mean(name, sorted(known)))
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
 from blsp.errors import ConfigError
 from blsp.stages.stage import Stage
+from blsp.suggestion import did_you_mean
 
 STAGES = {
     "manifest": "blsp.stages.prepare.manifest_stage:ManifestStage",
@@ -37,9 +37,8 @@ def stage_named(name: str) -> Stage[Any]:
         ConfigError: There is no such stage.
     """
     if name not in STAGES:
-        near = difflib.get_close_matches(name, STAGES, n=1)
-        meant = f"Did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"There is no stage {name!r}.", hint=f"{meant}See: voicechat train --list")
+        hints = (did_you_mean(name, STAGES), "See: voicechat train --list")
+        raise ConfigError(f"There is no stage {name!r}.", hint=" ".join(filter(None, hints)))
     module, _, class_name = STAGES[name].partition(":")
     stage: Stage[Any] = getattr(importlib.import_module(module), class_name)()
     return stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import sys
@@ -20,6 +19,7 @@ from blsp.stages.jobs import Job, Recipe
 from blsp.stages.pipeline import choose, load_recipe, plan_jobs, read_header, run_jobs
 from blsp.stages.registry import STAGES, stage_named
 from blsp.stages.stage import Plan
+from blsp.suggestion import nearest_name
 from blsp.user_paths import expand_user, names_file
 from voicechat.runtime.signals import on_interruption
 from voicechat.runtime.terminal_text import for_stdout, harmless_line
@@ -57,8 +57,8 @@ def find_config(name: str) -> Path:
     for candidate in (wanted, wanted.removeprefix("recipes/configs/"), f"{wanted}/pipeline"):
         if candidate in shipped:
             return shipped[candidate]
-    near = difflib.get_close_matches(wanted, shipped, n=1)
-    hint = f"Did you mean {near[0]}? See: voicechat train --list" if near else "voicechat train --list"
+    near = nearest_name(wanted, shipped)
+    hint = f"Did you mean {near}? See: voicechat train --list" if near else "voicechat train --list"
     raise ConfigError(f"There is no config {shown(name)}: no such file, and none of that name is shipped.", hint=hint)
 
 

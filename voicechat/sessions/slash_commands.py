@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import shlex
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from blsp.suggestion import nearest_name
 from blsp.user_paths import expand_user
 from voicechat.events import Notice
 from voicechat.runtime.terminal_text import harmless_line
@@ -66,8 +66,8 @@ def parse_line(line: str) -> str | SlashCommand | Notice:
         return Notice(f"/{name} takes one line.", "To say this to the assistant, begin it with two slashes.")
     if name in _COMMANDS:
         return SlashCommand(name, argument.strip())
-    near = difflib.get_close_matches(name, _COMMANDS, n=1)
-    hint = f"Did you mean /{near[0]}?" if near else "Type /help to see the commands."
+    near = nearest_name(name, _COMMANDS)
+    hint = f"Did you mean /{near}?" if near else "Type /help to see the commands."
     return Notice(f"There is no command /{name}.", hint)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from blsp.data.corpora.alpaca import Alpaca
 from blsp.data.corpora.bstc import Bstc
 from blsp.data.corpora.common_voice import CommonVoice
@@ -19,6 +17,7 @@ from blsp.data.corpora.slue_voxceleb import SlueVoxCeleb
 from blsp.data.corpora.snips import Snips
 from blsp.data.corpora.tedlium import TedLium
 from blsp.errors import ConfigError
+from blsp.suggestion import did_you_mean
 
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
@@ -37,9 +36,6 @@ def corpus_named(name: str) -> Corpus:
         ConfigError: There is no such corpus.
     """
     if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=1)
-        raise ConfigError(
-            f"There is no corpus {name!r}.",
-            hint=(f"Did you mean {near[0]!r}? " if near else "") + "Your own recordings are read by `generic`.",
-        )
+        hints = (did_you_mean(name, CORPORA), "Your own recordings are read by `generic`.")
+        raise ConfigError(f"There is no corpus {name!r}.", hint=" ".join(filter(None, hints)))
     return CORPORA[name]

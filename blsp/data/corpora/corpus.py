@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from blsp.data.manifest import ErrorCount, Utterance
 from blsp.errors import AudioError, ConfigError, DataError
+from blsp.suggestion import did_you_mean
 
 UNKNOWN = 0.0
 """Duration of an utterance that is still to be measured."""
@@ -128,9 +128,8 @@ class Corpus(ABC):
         """Raise ConfigError for an option that there is not."""
         for name in options:
             if name not in self.options:
-                near = difflib.get_close_matches(name, self.options, n=1)
                 known = f"Known: {', '.join(self.options)}" if self.options else f"{self.name} has no options."
-                hint = f"Did you mean {near[0]!r}?" if near else known
+                hint = did_you_mean(name, self.options) or known
                 raise ConfigError(f"The corpus {self.name} has no option {name!r}.", hint=hint)
 
     def missing(self, part: Part, what: Path | str) -> DataError:

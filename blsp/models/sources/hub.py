@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from blsp.environment import is_offline
 from blsp.errors import CheckpointError, DownloadError, ModelNotFoundError
 from blsp.shown import shown, shown_path
 from blsp.storage import read_json
+from blsp.suggestion import nearest_name
 from blsp.user_paths import expand_user, names_file, names_folder, names_something
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
@@ -116,11 +116,11 @@ def _near(path: Path) -> str | None:
         folders = [folder.name for folder in there.iterdir() if names_folder(folder)]
     except OSError:
         folders = []
-    near = difflib.get_close_matches(missing, folders, n=1) if len(missing) <= _MAX_SHOWN else []
-    if not near:
+    near = nearest_name(missing, folders)
+    if near is None:
         return f"See what there is: ls {quote(str(there))}"
-    meant = there.joinpath(near[0], *below)
-    return f"Did you mean {shown_path(meant if names_folder(meant) else there / near[0])}?"
+    meant = there.joinpath(near, *below)
+    return f"Did you mean {shown_path(meant if names_folder(meant) else there / near)}?"
 
 
 def missing_weights(folder: Path) -> list[str]:
