@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_MAX_LENGTH = 100
-"""Longer names are not compared: the time grows with the square of the length."""
-
 
 def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The nearest of the known names, if one is near.
@@ -16,8 +13,6 @@ def nearest_name(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
         known: What there is.
         cutoff: Least similarity, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
     """
-    if len(name) > _MAX_LENGTH:
-        return None
     import difflib  # only where something is misspelt
 
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)

@@ -86,9 +86,9 @@ class OtherProgram:
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             print(path, file=self._process.stdin, flush=True)
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                return float(json.loads(line)["ms"])
+        for answer in self._process.stdout:
+            if answer.startswith("{"):
+                return float(json.loads(answer)["ms"])
         raise SystemExit(f"{self._command} ended before it answered.")
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ MECHANISMS = {
     "files brought onto the disk": (r"os\.fsync|os\.umask|mkstemp", {"blsp/storage.py"}),
     "files that appear whole": (r"\btemp\w*\.replace\(|unfinished\.replace\(|hardlink_to", {"blsp/storage.py"}),
     "names that were meant": (r"import difflib|get_close_matches", {"blsp/suggestion.py"}),
+    "resamples of utterances": (r"\.multinomial\(n,|quantile\(", {"blsp/evaluation/significance.py"}),
     "JSON lines written": (r"json\.dumps\((?!.*indent).*\) ?\+ ?b?\"\\n\"", {"voicechat/sessions/session_log.py"}),
     "JSON lines read": (r"json\.loads\((line|raw)\)", {"blsp/json_lines.py"}),
 }

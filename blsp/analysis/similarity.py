@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blsp.analysis.representations import PromptReadings, next_token_divergence, same_next_token
+from blsp.evaluation.significance import ResamplingConfig, percentile_interval, resample_counts
 
 N_RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 Array = npt.NDArray[np.float64]
 
@@ -207,10 +207,10 @@ def estimate(values: Tensor, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -
     n = x.shape[-1]
     if n == 0:
         raise ValueError("`values` must be of at least one utterance, but are of none.")
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n  # (R, N)
+    drawn = resample_counts(n, ResamplingConfig(n_resamples, seed=seed))
+    weights = np.concatenate(list(drawn)) / n  # (R, N)
     means = x @ weights.T  # (..., R)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=-1)
+    low, high = percentile_interval(means)
     return Estimate(x.mean(axis=-1), low, high, n)
 
 

@@ -87,11 +87,6 @@ class Agreement:
     """Whether the first word is the same: for yes, no, names and numbers."""
 
 
-def is_long_enough(transcript: str) -> bool:
-    """Whether a transcript is as long as those the paper asks about."""
-    return MIN_WORDS <= len(transcript.split()) <= MAX_WORDS
-
-
 def write_questions(writer: TextWriter, transcripts: Sequence[str]) -> list[Question | None]:
     """A question about each transcript; None where the writer's output holds none.
 

@@ -6,12 +6,12 @@ Source: Koehn 2004 (paired bootstrap); Riezler and Maxwell 2005 (approximate ran
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blsp.evaluation.scores import Comparison, Hypothesis, Score
+from blsp.evaluation.scores import Hypothesis, Score
 from blsp.metrics.utterance_counts import Array, UtteranceStatistics
 
 CONFIDENCE = 0.95
@@ -68,7 +68,9 @@ def paired_test(a: UtteranceStatistics, b: UtteranceStatistics, config: Resampli
         )
     interval = None
     if a.n > 1:
-        differences = [a.corpus_score(w @ a.counts) - b.corpus_score(w @ b.counts) for w in _resamples(a.n, config)]
+        differences = [
+            a.corpus_score(w @ a.counts) - b.corpus_score(w @ b.counts) for w in resample_counts(a.n, config)
+        ]
         interval = _interval(np.concatenate(differences))
     low, high = interval or (None, None)
     return PairedTest(a.value - b.value, low, high, _randomisation_p_value(a, b, config))
@@ -153,28 +155,6 @@ def worst_answers(
     ]
 
 
-def compare_systems(
-    task: str, systems: Mapping[str, UtteranceStatistics], config: ResamplingConfig | None = None
-) -> list[Comparison]:
-    """Paired tests of every two of the systems, the earlier minus the later.
-
-    Args:
-        task: Name of the task.
-        systems: Name -> statistics of the same utterances in the same order.
-        config: How chance is drawn.
-    """
-    names = list(systems)
-    comparisons = []
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            a, b = systems[first], systems[second]
-            test = paired_test(a, b, config)
-            comparisons.append(
-                Comparison(task, a.metric, first, second, test.difference, test.low, test.high, test.p_value, a.n)
-            )
-    return comparisons
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values that hold although several comparisons were made (Holm 1979), in the same order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -201,11 +181,13 @@ def _randomisation_p_value(a: UtteranceStatistics, b: UtteranceStatistics, confi
 
 def _resampled_scores(statistics: UtteranceStatistics, config: ResamplingConfig) -> Array:
     """Score of each resample, float64 (R,)."""
-    return np.concatenate([statistics.corpus_score(w @ statistics.counts) for w in _resamples(statistics.n, config)])
+    return np.concatenate(
+        [statistics.corpus_score(w @ statistics.counts) for w in resample_counts(statistics.n, config)]
+    )
 
 
-def _resamples(n: int, config: ResamplingConfig) -> Iterator[Array]:
-    """How often each utterance is in a resample, float64 (R, N), block by block."""
+def resample_counts(n: int, config: ResamplingConfig) -> Iterator[Array]:
+    """How often each of `n` utterances is in a resample, float64 (R, N), block by block."""
     rng = np.random.default_rng(config.seed)
     for size in _blocks(config.n_resamples, n):
         yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
@@ -228,7 +210,13 @@ def _blocks(total: int, n: int) -> Iterator[int]:
         yield min(size, total - start)
 
 
-def _interval(scores: Array) -> tuple[float, float]:
+def percentile_interval(scores: Array) -> tuple[Array, Array]:
+    """Ends of the 95 % intervals of resampled scores, float64 (..., R) -> (...) each; NaN counts as no score."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(scores, [tail, 1 - tail])
+    low, high = np.nanquantile(scores, [tail, 1 - tail], axis=-1)
+    return low, high
+
+
+def _interval(scores: Array) -> tuple[float, float]:
+    low, high = percentile_interval(scores)
     return float(low), float(high)

@@ -116,7 +116,7 @@ def _near(path: Path) -> str | None:
         folders = [folder.name for folder in there.iterdir() if names_folder(folder)]
     except OSError:
         folders = []
-    near = nearest_name(missing, folders)
+    near = nearest_name(missing, folders) if len(missing) <= _MAX_SHOWN else None
     if near is None:
         return f"See what there is: ls {quote(str(there))}"
     meant = there.joinpath(near, *below)

@@ -44,11 +44,6 @@ def _ctc(logits: Tensor, lengths: Tensor, labels: Tensor, label_lengths: list[in
     )
 
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy summed over N tokens: logits, float (N, V), and labels, int64 (N,) -> float32 ()."""
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
-
-
 def distillation_sum(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """KL divergence of the student's next-token distributions from the teacher's, summed over N tokens.
 
