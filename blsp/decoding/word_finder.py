@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from blsp.audio.speech_gate import is_certain, needed_letter_fit
 from blsp.conversation import Turn
 from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
-from blsp.decoding.search.joint import IN_CONVERSATION, JointConfig, find_words_jointly
+from blsp.decoding.search.joint import NARROW, JointConfig, find_words_jointly
 from blsp.decoding.search.llm_tree import LlmTree, Path
 from blsp.decoding.search.punctuation import Marks, Punctuation
 from blsp.decoding.search.sentences import Sentence, as_typed
@@ -192,8 +192,7 @@ class WordFinder:
         assert self._marks is not None
         ends = [*sorted(self._model.stop_token_ids), *self._marks.ends]
         foreseen = tree is not None
-        if foreseen:
-            config = config or IN_CONVERSATION
+        config = config or NARROW
         tree = tree or LlmTree(self._model, self._prompt_ids(sentence_instruction()), self.spellings.openings)
         typed = PlainText(self._model.tokenizer)
         written: dict[int, Punctuation] = {}
