@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Sequence
@@ -67,6 +68,20 @@ def count_steps(samples: int, training: TrainingConfig, *, drop_last: bool = Fal
     per_epoch = samples // training.batch_size if drop_last else math.ceil(samples / training.batch_size)
     total = per_epoch * training.epochs
     return per_epoch, total if training.max_steps is None else min(total, training.max_steps)
+
+
+def step_facts(samples: int | None, training: TrainingConfig, *, drop_last: bool = False) -> dict[str, int]:
+    """Samples, epochs and steps for a plan to show; where samples are not known, those of a step only."""
+    per_step = {"samples per step": training.batch_size}
+    if samples is None:
+        return per_step
+    per_epoch, steps = count_steps(samples, training, drop_last=drop_last)
+    return {"samples": samples, "epochs": training.epochs, "steps per epoch": per_epoch, "steps": steps, **per_step}
+
+
+def lora_problems() -> list[str]:
+    """What keeps LoRA from being trained here."""
+    return [] if importlib.util.find_spec("peft") else ["LoRA needs peft: pip install 'voicechat[train]'"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +11,22 @@ from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.transcripts import Case
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
-from blsp.stages.planning.model_size import model_size
-from blsp.stages.stage import Plan, Stage
+from blsp.stages.planning.speech_training_plan import plan_alignment
+from blsp.stages.stage import Plan
 from blsp.stages.train.speech_training import (
-    MODEL,
     OpenSpeech,
     SpeechTrainingConfig,
-    Work,
+    load_with_speech,
     make_product,
-    open_speech,
-    plan_speech_training,
-    use_own_gpu,
+    train_on_speech,
 )
+from blsp.stages.train.training_stage import TrainingStage
 from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.objective_config import ObjectiveConfig
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
-    from blsp.training.tasks.alignment_task import AlignmentData, SpeechSamples
+    from blsp.training.tasks.alignment_task import AlignmentData, AlignmentTask
 
 NEGATIVES = 1000
 """Tokens that are in no transcript, but compete in CTC."""
@@ -61,7 +59,7 @@ class AlignmentConfig(SpeechTrainingConfig):
             raise ValueError("`objective.ctc` needs an adapter with a CTC head, but `model.readout` is 'frames'.")
 
 
-class AlignmentStage(Stage[AlignmentConfig]):
+class AlignmentStage(TrainingStage[AlignmentConfig]):
     """BLSP, BLSP+RP, ASR pretraining and distillation. Source: paper sections 3, 4.1 and appendix A."""
 
     name = "alignment"
@@ -74,63 +72,38 @@ class AlignmentStage(Stage[AlignmentConfig]):
         """Manifests, answers, and models from folders."""
         return alignment_inputs(config)
 
-    def outputs(self, config: AlignmentConfig) -> list[Path]:
-        """The checkpoint."""
-        return [config.out / MODEL]
-
     def plan(self, config: AlignmentConfig) -> Plan:
         """Samples of each behaviour, steps, parameters, memory and time."""
-        size = model_size(config.model)
-        plan = plan_speech_training(config, size, Work(size.adapter, distils=config.objective.distillation > 0))
-        return with_behaviours(plan, config)
+        return plan_alignment(config)
 
     def run(self, config: AlignmentConfig, watcher: Watcher) -> dict[str, Any]:
         """Train, going on where a killed run stopped."""
-        return run_alignment(config, watcher, stage=self.name)
+        model, speech = load_with_speech(config)
+        task = alignment_task(config, model, speech, watcher, stage=self.name)
+        return train_on_speech(config, task, speech, watcher)
 
 
 def alignment_inputs(config: AlignmentConfig) -> list[Path]:
     """Files and folders that a training on answers depends on."""
-    paths = [config.manifest, *([config.validation] if config.validation is not None else [])]
+    paths = config.manifests
     for source in (*config.sources, *config.validation_sources):
         paths += [path for path in (source.path, source.manifest) if path is not None] + [*source.spelling]
     return list(dict.fromkeys([*paths, *config.spelling, *model_inputs(config.model, speech=True)]))
 
 
-def with_behaviours(plan: Plan, config: AlignmentConfig) -> Plan:
-    """The plan with how many utterances of an epoch have each behaviour."""
-    samples = plan.facts.get("samples")
-    if not isinstance(samples, int):
-        return plan
-    from blsp.data.mixing import exact_counts
-
-    counts = exact_counts(samples, [source.share for source in config.sources])
-    facts: dict[str, str | int | float] = {"samples": samples}
-    for source, count in zip(config.sources, counts):
-        name = f"of them {source.behaviour}"
-        facts[name] = int(facts.get(name, 0)) + count
-    return replace(plan, facts={**facts, **plan.facts})
-
-
-def run_alignment(
+def alignment_task(
     config: AlignmentConfig,
+    model: BlspModel,
+    speech: OpenSpeech,
     watcher: Watcher,
     *,
     stage: str,
     trains_encoder: bool = False,
     lora: LoraConfig | None = None,
-) -> dict[str, Any]:
-    """Train an adapter, and encoder and low-rank changes to the LLM where asked for.
-
-    Returns:
-        What the training loop gives, and how many utterances could not be read.
-    """
-    from blsp.training.loop import train
+) -> AlignmentTask:
+    """What trains an adapter, and encoder and low-rank changes to the LLM where asked for."""
     from blsp.training.tasks.alignment_task import AlignmentOptions, AlignmentTask
 
-    use_own_gpu()
-    model = config.model.load(seed=config.seed)
-    assert model.encoder is not None
     options = AlignmentOptions(
         batch_size=config.training.batch_size,
         batching=config.batching,
@@ -139,11 +112,8 @@ def run_alignment(
         lora=lora,
         seed=config.seed,
     )
-    speech = open_speech(config, model.encoder)
     data = _alignment_data(config, model, speech, watcher)
-    task = AlignmentTask(model, make_product(config, stage), data, options)
-    result = train(task, config.training, config.out, watcher, seed=config.seed)
-    return {**result, "unreadable_utterances": len(speech.unreadable)}
+    return AlignmentTask(model, make_product(config, stage), data, options)
 
 
 def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeech, watcher: Watcher) -> AlignmentData:

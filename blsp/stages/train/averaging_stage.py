@@ -11,11 +11,10 @@ from blsp.environment import is_main_process
 from blsp.errors import CheckpointError
 from blsp.progress import Watcher
 from blsp.stages.stage import Plan, Stage, StageConfig
+from blsp.stages.train.training_stage import MODEL
 
 if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter
-
-MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,20 +10,22 @@ from blsp.data.transcripts import Case
 from blsp.errors import ConfigError
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
-from blsp.stages.planning.model_size import model_size
-from blsp.stages.stage import Plan, Stage
+from blsp.stages.planning.speech_training_plan import plan_ctc
+from blsp.stages.stage import Plan
 from blsp.stages.train.speech_training import (
-    MODEL,
     OpenSpeech,
     SpeechTrainingConfig,
-    Work,
+    load_with_speech,
     make_product,
-    open_speech,
-    plan_speech_training,
-    use_own_gpu,
+    train_on_speech,
 )
+from blsp.stages.train.training_stage import TrainingStage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from blsp.modeling.adapter import Adapter
+    from blsp.modeling.ctc_head import CtcProjector
     from blsp.modeling.model import BlspModel
     from blsp.training.tasks.ctc_task import CtcTask
 
@@ -70,7 +72,7 @@ class CtcConfig(SpeechTrainingConfig):
             raise ValueError(f"`negatives` must be at least 0, but is {self.negatives} instead.")
 
 
-class CtcStage(Stage[CtcConfig]):
+class CtcStage(TrainingStage[CtcConfig]):
     """CTC of adapter and projector, or against the LLM's token embeddings. Source: paper section 4.2."""
 
     name = "ctc"
@@ -81,68 +83,39 @@ class CtcStage(Stage[CtcConfig]):
 
     def inputs(self, config: CtcConfig) -> list[Path]:
         """Manifests, texts, and models from folders."""
-        paths = [config.manifest, *([config.validation] if config.validation is not None else [])]
-        return [*paths, *config.spelling, *model_inputs(config.model, speech=True)]
-
-    def outputs(self, config: CtcConfig) -> list[Path]:
-        """The checkpoint."""
-        return [config.out / MODEL]
+        return [*config.manifests, *config.spelling, *model_inputs(config.model, speech=True)]
 
     def plan(self, config: CtcConfig) -> Plan:
         """Samples, steps, parameters, memory and time."""
-        size = model_size(config.model)
-        plan = plan_speech_training(config, size, Work(size.adapter, runs_llm=False))
-        if config.head != "linear":
-            return plan
-        note = "The projector comes on top: a row of the LLM's width, and one, for each token in the transcripts."
-        return replace(plan, notes=[*plan.notes, note])
+        return plan_ctc(config)
 
     def run(self, config: CtcConfig, watcher: Watcher) -> dict[str, Any]:
         """Train, going on where a killed run stopped."""
-        from blsp.training.loop import train
-
-        use_own_gpu()
-        model = config.model.load(seed=config.seed)
-        assert model.encoder is not None
-        speech = open_speech(config, model.encoder)
+        model, speech = load_with_speech(config)
         task, vocabulary = _make_task(config, model, speech)
         del model  # the LLM's layers are not needed
         watcher.message(f"{vocabulary:,} tokens compete.")
-        result = train(task, config.training, config.out, watcher, seed=config.seed)
-        return {**result, "vocabulary": vocabulary, "unreadable_utterances": len(speech.unreadable)}
+        return train_on_speech(config, task, speech, watcher, {"vocabulary": vocabulary})
 
 
 def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple[CtcTask, int]:
     """The task, and how many tokens compete in it."""
-    import torch
-
     from blsp.data.transcripts import speller
-    from blsp.modeling.ctc_head import CtcProjector, CtcRecogniser
+    from blsp.modeling.ctc_head import CtcRecogniser
     from blsp.training.tasks.ctc_task import CtcData, CtcOptions, CtcTask, ReadingSamples
     from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, readable_tokens, transcript_tokens
 
     adapter, encoder = model.adapter, model.encoder
     assert adapter is not None
     assert encoder is not None
-    if config.head == "token_embeddings" and adapter.ctc is None:
-        raise ConfigError(
-            f"`head: token_embeddings` needs an adapter with a CTC head, which {config.model.adapter} has not.",
-            hint="Start from a new one: model.adapter=new model.readout=ctc_expected",
-        )
-    if config.letter_weight and not adapter.config.letters:
-        raise ConfigError(
-            f"`letter_weight: {config.letter_weight}` needs an adapter that reads letters, which this one does not.",
-            hint="Start from a new one: model.adapter=new model.letters=true",
-        )
+    _refuse_unfit(adapter, config)
     transcripts = Transcripts(model.tokenizer, speller(config.case, config.spelling))
     spoken = transcript_tokens(speech.training, transcripts)
     embeds = model.llm.get_input_embeddings().weight.detach().clone()
     projector = None
     if config.head == "linear":
         vocabulary = competing_tokens(spoken, negatives=0, size=len(embeds), seed=0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            projector = CtcProjector(embeds.size(1), vocabulary).to(embeds.device)
+        projector = _new_projector(embeds, vocabulary, config.seed)
     else:
         spoken |= set() if speech.held_out is None else transcript_tokens(speech.held_out, transcripts)
         vocabulary = competing_tokens(spoken, negatives=config.negatives, size=len(embeds), seed=config.seed)
@@ -164,3 +137,27 @@ def _make_task(config: CtcConfig, model: BlspModel, speech: OpenSpeech) -> tuple
     )
     data = CtcData(training, held_out, vocabulary, model.tokenizer, speech.cache)
     return CtcTask(recogniser, make_product(config, CtcStage.name), data, options), len(vocabulary)
+
+
+def _refuse_unfit(adapter: Adapter, config: CtcConfig) -> None:
+    if config.head == "token_embeddings" and adapter.ctc is None:
+        raise ConfigError(
+            f"`head: token_embeddings` needs an adapter with a CTC head, which {config.model.adapter} has not.",
+            hint="Start from a new one: model.adapter=new model.readout=ctc_expected",
+        )
+    if config.letter_weight and not adapter.config.letters:
+        raise ConfigError(
+            f"`letter_weight: {config.letter_weight}` needs an adapter that reads letters, which this one does not.",
+            hint="Start from a new one: model.adapter=new model.letters=true",
+        )
+
+
+def _new_projector(embeds: Tensor, vocabulary: Tensor, seed: int) -> CtcProjector:
+    """Random by the seed alone."""
+    import torch
+
+    from blsp.modeling.ctc_head import CtcProjector
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CtcProjector(embeds.size(1), vocabulary).to(embeds.device)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blsp.data.batching import BatchingConfig
 from blsp.data.speech.speech_batch import SpeechConfig
-from blsp.environment import launched_local_rank
 from blsp.models.model_config import ModelConfig
-from blsp.stages.planning.model_size import ModelSize
-from blsp.stages.planning.training_cost import (
-    ASSUMED_ANSWER_TOKENS,
-    PROMPT_TOKENS,
-    activation_bytes,
-    count_steps,
-    logits_bytes,
-    placement,
-    speech_amount,
-    training_bytes,
-)
-from blsp.stages.stage import Plan, StageConfig
+from blsp.progress import Watcher
+from blsp.stages.stage import StageConfig
+from blsp.stages.train.training_stage import load_model, train_and_save
 from blsp.training.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -29,10 +20,9 @@ if TYPE_CHECKING:
     from blsp.data.speech.feature_cache import FeatureCache
     from blsp.data.speech.speech_batch import SpeechLoader
     from blsp.modeling.encoder import SpeechEncoder
+    from blsp.modeling.model import BlspModel
     from blsp.training.product import Product
-
-MODEL = "model"
-"""Folder of the product in the run folder."""
+    from blsp.training.tasks.task import TrainingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,109 +48,10 @@ class SpeechTrainingConfig(StageConfig):
         if self.expected_samples is not None and self.expected_samples < 1:
             raise ValueError(f"`expected_samples` must be at least 1, but is {self.expected_samples} instead.")
 
-
-@dataclass(frozen=True)
-class Work:
-    """What happens to each utterance, for a plan."""
-
-    trained: int | None
-    """Parameters that are trained; None where it is not known."""
-    runs_llm: bool = True
-    """Whether the LLM takes part in the steps."""
-    trains_llm: bool = False
-    trains_encoder: bool = False
-    distils: bool = False
-    """Whether the LLM also reads the transcript."""
-
-
-def plan_speech_training(config: SpeechTrainingConfig, size: ModelSize, work: Work) -> Plan:
-    """Samples, steps, parameters, memory and time of a training on speech."""
-    amount = speech_amount(config.manifest, config.expected_samples)
-    notes = [*amount.notes, *size.notes]
-    facts: dict[str, str | int | float] = {}
-    where = placement(config.model, size)
-    steps = None
-    if amount.samples is not None:
-        per_epoch, steps = count_steps(amount.samples, config.training, drop_last=config.batching.drop_last)
-        facts |= {"samples": amount.samples, "epochs": config.training.epochs, "steps per epoch": per_epoch}
-        facts |= {"steps": steps}
-    facts |= {"samples per step": config.training.batch_size}
-    if work.trained is not None:
-        facts["trained parameters"] = work.trained
-    if size.parameters is not None:
-        facts["parameters"] = size.parameters
-    seconds = memory = None
-    if size.encoder is not None and size.llm is not None and size.adapter is not None and work.trained is not None:
-        memory = _memory(config, size, work, amount.seconds)
-        notes.append(
-            f"Memory is that of one process without sharding: weights ({where.bytes_per_weight} bytes where frozen), "
-            "gradients, AdamW, activations of a micro-batch; the estimate may be off by a third."
-        )
-        if steps is not None:
-            flops = _flops_per_utterance(config, size, work, amount.seconds)
-            seconds = steps * config.training.batch_size * flops / (where.flops * where.processes)
-            notes.append(where.note)
-    return Plan(facts=facts, seconds=seconds, memory_bytes=memory, notes=notes)
-
-
-def _tokens(seconds: float, config: SpeechTrainingConfig) -> float:
-    """Positions of an utterance in the LLM."""
-    return seconds * 50 * 0.5 ** len(config.model.kernel_sizes) + PROMPT_TOKENS + ASSUMED_ANSWER_TOKENS
-
-
-def _frames(seconds: float, config: SpeechTrainingConfig) -> float:
-    """Encoder frames of an utterance."""
-    from blsp.models.spec import PRESETS
-
-    padded = config.model.padded
-    if padded is None:
-        padded = config.model.name in PRESETS and PRESETS[config.model.name].padded
-    return 1500.0 if padded else seconds * 50
-
-
-def _flops_per_utterance(config: SpeechTrainingConfig, size: ModelSize, work: Work, seconds: float) -> float:
-    """2 a parameter and position forward, 2 for the gradient of activations, 2 for that of trained weights."""
-    assert size.encoder is not None
-    assert size.llm is not None
-    assert size.adapter is not None
-    frames = _frames(seconds, config)
-    passes = 3 if work.trains_encoder else 1 / config.training.epochs if config.speech.cache_folder is not None else 1
-    flops = 2 * passes * size.encoder.parameters * frames + 6 * size.adapter * seconds * 50 / 8
-    if work.runs_llm:
-        per_position = (6 if work.trains_llm else 4) + 2 * work.distils
-        flops += per_position * size.llm.parameters * _tokens(seconds, config)
-    return flops
-
-
-def _memory(config: SpeechTrainingConfig, size: ModelSize, work: Work, seconds: float) -> int:
-    assert size.encoder is not None
-    assert size.llm is not None
-    assert work.trained is not None
-    where = placement(config.model, size)
-    limits = [
-        config.batching.max_seconds / seconds,
-        config.training.batch_size,
-        config.batching.max_samples or float("inf"),
-    ]
-    utterances = max(1.0, min(limits))
-    frozen = size.encoder.parameters * (not work.trains_encoder) + size.llm.parameters
-    total = training_bytes(frozen, work.trained, where, averages=config.training.ema_decay is not None)
-    if work.runs_llm:
-        total += activation_bytes(size.llm, utterances * _tokens(seconds, config), where)
-        total += (1 + work.distils) * logits_bytes(size.llm, utterances * ASSUMED_ANSWER_TOKENS, where)
-    if work.trains_encoder:
-        kept = utterances * _frames(seconds, config) * size.encoder.layers * size.encoder.width
-        total += 34 * kept * where.bytes_per_weight / 2
-    return int(total)
-
-
-def use_own_gpu() -> None:
-    """Let this process, one of several that a launcher started, load its model on its own GPU."""
-    import torch
-
-    rank = launched_local_rank()
-    if rank is not None and torch.cuda.is_available():
-        torch.cuda.set_device(rank)
+    @property
+    def manifests(self) -> list[Path]:
+        """Those that are trained and validated on."""
+        return [self.manifest, *([self.validation] if self.validation is not None else [])]
 
 
 def make_product(config: SpeechTrainingConfig, stage: str) -> Product:
@@ -194,12 +85,34 @@ class OpenSpeech:
         return [*self.loader.errors, *(self.held_out_loader.errors if self.held_out_loader is not None else [])]
 
 
-def open_speech(config: SpeechTrainingConfig, encoder: SpeechEncoder) -> OpenSpeech:
-    """Open the manifests and the cache that a config names.
+def load_with_speech(config: SpeechTrainingConfig) -> tuple[BlspModel, OpenSpeech]:
+    """The model to train, and the manifests and the cache that a config names.
 
     Raises:
         DataError: A manifest cannot be read.
     """
+    model = load_model(config)
+    assert model.encoder is not None
+    return model, _open_speech(config, model.encoder)
+
+
+def train_on_speech(
+    config: SpeechTrainingConfig,
+    task: TrainingTask,
+    speech: OpenSpeech,
+    watcher: Watcher,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train and save.
+
+    Returns:
+        What the training loop gives, the facts, and how many utterances could not be read.
+    """
+    result = train_and_save(config, task, watcher)
+    return {**result, **(facts or {}), "unreadable_utterances": len(speech.unreadable)}
+
+
+def _open_speech(config: SpeechTrainingConfig, encoder: SpeechEncoder) -> OpenSpeech:
     from blsp.data.manifest import Manifest
     from blsp.data.speech.encoding import open_cache
     from blsp.data.speech.speech_batch import SpeechLoader

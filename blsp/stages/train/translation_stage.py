@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from blsp.data.answers.answer_sources import SourceConfig
 from blsp.errors import ConfigError
 from blsp.progress import Watcher
-from blsp.stages.planning.model_size import ModelSize, model_size
-from blsp.stages.stage import Plan, Stage
-from blsp.stages.train.alignment_stage import AlignmentConfig, alignment_inputs, run_alignment, with_behaviours
-from blsp.stages.train.speech_training import MODEL, Work, plan_speech_training
+from blsp.stages.planning.speech_training_plan import plan_translation
+from blsp.stages.stage import Plan
+from blsp.stages.train.alignment_stage import AlignmentConfig, alignment_inputs, alignment_task
+from blsp.stages.train.speech_training import load_with_speech, train_on_speech
+from blsp.stages.train.training_stage import TrainingStage
 from blsp.training.tasks.lora import LoraConfig
 
 
@@ -38,7 +38,7 @@ class TranslationConfig(AlignmentConfig):
             raise ValueError("`objective.distillation` must be 0 where the LLM itself is trained.")
 
 
-class TranslationStage(Stage[TranslationConfig]):
+class TranslationStage(TrainingStage[TranslationConfig]):
     """Fine-tuning for translation, from any adapter or from nothing. Source: paper section 5.2."""
 
     name = "translation"
@@ -51,23 +51,9 @@ class TranslationStage(Stage[TranslationConfig]):
         """Manifests, and models from folders."""
         return alignment_inputs(config)
 
-    def outputs(self, config: TranslationConfig) -> list[Path]:
-        """The checkpoint."""
-        return [config.out / MODEL]
-
     def plan(self, config: TranslationConfig) -> Plan:
         """Samples, steps, parameters, memory and time."""
-        size = model_size(config.model)
-        lora = size.lora(config.lora.rank, config.lora.modules)
-        work = Work(_trained(config, size, lora), trains_llm=lora is not None, trains_encoder=config.train_encoder)
-        plan = with_behaviours(plan_speech_training(config, size, work), config)
-        facts = dict(plan.facts)
-        if lora is not None:
-            facts["of them in LoRA"] = lora
-            if size.parameters is not None:
-                facts["parameters"] = size.parameters + lora
-        missing = [] if importlib.util.find_spec("peft") else ["LoRA needs peft: pip install 'voicechat[train]'"]
-        return replace(plan, facts=facts, problems=[*plan.problems, *missing])
+        return plan_translation(config)
 
     def run(self, config: TranslationConfig, watcher: Watcher) -> dict[str, Any]:
         """Train, going on where a killed run stopped.
@@ -80,11 +66,8 @@ class TranslationStage(Stage[TranslationConfig]):
                 f"{config.model.name} changes its LLM already ({lora}), and a checkpoint holds one such change.",
                 hint="Start from a checkpoint of the stage `alignment`.",
             )
-        return run_alignment(config, watcher, stage=self.name, trains_encoder=config.train_encoder, lora=config.lora)
-
-
-def _trained(config: TranslationConfig, size: ModelSize, lora: int | None) -> int | None:
-    if size.encoder is None or size.adapter is None or lora is None:
-        return None
-    positions = 1500 * size.encoder.width  # sinusoids, which stay as they are
-    return size.adapter + lora + (size.encoder.parameters - positions if config.train_encoder else 0)
+        model, speech = load_with_speech(config)
+        task = alignment_task(
+            config, model, speech, watcher, stage=self.name, trains_encoder=config.train_encoder, lora=config.lora
+        )
+        return train_on_speech(config, task, speech, watcher)
