@@ -87,9 +87,7 @@ class CachedContext:
         Raises:
             CancelledError: `cancel` was set. What had been read before is kept.
         """
-        if (mark := self._model.llm_mark()) != self._mark:  # it was moved, or has other weights
-            self._crop(0)
-            self._mark = mark
+        self._forget_by_other_weights()
         keys = [key for piece in pieces for key in piece.keys]
         known = _common_length(self._keys, keys)
         if known == len(keys) and known == len(self._keys) and self._logits is not None:
@@ -155,6 +153,7 @@ class CachedContext:
     def _read_before_speech(self, pieces: Sequence[Piece], cancel: threading.Event | None) -> None:
         """As `read`, but nothing is run if the last speech came after the same pieces."""
         assert self._decoder is not None
+        self._forget_by_other_weights()
         keys = [key for piece in pieces for key in piece.keys]
         known = self._before_speech
         if known is not None and known[0] == len(keys) == _common_length(self._keys, keys):
@@ -209,6 +208,12 @@ class CachedContext:
             )
         logits: Tensor = output.logits[0, -1]
         return logits
+
+    def _forget_by_other_weights(self) -> None:
+        """Forget everything if the LLM was moved, or has other weights."""
+        if (mark := self._model.llm_mark()) != self._mark:
+            self._crop(0)
+            self._mark = mark
 
     def _crop(self, length: int, state: Tensor | None = None) -> None:
         """Forget all but the first `length` positions, in every layer; `state` as in `FastDecoder.crop`."""

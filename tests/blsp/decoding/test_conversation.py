@@ -723,6 +723,34 @@ def test_what_was_guessed_right_leaves_nothing_to_read(
     assert runs.positions == [len(ids) + len(word_model.template.user(Turn("user"))[-1].ids)]
 
 
+def test_what_was_said_before_is_read_anew_by_other_weights(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything, expected = torch.arange(word_model.llm.config.vocab_size), []
+
+    def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
+        del waveforms, after
+        assert tree is not None
+        tree.read([(5,)])
+        expected.append(tree.log_probs([(5,)], everything)[0])
+        return [[]]
+
+    monkeypatch.setattr(SpeechReader, "expects_words", True)
+    monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
+    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
+    used = Conversation(word_model)
+    used.prefill(Turn("user", speech=make_speech(1.0)))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in word_model.llm.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    for conversation in (used, Conversation(word_model)):
+        conversation.prefill(Turn("user", speech=make_speech(1.0)))
+    before, after_use, fresh = expected
+    assert not torch.allclose(before, fresh, atol=1e-2)
+    torch.testing.assert_close(after_use, fresh, rtol=1e-4, atol=1e-4)
+
+
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:
     """Speech that goes on after a pause begins with the same words."""
     conversation = Conversation(word_model)
