@@ -48,6 +48,12 @@ class SecondOpinion:
         return self.score >= LEAST_SCORE
 
 
+def is_speech_after_all(reader: SpeechReader, waveform: np.ndarray) -> bool:
+    """Whether somebody speaks in what passes for noise; no where nobody can be asked. As `hear_again`."""
+    opinion = hear_again(reader, waveform)
+    return opinion is not None and opinion.is_speech
+
+
 def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondOpinion | None:
     """Ask about an utterance at 16 kHz, float32 (N,), of one over 30 s about the beginning.
 

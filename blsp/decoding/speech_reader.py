@@ -49,6 +49,11 @@ class SpeechReader:
         """Finds words, where the adapter has a CTC head."""
 
     @property
+    def finds_words(self) -> bool:
+        """Whether the words of speech can be found: the adapter has a CTC head."""
+        return self.words is not None
+
+    @property
     def spellings(self) -> Spellings:
         """Of the LLM's tokens.
 

@@ -19,7 +19,7 @@ from blsp.decoding.conversation import Conversation
 from blsp.decoding.recording_segments import RecordingOptions, SecondLook, WordTimes, Writer, write_segments
 from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.search.word_times import word_times as find_word_times
-from blsp.decoding.second_hearing import hear_again
+from blsp.decoding.second_hearing import is_speech_after_all
 from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.spoken_language import LanguageJudge
 from blsp.decoding.transcribe import transcribe_batch
@@ -88,20 +88,16 @@ def translate(model: BlspModel, audio: Audio, to: str, *, language: str | None =
     """
     code, name = _language(to, "to")
     translator, words = Translator(model, name), _Words(model)
+    finds_words = speech_reader(model).finds_words
     before: list[Translation] = []
 
     def write(waveform: Waveform) -> str:
-        if _reads_words(model):
-            text = words(waveform)
-            translation = translator.translate(text, before=before) if text else None
-        else:
-            translation = translator.translate(speech=waveform, before=before)
-        if translation is None or not translation.text:
-            return ""
-        before.append(translation)
+        translation = translator.translate_speech(waveform, words if finds_words else None, before)
+        if translation.text:
+            before.append(translation)
         return translation.text
 
-    prepare = words.prepare if _reads_words(model) else _nothing
+    prepare = words.prepare if finds_words else _nothing
     return _written(model, audio, _How(write, prepare, _no_times, language=code), _code(language))
 
 
@@ -158,7 +154,8 @@ class _How:
 def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> Transcript:
     """What is written about a recording, utterance by utterance; `spoken` is the code of its language, where known."""
     source = _checked(audio) if isinstance(audio, np.ndarray) else audio
-    judge = None if spoken else speech_reader(model).language_judge()
+    reader = speech_reader(model)
+    judge = None if spoken else reader.language_judge()
     read = [0.0]
     segments: list[Segment] = []
     found = write_segments(
@@ -170,17 +167,11 @@ def _written(model: BlspModel, audio: Audio, how: _How, spoken: str | None) -> T
         word_times=how.word_times,
         is_settled=partial(_is_settled, judge, source),
         prepare=how.prepare,
-        second_look=SecondLook(partial(_speaks_after_all, model), speech_reader(model).speech_gate.opened),
+        second_look=SecondLook(partial(is_speech_after_all, reader), reader.speech_gate.opened),
     )
     with suppress(NoSpeechError):  # silence has a transcript, too: an empty one
         segments.extend(found)
     return Transcript(" ".join(segment.text for segment in segments), tuple(segments), how.language, round(read[-1], 3))
-
-
-def _speaks_after_all(model: BlspModel, waveform: Waveform) -> bool:
-    """Whether somebody speaks in what passes for noise (decision 0033)."""
-    opinion = hear_again(speech_reader(model), waveform)
-    return opinion is not None and opinion.is_speech
 
 
 def _is_settled(judge: LanguageJudge | None, source: Audio, waveform: Waveform) -> bool:
@@ -196,11 +187,6 @@ def _is_settled(judge: LanguageJudge | None, source: Audio, waveform: Waveform) 
         f"{name}: this sounds like {LANGUAGES.get(judge.foreign, judge.foreign)}; the model hears {', '.join(known)}.",
         hint=f"If it is {known[0]} after all: language={judge.known[0]!r}",
     )
-
-
-def _reads_words(model: BlspModel) -> bool:
-    """Whether the adapter finds words by itself."""
-    return model.adapter is not None and model.adapter.ctc is not None
 
 
 def _only_language(model: BlspModel) -> str | None:

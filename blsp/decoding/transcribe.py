@@ -40,7 +40,7 @@ def transcribe_batch(model: BlspModel, waveforms: Sequence[np.ndarray], config: 
         The words of each; empty if nothing was heard.
     """
     reader = speech_reader(model)
-    if reader.words is None:
+    if not reader.finds_words:
         return _repeat(model, waveforms)
     texts: list[str] = []
     for windows in window_batches(waveforms):  # never the scores of all windows at once

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -109,6 +109,24 @@ class Translator:
         except NoSpeechError:
             return Translation(request, "")
         return Translation(request, _clean(answer, text))
+
+    def translate_speech(
+        self,
+        speech: npt.NDArray[np.float32],
+        words: Callable[[npt.NDArray[np.float32]], str] | None,
+        before: Sequence[Translation] = (),
+    ) -> Translation:
+        """An utterance in the other language: by its words where something finds them, else as the LLM hears it.
+
+        Args:
+            speech: At 16 kHz, float32 (N,).
+            words: Finds its words, none where nobody speaks; None where nothing can.
+            before: As of `translate`.
+        """
+        if words is None:
+            return self.translate(speech=speech, before=before)
+        text = words(speech)
+        return self.translate(text, before=before) if text else Translation(Turn("user"), "")
 
     def _example_turns(self) -> list[Turn]:
         code = (find_language(self._language) or ("", ""))[0]

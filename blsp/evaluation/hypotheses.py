@@ -12,6 +12,7 @@ from blsp.data.manifest import Utterance
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.transcribe import transcribe, transcribe_batch
 from blsp.decoding.translate import Translator
 from blsp.errors import NoSpeechError, UnsupportedError
@@ -140,7 +141,7 @@ def _converse(system: System, task: TaskConfig, inputs: Sequence[Sequence[Any]])
 def _translate(system: System, task: TaskConfig, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     """Translations as the program makes them: of the words, where they can be had, each text alone."""
     model = system.model
-    reads_words = system.hears != "speech" or (model.adapter is not None and model.adapter.ctc is not None)
+    reads_words = system.hears != "speech" or speech_reader(model).finds_words
     words = [x if isinstance(x, str) else transcribe(model, x) if reads_words else "" for x in inputs]
     answers: list[list[str]] = [[] for _ in inputs]
     for language in task.targets:

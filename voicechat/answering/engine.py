@@ -200,15 +200,12 @@ class LlmConversation:
 
     def translate(self, waveform: Waveform, to: str, before: Sequence[Translation] = ()) -> Translation:
         """One utterance in another language, after its words were understood."""
-        from blsp.decoding.translate import Translation, Translator
+        from blsp.decoding.translate import Translator
 
         if to not in self._translators:
             self._translators = {to: Translator(self.model, to)}
-        translator = self._translators[to]
-        if not self._reads_words:
-            return translator.translate(speech=waveform, before=before)
-        words = self.transcribe(waveform)
-        return translator.translate(words, before=before) if words else Translation(Turn("user"), "")
+        words = self.transcribe if self._reads_words else None
+        return self._translators[to].translate_speech(waveform, words, before)
 
 
 class BlspEngine(LlmConversation):
@@ -237,7 +234,9 @@ class BlspEngine(LlmConversation):
 
     @property
     def _reads_words(self) -> bool:
-        return self.model.adapter is not None and self.model.adapter.ctc is not None
+        from blsp.decoding.speech_reader import speech_reader
+
+        return speech_reader(self.model).finds_words
 
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
@@ -247,11 +246,10 @@ class BlspEngine(LlmConversation):
 
     def is_speech(self, waveform: Waveform) -> bool:
         """Whether somebody speaks in what passes for noise, by Whisper's own decoder and the letters."""
-        from blsp.decoding.second_hearing import hear_again
+        from blsp.decoding.second_hearing import is_speech_after_all
         from blsp.decoding.speech_reader import speech_reader
 
-        opinion = hear_again(speech_reader(self.model), waveform)
-        return opinion is not None and opinion.is_speech
+        return is_speech_after_all(speech_reader(self.model), waveform)
 
     def _take(self, turns: Sequence[Turn], cancel: threading.Event | None) -> Turn:
         """Set all turns but the last, and give that one.
