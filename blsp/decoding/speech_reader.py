@@ -82,9 +82,7 @@ class SpeechReader:
             ValueError: A waveform is empty.
             UnsupportedError: The model has no encoder.
         """
-        batches = [
-            self._embed(*self.encode_windows(windows), self.evidence(windows)) for windows in window_batches(waveforms)
-        ]
+        batches = [self._embed_windows(windows) for windows in window_batches(waveforms)]
         return _join(batches, [count_windows(waveform) for waveform in waveforms])
 
     def encode_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -130,17 +128,14 @@ class SpeechReader:
             after: Token ids that the LLM reads next. With a `tree`, it reads them at once after what was most
                 likely said.
         """
-        adapter = self.model.adapter
-        if adapter is None or not adapter.reads_words or self.words is None:
+        if self.adapter is None or not self.adapter.reads_words:
             return None
+        finder = self._finder()
         windows = (
             sentence
             for batch in window_batches(waveforms)
-            for sentence in self.words.sentences(
-                *adapter.forward_with_letters(*self.encode_windows(batch)),
-                evidence=self.evidence(batch),
-                tree=tree,
-                after=after,
+            for sentence in finder.sentences(
+                *self._read_windows(batch), evidence=self.evidence(batch), tree=tree, after=after
             )
         )
         counts = map(count_windows, waveforms)
@@ -173,13 +168,12 @@ class SpeechReader:
         Raises:
             UnsupportedError: The adapter has no CTC head.
         """
-        finder = self._finder()
-        found = finder.adapter.forward_with_letters(*self.encode_windows(windows))
-        return finder.transcripts(*found, evidence=self.evidence(windows), config=config)
+        found = self._read_windows(windows)
+        return self._finder().transcripts(*found, evidence=self.evidence(windows), config=config)
 
     def language_judge(self) -> LanguageJudge | None:
         """Tells whether a recording is in a language that the adapter knows; None where any is taken."""
-        config = None if self.model.adapter is None else self.model.adapter.config
+        config = None if self.adapter is None else self.adapter.config
         if config is None or config.languages is None or self.spoken_language is None:
             return None
         fit = config.known_letter_fit
@@ -193,14 +187,13 @@ class SpeechReader:
         Raises:
             UnsupportedError: The model's adapter reads no words and letters.
         """
-        adapter = self.model.adapter
-        if adapter is None or self.words is None or not adapter.config.letters:
+        if self.adapter is None or self.words is None or not self.adapter.config.letters:
             raise UnsupportedError("This model's adapter reads no letters.", hint="Load another with `--adapter`.")
-        return self.words.letter_fit(*adapter.forward_with_letters(*self.encode_windows([window])))
+        return self.words.letter_fit(*self._read_windows([window]))
 
     def evidence(self, windows: Sequence[np.ndarray]) -> list[float] | None:
         """How much speaks for speech in each window, in nats; None where it does not matter."""
-        config = None if self.model.adapter is None else self.model.adapter.config
+        config = None if self.adapter is None else self.adapter.config
         if config is None or config.readout != "ctc_words" or not (config.min_letter_fit or config.min_confidence):
             return None
         return [self.speech_gate.evidence(window) for window in windows]
@@ -210,11 +203,14 @@ class SpeechReader:
             raise UnsupportedError("This model's adapter reads no words.", hint="Load another with `--adapter`.")
         return self.words
 
-    def _embed(self, hidden_states: Tensor, lengths: Tensor, evidence: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-        adapter = self.model.adapter
-        if adapter is None or not adapter.reads_words:
-            return self.model.embed_hidden_states(hidden_states, lengths)
-        return self.embed_words(*adapter.forward_with_letters(hidden_states, lengths), evidence)
+    def _read_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, LetterScores | None]:
+        """What the adapter makes of windows, as `Adapter.forward_with_letters`."""
+        return self._finder().adapter.forward_with_letters(*self.encode_windows(windows))
+
+    def _embed_windows(self, windows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        if self.adapter is None or not self.adapter.reads_words:
+            return self.model.embed_hidden_states(*self.encode_windows(windows))
+        return self.embed_words(*self._read_windows(windows), self.evidence(windows))
 
 
 def _join(batches: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int]) -> tuple[Tensor, Tensor]:

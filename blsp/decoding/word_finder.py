@@ -83,7 +83,17 @@ class WordFinder:
         tree: LlmTree | None = None,
         after: Sequence[int] = (),
     ) -> list[Sentence]:
-        """What each of U stretches says, as the LLM reads it; arguments as of `read_out` and `read_speech`."""
+        """What each of U stretches says, as the LLM reads it.
+
+        Args:
+            frames: Speech embeddings before any selection, float (U, S, E), of `Adapter.forward_with_letters`.
+            lengths: Their lengths, int64 (U,).
+            letters: What the adapter read letter by letter.
+            logits: The head's scores, as of `token_scores`, where they are there already.
+            evidence: How much speaks for speech in each, in nats; None where only head and letters are there to tell.
+            tree: As of `SpeechReader.read_speech`.
+            after: As of `SpeechReader.read_speech`.
+        """
         if logits is None:
             logits = self.token_scores(frames)
         if self._writes:
@@ -99,7 +109,7 @@ class WordFinder:
         evidence: Sequence[float] | None = None,
         config: JointConfig | None = None,
     ) -> list[str]:
-        """What each of U stretches says, by sound and LLM together; arguments as of `read_out`."""
+        """What each of U stretches says, by sound and LLM together; arguments as of `sentences`."""
         logits = self.token_scores(frames)
         if self._writes:
             return [
@@ -188,26 +198,26 @@ class WordFinder:
         tree: LlmTree | None = None,
         after: Sequence[int] = (),
     ) -> list[Sentence]:
-        """What each of U stretches says, as people write it; arguments as of `words` and `read_speech`."""
-        assert self._marks is not None
-        ends = [*sorted(self._model.stop_token_ids), *self._marks.ends]
-        foreseen = tree is not None
-        config = config or NARROW
+        """What each of U stretches says, as people write it; arguments as of `words` and `sentences`."""
+        marks = self._marks
+        assert marks is not None
+        ends = [*sorted(self._model.stop_token_ids), *marks.ends]
+        is_conversation = tree is not None
         tree = tree or LlmTree(self._model, self._prompt_ids(sentence_instruction()), self.spellings.openings)
         typed = PlainText(self._model.tokenizer)
-        written: dict[int, Punctuation] = {}
+        written: dict[int, Punctuation] = {}  # what it has heard in a reading is needed twice
 
         def punctuation(reading: Reading) -> Punctuation:
-            assert self._marks is not None
-            return written.setdefault(id(reading), Punctuation(reading, self._marks, ends, self._model.tokenizer))
+            if id(reading) not in written:
+                written[id(reading)] = Punctuation(reading, marks, ends, self._model.tokenizer)
+            return written[id(reading)]
 
         def last_paths(reading: Reading, path: Path) -> list[Path]:
             return [(*typed.ids(punctuation(reading).by_sound(path)), *after)]
 
         sentences = []
-        for found in self._search(
-            tree, ends, logits, lengths, letters, evidence, config, last_paths if foreseen else None
-        ):
+        foreseen = last_paths if is_conversation else None
+        for found in self._search(tree, ends, logits, lengths, letters, evidence, config or NARROW, foreseen):
             if found is None:
                 sentences.append(Sentence([], []))
                 continue
