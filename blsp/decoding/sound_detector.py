@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blsp.decoding.whisper_decoder import load_decoder, read_settings
+from blsp.decoding.whisper_decoder import load_decoder, next_scores, read_settings
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperDecoder
@@ -61,19 +61,14 @@ class SoundDetector:
     def __call__(self, hidden_states: Tensor) -> SoundOpinion:
         """What 30 s of sound are taken for, by their encoder states, float (1500, D)."""
         tokens = self._tokens
-        states = hidden_states[None].to(self._decoder.embed_tokens.weight)
-        first = self._log_probs(states, [tokens.start])
+        first = self._log_probs(hidden_states, [tokens.start])
         language = tokens.languages[int(first[self._languages].argmax())]
-        second = self._log_probs(states, [tokens.start, language, *tokens.before_words])
+        second = self._log_probs(hidden_states, [tokens.start, language, *tokens.before_words])
         return SoundOpinion(float(first[tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
 
-    def _log_probs(self, states: Tensor, ids: Sequence[int]) -> Tensor:
+    def _log_probs(self, hidden_states: Tensor, ids: Sequence[int]) -> Tensor:
         """Of all tokens after some, (V,)."""
-        weight = self._decoder.embed_tokens.weight
-        prompt = torch.tensor([ids], device=weight.device)
-        step = self._decoder(input_ids=prompt, encoder_hidden_states=states, use_cache=False)
-        scores: Tensor = step.last_hidden_state[0, -1] @ weight.T  # (V,)
-        return scores.float().log_softmax(dim=0).cpu()
+        return next_scores(self._decoder, hidden_states, ids).log_softmax(dim=0).cpu()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SoundDetector:
         """Move it to where the encoder is."""

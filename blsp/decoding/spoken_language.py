@@ -24,7 +24,7 @@ from torch import Tensor
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
 from blsp.audio.speech_gate import SURE_EVIDENCE, speech_evidence
-from blsp.decoding.whisper_decoder import load_decoder, read_settings
+from blsp.decoding.whisper_decoder import load_decoder, next_scores, read_settings
 from blsp.modeling.encoder import SpeechEncoder
 
 if TYPE_CHECKING:
@@ -77,12 +77,7 @@ class LanguageDetector:
     @torch.inference_mode()
     def __call__(self, hidden_states: Tensor) -> LanguageOpinion:
         """What an utterance sounds like, by its encoder states, float (L, D)."""
-        weight = self._decoder.embed_tokens.weight
-        start = torch.zeros(1, 1, dtype=torch.int64, device=weight.device)
-        states = hidden_states[None].to(weight)
-        step = self._decoder(input_ids=start, encoder_hidden_states=states, use_cache=False)
-        last: Tensor = step.last_hidden_state[0, 0]  # (D,)
-        log_probs = (last @ weight[1:].T).float().log_softmax(dim=0)
+        log_probs = next_scores(self._decoder, hidden_states, [0])[1:].log_softmax(dim=0)  # the first begins a text
         return LanguageOpinion(dict(zip(self._codes, log_probs.tolist())))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LanguageDetector:
@@ -127,10 +122,8 @@ class SpokenLanguage:
         load_sounds: Callable[[], SoundDetector | None] = lambda: None,
     ) -> None:
         self._encoder = encoder
+        self._languages = functools.cache(load)
         self._sounds = functools.cache(load_sounds)
-        self._load = load
-        self._detector: LanguageDetector | None = None
-        self._is_loaded = False
 
     @property
     def is_known(self) -> bool:
@@ -139,9 +132,7 @@ class SpokenLanguage:
         Raises:
             CheckpointError: It cannot be read.
         """
-        if not self._is_loaded:
-            self._detector, self._is_loaded = self._load(), True
-        return self._detector is not None
+        return self._languages() is not None
 
     @torch.inference_mode()
     def opinion(self, waveform: np.ndarray, *, padded: bool) -> LanguageOpinion | None:
@@ -151,11 +142,11 @@ class SpokenLanguage:
             waveform: The utterance.
             padded: Encode it with silence up to 30 s, as Whisper was trained: slow, and more reliable.
         """
-        if not self.is_known:
+        detector = self._languages()
+        if detector is None:
             return None
-        assert self._detector is not None
         states = self._encoded(waveform, padded=padded)
-        return self._detector.to(states.device, states.dtype)(states)
+        return detector.to(states.device, states.dtype)(states)
 
     @torch.inference_mode()
     def sounds(self, waveform: np.ndarray) -> SoundOpinion | None:

@@ -26,6 +26,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def next_scores(decoder: WhisperDecoder, hidden_states: Tensor, ids: Sequence[int]) -> Tensor:
+    """Scores of all tokens that a decoder has after some, float (V,), for encoder states, float (L, D)."""
+    weight = decoder.embed_tokens.weight
+    prompt = torch.tensor([list(ids)], device=weight.device)
+    step = decoder(input_ids=prompt, encoder_hidden_states=hidden_states[None].to(weight), use_cache=False)
+    scores: Tensor = step.last_hidden_state[0, -1] @ weight.T
+    return scores.float()
+
+
 def load_decoder(folder: Path, tokens: Sequence[int] | None = None) -> WhisperDecoder | None:
     """Read the decoder from a Whisper's folder; None for an encoder alone.
 
