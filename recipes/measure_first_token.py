@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import random
 import shlex
 import statistics
 import subprocess
@@ -28,13 +27,12 @@ from blsp.conversation import Turn
 from blsp.data.manifest import Manifest
 from blsp.decoding.conversation import Conversation
 from blsp.decoding.sampling import GenerationConfig
+from blsp.evaluation.significance import ResamplingConfig, percentile_interval, resample_counts
 from blsp.modeling.model import BlspModel
 from blsp.models.load import load_model
 from blsp.models.spec import resolve
 
 SILENCE = Turn("user", speech=np.zeros(SAMPLING_RATE, np.float32))
-SAMPLES = 2000
-"""Of the bootstrap."""
 
 
 class FirstToken:
@@ -99,9 +97,10 @@ class OtherProgram:
 
 def interval(ratios: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the median, by bootstrap."""
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(SAMPLES))
-    return medians[SAMPLES // 40], medians[-SAMPLES // 40]
+    drawn = np.concatenate(list(resample_counts(len(ratios), ResamplingConfig())))  # (R, N)
+    medians = np.array([np.median(np.repeat(ratios, counts.astype(int))) for counts in drawn])
+    low, high = percentile_interval(medians)
+    return float(low), float(high)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from blsp.data.answers.behaviours import Behaviour, BehaviourPlan, fault, matching, read_behaviours, write_behaviours
 from blsp.data.answers.wordings import CONTINUATION, REPETITION, SHORT_ANSWER, behaviour_wordings
-from blsp.data.line_store import Shard
 from blsp.instructions import Instruction, repeat_instruction
 from blsp.progress import Watcher
 from blsp.stages.planning.decoding_cost import decoding_cost
@@ -19,7 +18,7 @@ from blsp.stages.prepare.writing import (
     backend_facts,
     check_pattern,
     count_faults,
-    load_answerer,
+    write_missing,
 )
 from blsp.stages.stage import Plan, Stage, StageConfig
 
@@ -125,18 +124,9 @@ class BehavioursStage(Stage[BehavioursConfig]):
 
     def run(self, config: BehavioursConfig, watcher: Watcher) -> dict[str, Any]:
         """Write what is missing."""
-        from blsp.data.manifest import Manifest
-
         path = config.out / FILE_NAME
-        write_behaviours(
-            path,
-            Manifest(config.manifest),
-            config.behaviour_plan(),
-            lambda: load_answerer(config, watcher),
-            batch_size=config.batch_size,
-            watch=lambda done, total: watcher.advance(done, total, "line", {}),
-        )
-        return _result(path, config, watcher) if Shard.of_process().rank == 0 else {}
+        is_main = write_missing(write_behaviours, path, config.behaviour_plan(), config, watcher, what="line")
+        return _result(path, config, watcher) if is_main else {}
 
 
 def _result(path: Path, config: BehavioursConfig, watcher: Watcher) -> dict[str, Any]:

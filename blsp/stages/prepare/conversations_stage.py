@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from blsp.data.answers.conversations import QUESTIONS, ConversationPlan, read_conversations, write_conversations
-from blsp.data.line_store import Shard
 from blsp.progress import Watcher
 from blsp.stages.planning.decoding_cost import decoding_cost
 from blsp.stages.prepare.writing import (
@@ -17,7 +16,7 @@ from blsp.stages.prepare.writing import (
     backend_facts,
     check_pattern,
     count_faults,
-    load_answerer,
+    write_missing,
 )
 from blsp.stages.stage import Plan, Stage, StageConfig
 
@@ -92,18 +91,11 @@ class ConversationsStage(Stage[ConversationsConfig]):
 
     def run(self, config: ConversationsConfig, watcher: Watcher) -> dict[str, Any]:
         """Write what is missing."""
-        from blsp.data.manifest import Manifest
-
         path = config.out / FILE_NAME
-        write_conversations(
-            path,
-            Manifest(config.manifest),
-            config.conversation_plan(),
-            lambda: load_answerer(config, watcher),
-            batch_size=config.batch_size,
-            watch=lambda done, total: watcher.advance(done, total, "conversation", {}),
+        is_main = write_missing(
+            write_conversations, path, config.conversation_plan(), config, watcher, what="conversation"
         )
-        return _result(path, config, watcher) if Shard.of_process().rank == 0 else {}
+        return _result(path, config, watcher) if is_main else {}
 
 
 def _result(path: Path, config: ConversationsConfig, watcher: Watcher) -> dict[str, Any]:

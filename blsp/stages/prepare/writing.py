@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.data.answers.answer_filter import FAULTS, AnswerFilter
 from blsp.data.answers.behaviours import Case
+from blsp.environment import is_main_process
 from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
 from blsp.stages.stage import StageConfig
@@ -96,6 +99,35 @@ def load_answerer(config: WritingConfig, watcher: Watcher) -> Answerer:
         watcher.message("This CPU multiplies bfloat16" if fast else "This CPU has no bfloat16: float32 it is")
         model = replace(model, dtype="bfloat16" if fast else "float32")
     return TransformersAnswerer(model.load(speech=False), config.batch_size, config.max_new_tokens)
+
+
+def write_missing(
+    write: Callable[..., None], path: Path, plan: Any, config: WritingConfig, watcher: Watcher, *, what: str
+) -> bool:
+    """Let the LLM write what a file still lacks.
+
+    Args:
+        write: `write_behaviours`, or another with the same arguments.
+        path: The file.
+        plan: What is written.
+        config: Who writes.
+        watcher: Told how far it is.
+        what: What a line is called there.
+
+    Returns:
+        Whether this process is the one that tells what came of it.
+    """
+    from blsp.data.manifest import Manifest
+
+    write(
+        path,
+        Manifest(config.manifest),
+        plan,
+        partial(load_answerer, config, watcher),
+        batch_size=config.batch_size,
+        watch=lambda done, total: watcher.advance(done, total, what, {}),
+    )
+    return is_main_process()
 
 
 def count_faults(faults: Counter[str], answers: int, watcher: Watcher) -> dict[str, Any]:
