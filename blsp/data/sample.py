@@ -44,6 +44,8 @@ class Sample:
     """What was said before, in a conversation."""
     learns_earlier: bool = False
     """Whether the earlier answers are learnt too, from the first utterance on."""
+    top_tokens: str | None = None
+    """What the LLM expected at each token of the answer when it read the transcript (`TopTokens.encode`)."""
 
     @property
     def utterances(self) -> tuple[int, ...]:

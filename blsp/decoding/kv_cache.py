@@ -102,8 +102,8 @@ class CachedContext:
 
     @property
     def reads_words(self) -> bool:
-        """Whether the LLM reads speech as words."""
-        return self._model.adapter is not None and self._model.adapter.reads_words
+        """Whether the LLM reads speech as words, and as nothing else."""
+        return self._model.adapter is not None and self._model.adapter.hands_over_words
 
     @torch.inference_mode()
     def embed_speech(
@@ -130,7 +130,7 @@ class CachedContext:
             CancelledError: `cancel` was set.
         """
         reader = speech_reader(self._model)
-        expects_words = bool(before) and self._decoder is not None and reader.expects_words
+        expects_words = bool(before) and self._decoder is not None and reader.expects_words and self.reads_words
         ids: list[int] = []
         embeds: list[Tensor] = []
         with cancelled_by(cancel, self._blocks):

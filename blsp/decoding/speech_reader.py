@@ -20,7 +20,7 @@ from blsp.decoding.search.llm_tree import LlmTree
 from blsp.decoding.spoken_language import LanguageJudge, SpokenLanguage
 from blsp.decoding.word_finder import WordFinder
 from blsp.errors import UnsupportedError
-from blsp.modeling.adapter import Adapter, LetterScores
+from blsp.modeling.adapter import WORD_READOUTS, Adapter, LetterScores
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PromptTemplate
@@ -128,7 +128,7 @@ class SpeechReader:
             after: Token ids that the LLM reads next. With a `tree`, it reads them at once after what was most
                 likely said.
         """
-        if self.adapter is None or not self.adapter.reads_words:
+        if self.adapter is None or not self.adapter.hands_over_words:
             return None
         finder = self._finder()
         windows = (
@@ -157,10 +157,9 @@ class SpeechReader:
         Raises:
             UnsupportedError: The adapter finds no words.
         """
-        sentences = self._finder().sentences(frames, lengths, letters, logits, evidence)
-        rows = [self.model.embed_tokens(sentence.ids) for sentence in sentences]
-        n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True), n_tokens
+        finder = self._finder()
+        sentences = finder.sentences(frames, lengths, letters, logits, evidence)
+        return finder.embed([sentence.ids for sentence in sentences], frames, lengths, letters)
 
     def transcripts(self, windows: Sequence[np.ndarray], config: JointConfig | None = None) -> list[str]:
         """What windows of at most 30 s say, by sound and LLM together.
@@ -194,7 +193,11 @@ class SpeechReader:
     def evidence(self, windows: Sequence[np.ndarray]) -> list[float] | None:
         """How much speaks for speech in each window, in nats; None where it does not matter."""
         config = None if self.adapter is None else self.adapter.config
-        if config is None or config.readout != "ctc_words" or not (config.min_letter_fit or config.min_confidence):
+        if (
+            config is None
+            or config.readout not in WORD_READOUTS
+            or not (config.min_letter_fit or config.min_confidence)
+        ):
             return None
         return [self.speech_gate.evidence(window) for window in windows]
 

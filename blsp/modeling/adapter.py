@@ -13,8 +13,11 @@ from blsp.audio.waveform import ENCODER_FRAMES_PER_SECOND
 from blsp.modeling.attention_block import ContextBlock, LetterReader, valid_positions
 from blsp.modeling.packed.linear import PackedEmbedding
 from blsp.modeling.weights_mark import WeightsMark, weights_mark
+from blsp.modeling.word_residual import WordResidual
 
-Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"]
+Readout = Literal["frames", "ctc_frames", "ctc_expected", "ctc_words", "ctc_residual"]
+WORD_READOUTS: tuple[Readout, ...] = ("ctc_words", "ctc_residual")
+"""Those for which a search finds words."""
 _FEW_TOKENS_PER_SECOND = 0.6
 """Slow speech has more: children spelling single words have 0.7."""
 
@@ -34,7 +37,7 @@ class AdapterConfig:
     readout: Readout = "frames"
     """What the LLM reads: every frame (the paper); or only those that the CTC head reads as new tokens, as they
     are or as the token embedding that the head expects; or the tokens that a search by head and letters finds, which
-    is `ctc_expected` while training (decision 0014)."""
+    is `ctc_expected` while training (decision 0014); or these with what the frames add to their embeddings."""
     blocks: tuple[int, ...] = ()
     """Transformer blocks after each convolution, as many numbers as convolutions; empty: none, as in the paper."""
     letters: bool = False
@@ -103,6 +106,7 @@ class Adapter(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.projection = None if config.width is None else nn.Linear(width, config.llm_dim)
         self.ctc = CtcHead(config.llm_dim, config.vocabulary_size) if config.readout != "frames" else None
+        self.residual = WordResidual(config.llm_dim) if config.readout == "ctc_residual" else None
 
     def set_readout(self, readout: Readout) -> None:
         """Let the LLM read something else of this adapter than it was trained for; every frame costs it its CTC head.
@@ -114,6 +118,10 @@ class Adapter(nn.Module):
             self.ctc = None
         elif self.ctc is None:
             raise ValueError(f"`readout` must be frames for an adapter without CTC head, but is {readout} instead.")
+        if readout != "ctc_residual":
+            self.residual = None
+        elif self.residual is None:
+            self.residual = WordResidual(self.config.llm_dim).to(self.norm.weight)
         self.config = replace(self.config, readout=readout)
 
     def set_vocabulary(self, vocabulary: Tensor, *, writes: bool) -> None:
@@ -147,7 +155,12 @@ class Adapter(nn.Module):
     @property
     def reads_words(self) -> bool:
         """Whether the LLM reads the tokens that a search finds, which this module alone cannot do."""
-        return self.config.readout == "ctc_words" and not self.training
+        return self.config.readout in WORD_READOUTS and not self.training
+
+    @property
+    def hands_over_words(self) -> bool:
+        """Whether it reads these tokens as they are, so that nothing but their ids need be known."""
+        return self.reads_words and self.residual is None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of valid speech embeddings for each row before any selection, int64 (B,)."""

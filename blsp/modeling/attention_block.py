@@ -58,7 +58,7 @@ class ContextBlock(nn.Module):
         query, key, value = heads.unbind(0)  # each (B, H, S, K)
         # Without padding no mask is needed, which keeps the fast kernels.
         mask = None if bool(valid.all()) else valid[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(_rotate(query), _rotate(key), value, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(rotate(query), rotate(key), value, attn_mask=mask)
         result: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, size, width))
         return result
 
@@ -109,7 +109,7 @@ def valid_positions(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
-def _rotate(x: Tensor) -> Tensor:
+def rotate(x: Tensor) -> Tensor:
     """Rotary position embedding of queries or keys, (B, H, S, K)."""
     half = x.size(3) // 2
     frequencies = _ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)

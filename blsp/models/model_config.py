@@ -42,7 +42,7 @@ class ModelConfig:
     """Inner width of a new adapter's bottleneck."""
     width: int | None = None
     """Own width of a new adapter; by default that of the LLM."""
-    readout: Literal["frames", "ctc_frames", "ctc_expected", "ctc_words"] | None = None
+    readout: Literal["frames", "ctc_frames", "ctc_expected", "ctc_words", "ctc_residual"] | None = None
     """What the LLM reads: every frame (the paper), or what the adapter's CTC head reads; by default as the adapter was
     trained, and every frame of a new one."""
     blocks: tuple[int, ...] = ()
@@ -77,12 +77,13 @@ class ModelConfig:
             padded=spec.padded if self.padded is None else self.padded,
         )
 
-    def load(self, *, speech: bool = True, seed: int = 0) -> BlspModel:
+    def load(self, *, speech: bool = True, seed: int = 0, packed: bool = False) -> BlspModel:
         """The model on its device; with `adapter: new` its adapter is random, by the seed.
 
         Args:
             speech: Load encoder and adapter too; without them the model takes text only.
             seed: Start of the random numbers of a new adapter.
+            packed: Let a CPU run the LLM by its packed weights, as `blsp.models.load.load_model`.
 
         Raises:
             ConfigError: `readout` needs a CTC head, or `letters_per_position` an adapter that reads letters, and the
@@ -91,7 +92,7 @@ class ModelConfig:
         from blsp.models.load import load_model
 
         if not speech or self.adapter != "new":
-            model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech)
+            model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech, packed=packed)
             if model.adapter is not None:
                 self._read_as_told(model.adapter)
             return model

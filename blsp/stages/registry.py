@@ -18,6 +18,7 @@ STAGES = {
     "behaviours": "blsp.stages.prepare.behaviours_stage:BehavioursStage",
     "conversations": "blsp.stages.prepare.conversations_stage:ConversationsStage",
     "ctc": "blsp.stages.train.ctc_stage:CtcStage",
+    "word_finding": "blsp.stages.prepare.word_finding_stage:WordFindingStage",
     "alignment": "blsp.stages.train.alignment_stage:AlignmentStage",
     "averaging": "blsp.stages.train.averaging_stage:AveragingStage",
     "translation": "blsp.stages.train.translation_stage:TranslationStage",

@@ -154,7 +154,10 @@ class AnswerSource:
         except TypeError as error:
             raise self._lines.changed() from error
         self.keys.check(line.id, self._manifest, number, self._lines.path)
-        return Sample(number, self.config.behaviour, self._instruction(line), line.response, line.finished)
+        instruction = self._instruction(line)
+        return Sample(
+            number, self.config.behaviour, instruction, line.response, line.finished, top_tokens=line.top_tokens
+        )
 
     def _instruction(self, line: BehaviourLine) -> Instruction:
         if self.config.with_example:

@@ -6,10 +6,13 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from blsp.conversation import Turn
+from blsp.data.answers.top_tokens import TopTokens
 from blsp.decoding.batched import COMPACT_BELOW, BatchDecoder
 from blsp.decoding.sampling import is_looping
 from blsp.decoding.text_stream import TextStream
@@ -25,6 +28,8 @@ class Answer:
     text: str
     finished: bool
     """Whether it came to its own end: neither cut off by the limit nor stopped for saying the same over and over."""
+    top_tokens: TopTokens | None = None
+    """What was expected at each of its tokens, where that was asked for."""
 
 
 UNANSWERED = Answer("", finished=False)
@@ -72,15 +77,18 @@ class AnswerWriter:
     def __init__(self, form: AnswerFormat) -> None:
         self.ids: list[int] = []
         self.done = False
+        self._top: list[tuple[np.ndarray, np.ndarray]] = []
         self._finished = False
         self._format = form
         self._stream = TextStream(form.tokenizer, form.template.stop_strings)
 
-    def push(self, token_id: int) -> None:
-        """Take the next token; ignored once the answer is done."""
+    def push(self, token_id: int, top: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """Take the next token, and what was expected in its place; ignored once the answer is done."""
         if self.done:
             return
         self.ids.append(token_id)
+        if top is not None:
+            self._top.append(top)
         if token_id in self._format.stop_token_ids:
             self._finished = True
         else:
@@ -92,7 +100,8 @@ class AnswerWriter:
     def answer(self) -> Answer:
         """What was written."""
         self._stream.finish()
-        return Answer(self._stream.text, self._finished or self._stream.stopped)
+        top = TopTokens(*(np.stack(part) for part in zip(*self._top))) if self._top else None
+        return Answer(self._stream.text, self._finished or self._stream.stopped, top)
 
 
 class Answerer(Protocol):
@@ -116,11 +125,14 @@ class TransformersAnswerer:
         model: A model; its encoder is not used.
         batch_size: Rows in a batch.
         max_new_tokens: Longest answer, in tokens.
+        top_tokens: How many of the likeliest tokens are kept at each token of an answer.
     """
 
-    def __init__(self, model: BlspModel, batch_size: int = 32, max_new_tokens: int = 64) -> None:
+    def __init__(
+        self, model: BlspModel, batch_size: int = 32, max_new_tokens: int = 64, *, top_tokens: int = 0
+    ) -> None:
         self.format = AnswerFormat.of_model(model, max_new_tokens)
-        self._model, self._batch_size = model, batch_size
+        self._model, self._batch_size, self._top_tokens = model, batch_size, top_tokens
 
     def answer(self, prompts: Sequence[tuple[int, ...]], needed: Container[int]) -> Iterator[dict[int, Answer]]:
         """As the protocol. Batches depend on the prompts alone, and are run whole where one answer is needed."""
@@ -137,8 +149,8 @@ class TransformersAnswerer:
         writers = [AnswerWriter(self.format) for _ in prompts]
         active = writers
         while True:
-            for writer, token_id in zip(active, logits.argmax(dim=1).tolist()):
-                writer.push(token_id)
+            for writer, token_id, top in zip(active, logits.argmax(dim=1).tolist(), self._top(logits)):
+                writer.push(token_id, top)
             keep = [i for i, writer in enumerate(active) if not writer.done]
             if not keep:
                 return [writer.answer() for writer in writers]
@@ -146,6 +158,15 @@ class TransformersAnswerer:
                 decoding.keep(keep)
                 active = [active[i] for i in keep]
             logits = decoding.step([writer.ids[-1] for writer in active])
+
+    def _top(self, logits: Tensor) -> Sequence[tuple[np.ndarray, np.ndarray] | None]:
+        """Likeliest tokens of each row of scores (B, V), and their log probabilities, (K,) each."""
+        if not self._top_tokens:
+            return [None] * len(logits)
+        scores = logits.float()
+        best, ids = scores.topk(self._top_tokens, dim=1)
+        log_probs = best - scores.logsumexp(dim=1, keepdim=True)
+        return list(zip(ids.cpu().numpy(), log_probs.cpu().numpy()))
 
 
 def batches_by_length(lengths: Sequence[float], batch_size: int) -> list[list[int]]:

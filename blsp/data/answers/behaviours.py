@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from blsp.conversation import Turn
 from blsp.data.answers.answer_filter import AnswerFilter, Fault, sentences
 from blsp.data.answers.wordings import REPETITION
 from blsp.data.line_store import LineStore, Shard
+from blsp.data.transcripts import Case, speller
 from blsp.errors import DataError
 from blsp.instructions import Instruction
 from blsp.json_lines import read_lines
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from blsp.data.answers.answering import Answer, Answerer
     from blsp.data.manifest import Manifest
 
-Case = Literal["keep", "lower", "true", "auto"]
 BATCHES_IN_CHUNK = 16
 
 
@@ -46,6 +46,9 @@ class BehaviourLine:
     """Whether it came to its own end, rather than to a limit of tokens or sentences."""
     system: str | None = None
     """Who the LLM was told to be; None for what its prompt format says by itself, and then not in the file."""
+    top_tokens: str | None = None
+    """What it expected at each token of the response, as `TopTokens.encode` writes it; not in the file where that was
+    not kept."""
 
     def fields(self) -> dict[str, str | bool]:
         """What the file holds of it."""
@@ -74,7 +77,7 @@ def read_behaviours(path: Path) -> Iterator[BehaviourLine]:
         DataError: The file cannot be read, or a line is none of a behaviour.
     """
     kinds = {"id": str, "behaviour": str, "instruction": str, "response": str, "finished": bool}
-    optional = {"system": str}
+    optional = {"system": str, "top_tokens": str}
     for number, fields in read_lines(path, hint="Write it with a config whose stage is `behaviours`."):
         present = kinds | {name: kind for name, kind in optional.items() if fields.get(name) is not None}
         for name, kind in present.items():
@@ -91,18 +94,11 @@ def fault(line: BehaviourLine, answers: AnswerFilter) -> Fault | None:
 
 
 def shown(transcript: str, case: Case, spelling: tuple[Path, ...]) -> str:
-    """A transcript as the LLM is to see it; `auto` makes one all in capitals lower-case."""
-    text = transcript.strip()
-    if case == "lower" or (case == "auto" and text.isupper()):
-        return text.lower()
-    return _true_speller(spelling)(text).strip() if case == "true" else text
+    """A transcript as the LLM is to see it (`blsp.data.transcripts.speller`)."""
+    return _speller(case, spelling)(transcript.strip()).strip()
 
 
-@functools.cache
-def _true_speller(spelling: tuple[Path, ...]) -> Callable[[str], str]:
-    from blsp.data.transcripts import speller
-
-    return speller("true", spelling)
+_speller = functools.cache(speller)
 
 
 @dataclass(frozen=True)
@@ -217,7 +213,8 @@ class _Draft:
         text, finished = answer.text.strip(), answer.finished
         if self.max_sentences is not None and len(found := sentences(text)) > self.max_sentences:
             text, finished = " ".join(found[: self.max_sentences]), False
-        return replace(self.line, response=text, finished=finished)
+        top = None if answer.top_tokens is None else answer.top_tokens.encode()
+        return replace(self.line, response=text, finished=finished, top_tokens=top)
 
 
 def _draft(

@@ -75,6 +75,7 @@ class ConversationSource:
             last.finished,
             earlier,
             self.config.learns_earlier,
+            last.top_tokens,
         )
 
     def _places(self, keys: Sequence[int]) -> npt.NDArray[np.int64]:

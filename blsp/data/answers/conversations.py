@@ -16,9 +16,10 @@ import numpy as np
 
 from blsp.conversation import Turn
 from blsp.data.answers.answer_filter import is_whole, sentences
-from blsp.data.answers.behaviours import Case, matching, shown
+from blsp.data.answers.behaviours import matching, shown
 from blsp.data.answers.wordings import CONVERSATION
 from blsp.data.line_store import LineStore, Shard
+from blsp.data.transcripts import Case
 from blsp.errors import DataError
 from blsp.json_lines import read_lines
 
@@ -47,6 +48,12 @@ class ConversationTurn:
     """What the LLM wrote."""
     finished: bool = False
     """Whether it came to its own end."""
+    top_tokens: str | None = None
+    """What was expected at each token of the answer (`TopTokens.encode`); not in the file where that was not kept."""
+
+    def fields(self) -> dict[str, Any]:
+        """What the file holds of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class ConversationLine:
     def fields(self) -> dict[str, Any]:
         """What the file holds of it."""
         system = {} if self.system is None else {"system": self.system}
-        return {"id": self.id, "behaviour": CONVERSATION, "turns": [asdict(turn) for turn in self.turns], **system}
+        return {"id": self.id, "behaviour": CONVERSATION, "turns": [turn.fields() for turn in self.turns], **system}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any], where: str) -> ConversationLine:
@@ -91,7 +98,8 @@ class ConversationLine:
         """The conversation with the answer to turn `n_turns`."""
         turns = list(self.turns)
         text = answer.text.strip()
-        turns[n_turns - 1] = replace(turns[n_turns - 1], answer=text, finished=answer.finished)
+        top = None if answer.top_tokens is None else answer.top_tokens.encode()
+        turns[n_turns - 1] = replace(turns[n_turns - 1], answer=text, finished=answer.finished, top_tokens=top)
         if n_turns < len(turns) and not answer.finished:  # what is said next follows on whole sentences
             turns[n_turns - 1] = replace(turns[n_turns - 1], answer=_whole_sentences(text))
         return replace(self, turns=tuple(turns))

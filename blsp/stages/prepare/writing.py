@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.data.answers.answer_filter import FAULTS, AnswerFilter
-from blsp.data.answers.behaviours import Case
+from blsp.data.transcripts import Case
 from blsp.environment import is_main_process
 from blsp.models.model_config import ModelConfig, model_inputs
 from blsp.progress import Watcher
@@ -35,7 +35,8 @@ class WritingConfig(StageConfig):
     system: str | None = None
     """Who the LLM is told to be; by default what its prompt format says by itself."""
     case: Case = "auto"
-    """How transcripts are shown to the LLM: keep, lower, true (by `spelling`), or auto (lower if all in capitals)."""
+    """How transcripts are shown to the LLM: keep, lower, true (by `spelling`), auto (lower if all in capitals), or
+    written (no marks but `, . ? !`, as an adapter reads that writes)."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
     filter: AnswerFilter = field(default_factory=AnswerFilter)
@@ -46,6 +47,9 @@ class WritingConfig(StageConfig):
     """Longest answer, in tokens."""
     backend: Literal["auto", "transformers", "vllm"] = "auto"
     """What runs the LLM; auto takes vLLM where it is installed and there is a GPU."""
+    top_tokens: int = 0
+    """How many of the likeliest tokens, with their probabilities, are kept at each token of an answer: distillation
+    then needs no second pass of the LLM in training. transformers only."""
     cpu_bfloat16: bool = False
     """Write in bfloat16 on CPUs that multiply it (AVX512_BF16, AMX), in float32 on the others: a little faster, but
     where two tokens are almost equally likely the answer then depends on the machine."""
@@ -55,6 +59,10 @@ class WritingConfig(StageConfig):
         for name, value in {**counts, "batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {value}.")
+        if self.top_tokens < 0:
+            raise ValueError(f"`top_tokens` must be at least 0, but is {self.top_tokens}.")
+        if self.top_tokens and self.backend == "vllm":
+            raise ValueError(f"`top_tokens` must be 0 with the backend vllm, but is {self.top_tokens}.")
 
     @property
     def inputs(self) -> list[Path]:
@@ -90,7 +98,8 @@ def load_answerer(config: WritingConfig, watcher: Watcher) -> Answerer:
     from blsp.models.placement import cpu_multiplies_bfloat16, select_device
 
     spec, model = config.model.spec(), config.model
-    by_vllm = config.backend == "vllm" or (config.backend == "auto" and vllm_backend.can_be_used(spec))
+    may_use_vllm = config.backend == "auto" and not config.top_tokens
+    by_vllm = config.backend == "vllm" or (may_use_vllm and vllm_backend.can_be_used(spec))
     watcher.message(f"{spec.llm} is loaded with {'vLLM' if by_vllm else 'transformers'}")
     if by_vllm:
         return vllm_backend.load_vllm(spec, dtype=model.dtype, max_new_tokens=config.max_new_tokens)
@@ -98,7 +107,8 @@ def load_answerer(config: WritingConfig, watcher: Watcher) -> Answerer:
         fast = cpu_multiplies_bfloat16()
         watcher.message("This CPU multiplies bfloat16" if fast else "This CPU has no bfloat16: float32 it is")
         model = replace(model, dtype="bfloat16" if fast else "float32")
-    return TransformersAnswerer(model.load(speech=False), config.batch_size, config.max_new_tokens)
+    loaded = model.load(speech=False)
+    return TransformersAnswerer(loaded, config.batch_size, config.max_new_tokens, top_tokens=config.top_tokens)
 
 
 def write_missing(

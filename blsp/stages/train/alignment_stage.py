@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blsp.data.answers.answer_sources import SourceConfig
 from blsp.data.transcripts import Case
+from blsp.errors import DataError
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
 from blsp.stages.planning.speech_training_plan import plan_alignment
@@ -25,6 +26,11 @@ from blsp.training.tasks.lora import LoraConfig
 from blsp.training.tasks.objective_config import ObjectiveConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from blsp.data.manifest import Manifest
+    from blsp.data.speech.found_words import FoundWords
     from blsp.modeling.model import BlspModel
     from blsp.training.tasks.alignment_task import AlignmentData, AlignmentTask
 
@@ -48,6 +54,13 @@ class AlignmentConfig(SpeechTrainingConfig):
     capitals (auto), or true case without punctuation by `spelling`."""
     spelling: tuple[Path, ...] = ()
     """Texts, one sentence a line, from which true case is learned."""
+    found: Path | None = None
+    """Words found in the utterances, by the stage `word_finding`; for the readout `ctc_residual`."""
+    validation_found: Path | None = None
+    """The same of `validation`."""
+    right_share: float = 1.0
+    """Share of the utterances that are trained on of those in which the right words were found: from mistakes more is
+    learnt."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +68,12 @@ class AlignmentConfig(SpeechTrainingConfig):
             raise ValueError("`sources` must name at least one behaviour, but is empty instead.")
         if (self.case == "true") != bool(self.spelling):
             raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
+        if (self.model.readout == "ctc_residual") != (self.found is not None):
+            raise ValueError(f"`found` must be given for the readout ctc_residual only, but is {self.found}.")
+        if (self.found is None or self.validation is None) != (self.validation_found is None):
+            raise ValueError(f"`validation_found` must be given with `found`, but is {self.validation_found}.")
+        if not 0 <= self.right_share <= 1:
+            raise ValueError(f"`right_share` must be between 0 and 1, but is {self.right_share}.")
         if self.objective.ctc > 0 and self.model.is_new_without_head:
             raise ValueError("`objective.ctc` needs an adapter with a CTC head, but `model.readout` is 'frames'.")
 
@@ -88,6 +107,7 @@ def alignment_inputs(config: AlignmentConfig) -> list[Path]:
     paths = config.manifests
     for source in (*config.sources, *config.validation_sources):
         paths += [path for path in (source.path, source.manifest) if path is not None] + [*source.spelling]
+    paths += [path for path in (config.found, config.validation_found) if path is not None]
     return list(dict.fromkeys([*paths, *config.spelling, *model_inputs(config.model, speech=True)]))
 
 
@@ -121,13 +141,21 @@ def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeec
     from blsp.training.tasks.alignment_task import AlignmentData, SpeechSamples
     from blsp.training.tasks.vocabulary import Transcripts, competing_tokens, transcript_tokens
 
-    training = SpeechSamples(speech.training, _samples(speech.training, config.sources, config, watcher), speech.loader)
+    found = _found_words(config.found, speech.training)
+    training = SpeechSamples(
+        speech.training,
+        _samples(speech.training, config.sources, config, watcher),
+        speech.loader,
+        found,
+        _trained_on(config, found, speech.training),
+    )
     held_out: SpeechSamples | None = None
     if speech.held_out is not None and speech.held_out_loader is not None:
         sources = config.validation_sources or config.sources
         samples = _samples(speech.held_out, sources, config, watcher)
-        held_out = SpeechSamples(speech.held_out, samples, speech.held_out_loader)
-    if config.objective.distillation == config.objective.ctc == 0:
+        words = _found_words(config.validation_found, speech.held_out)
+        held_out = SpeechSamples(speech.held_out, samples, speech.held_out_loader, words)
+    if config.objective.distillation == 0 and not config.objective.needs_transcripts:
         return AlignmentData(training, held_out, speech.cache)
     transcripts = Transcripts(model.tokenizer, speller(config.case, config.spelling))
     if config.objective.ctc == 0:
@@ -138,6 +166,37 @@ def _alignment_data(config: AlignmentConfig, model: BlspModel, speech: OpenSpeec
     size = model.llm.get_input_embeddings().weight.size(0)
     vocabulary = competing_tokens(spoken, negatives=NEGATIVES, size=size, seed=config.seed)
     return AlignmentData(training, held_out, speech.cache, transcripts, vocabulary)
+
+
+def _found_words(path: Path | None, manifest: Manifest) -> dict[str, FoundWords] | None:
+    """Words found in every utterance of a manifest, by its id.
+
+    Raises:
+        DataError: Some are missing.
+    """
+    from blsp.data.speech.found_words import read_found_words
+
+    if path is None:
+        return None
+    found = {words.id: words for words in read_found_words(path)}
+    missing = next((utterance.id for utterance in manifest if utterance.id not in found), None)
+    if missing is not None:
+        raise DataError(f"{path} has no words of {missing}.", hint="Write it for the manifest that is trained on.")
+    return found
+
+
+def _trained_on(
+    config: AlignmentConfig, found: dict[str, FoundWords] | None, manifest: Manifest
+) -> npt.NDArray[np.bool_] | None:
+    """Which utterances are trained on: those that were misread, and a share of the others, the same for a seed."""
+    import numpy as np
+
+    if found is None or config.right_share == 1:
+        return None
+    drawn = np.random.default_rng(config.seed).random(len(manifest)) < config.right_share
+    misread = np.asarray([found[utterance.id].misread for utterance in manifest], np.bool_)
+    trained_on: npt.NDArray[np.bool_] = drawn | misread
+    return trained_on
 
 
 def _samples(manifest: Any, sources: Sequence[SourceConfig], config: AlignmentConfig, watcher: Watcher) -> Any:

@@ -10,16 +10,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from blsp.conversation import Turn
-from blsp.data.batching import BatchingConfig, plan_epoch
+from blsp.data.answers.top_tokens import TopTokens
+from blsp.data.batching import BatchingConfig, EpochSamples, plan_epoch
 from blsp.data.manifest import Manifest
 from blsp.data.sample import Sample
 from blsp.data.sample_set import SampleSet
 from blsp.data.speech.encoding import encode
 from blsp.data.speech.feature_cache import FeatureCache
+from blsp.data.speech.found_words import FoundWords
 from blsp.data.speech.speech_batch import SpeechBatch, SpeechLoader
 from blsp.decoding.batched import generate_batch
 from blsp.decoding.sampling import GenerationConfig
@@ -27,15 +31,22 @@ from blsp.errors import ConfigError
 from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, SpeechEmbeds, collate
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH
+from blsp.modeling.word_residual import WordResidual
 from blsp.models.checkpoint import save_adapter
 from blsp.models.spec import write_checkpoint_spec
 from blsp.training.product import Product, save_encoder
 from blsp.training.tasks.held_out import held_out_losses, nothing_learnt
 from blsp.training.tasks.lora import LoraConfig, add_lora, check_can_be_saved, is_changed, save_lora
 from blsp.training.tasks.objective_config import ObjectiveConfig
-from blsp.training.tasks.objectives import ctc_loss_sum, distillation_sum
+from blsp.training.tasks.objectives import (
+    ctc_loss_sum,
+    distillation_sum,
+    embedding_distance_sum,
+    top_distillation_sum,
+)
 from blsp.training.tasks.task import LossSum, MicroBatch, Step
 from blsp.training.tasks.vocabulary import Transcripts
+from blsp.training.tasks.word_alignment import NO_TOKEN, wanted_tokens
 
 SHOWN_TOKENS = 64
 """Longest answer that is shown in the log."""
@@ -48,6 +59,32 @@ class SpeechSamples:
     manifest: Manifest
     samples: SampleSet
     loader: SpeechLoader
+    found: Mapping[str, FoundWords] | None = None
+    """What was found in each utterance, by its id, where the adapter reads that (`ctc_residual`)."""
+    trained_on: npt.NDArray[np.bool_] | None = None
+    """Which utterances of the manifest are trained on, bool (utterances,); None: all."""
+
+    def epoch(self, epoch: int) -> EpochSamples:
+        """The samples of an epoch."""
+        samples = self.samples.epoch(epoch)
+        if self.trained_on is None:
+            return samples
+        kept = self.trained_on[samples.numbers % len(self.manifest)]
+        return EpochSamples(samples.numbers[kept], samples.seconds[kept], samples.groups[kept])
+
+
+@dataclass(frozen=True)
+class TeacherTokens:
+    """The likeliest tokens, by the LLM that reads the transcript, at each of the N answer tokens of a batch."""
+
+    ids: Tensor
+    """int64 (N, K)."""
+    log_probs: Tensor
+    """float32 (N, K)."""
+
+    def to(self, device: Any) -> TeacherTokens:
+        """The same on `device`."""
+        return TeacherTokens(self.ids.to(device), self.log_probs.to(device))
 
 
 @dataclass(frozen=True)
@@ -63,6 +100,10 @@ class AnswerBatch:
     """Token ids of the transcripts, utterance by utterance, where they are read by CTC."""
     numbers: tuple[int, ...] = ()
     """Which of the samples the rows are."""
+    found: tuple[FoundWords, ...] = ()
+    """What was found in the speech, utterance by utterance, where the adapter reads that."""
+    teacher: TeacherTokens | None = None
+    """What the LLM expected of the answers when it wrote them; None where it has to be asked (`text_rows`)."""
 
     @property
     def count(self) -> int:
@@ -71,7 +112,8 @@ class AnswerBatch:
 
     def to(self, device: Any) -> AnswerBatch:
         """The same batch with its speech on `device`; token ids are laid out where the LLM is."""
-        return replace(self, speech=self.speech.to(device))
+        teacher = None if self.teacher is None else self.teacher.to(device)
+        return replace(self, speech=self.speech.to(device), teacher=teacher)
 
 
 class AlignmentModule(nn.Module):
@@ -102,35 +144,90 @@ class AlignmentModule(nn.Module):
         """Loss summed over the answer tokens, and its parts where there are several."""
         if not batch.rows:
             return nothing_learnt(self)
-        embeds, ctc = self._hear(batch)
-        output = self.model(PromptBatch(batch.rows, embeds))
+        heard = self._hear(batch)
         objective = self._objective
+        total, parts = torch.zeros((), device=heard.embeds.values.device), dict[str, Tensor]()
+        if objective.asks_llm:
+            total, parts = self._answer(batch, heard.embeds)
+        for name, weight in (("ctc", objective.ctc), ("embedding", objective.embedding)):
+            if (loss := heard.losses.get(name)) is not None:
+                total, parts = total + weight * loss, {**parts, name: loss.detach()}
+        return LossSum(total, parts if len(parts) > 1 else {})
+
+    def _answer(self, batch: AnswerBatch, embeds: SpeechEmbeds) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the LLM's answers, and its parts."""
+        objective = self._objective
+        output = self.model(PromptBatch(batch.rows, embeds))
         cross_entropy = output.loss * len(output.labels)
         total, parts = objective.cross_entropy * cross_entropy, {"cross_entropy": cross_entropy.detach()}
         if objective.distillation > 0:
-            with torch.no_grad():
-                teacher = self.model(PromptBatch(batch.text_rows)).logits  # (N, V): of the same answer tokens
-            distance = distillation_sum(output.logits, teacher, objective.temperature)
+            if batch.teacher is not None:
+                distance = top_distillation_sum(output.logits, batch.teacher.ids, batch.teacher.log_probs)
+            else:
+                with torch.no_grad():
+                    teacher = self.model(PromptBatch(batch.text_rows)).logits  # (N, V): of the same answer tokens
+                distance = distillation_sum(output.logits, teacher, objective.temperature)
             total, parts = total + objective.distillation * distance, {**parts, "distillation": distance.detach()}
-        if ctc is not None:
-            total, parts = total + objective.ctc * ctc, {**parts, "ctc": ctc.detach()}
-        return LossSum(total, parts if len(parts) > 1 else {})
+        return total, parts
 
-    def _hear(self, batch: AnswerBatch) -> tuple[SpeechEmbeds, Tensor | None]:
-        """What the LLM reads of the speech, and the summed loss of reading it by CTC."""
+    def _hear(self, batch: AnswerBatch) -> _Heard:
+        """What the LLM reads of the speech, and the summed losses of reading it."""
         model, adapter = self.model, self.model.adapter
         assert model.encoder is not None
         assert adapter is not None
         states = encode(batch.speech, model.encoder, self._cache)
         frames, lengths = adapter(states.values, states.lengths)
         token_embeds = model.llm.get_input_embeddings().weight
-        ctc = None
+        losses = {}
         if self._objective.ctc > 0:
             assert adapter.ctc is not None
             assert self.vocabulary is not None
             logits = adapter.ctc.logits(frames, token_embeds[self.vocabulary])
-            ctc = ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary)
-        return SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), ctc
+            losses["ctc"] = ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary)
+        if adapter.residual is None:
+            return _Heard(SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), losses)
+        embeds = _embed_found(adapter.residual, batch.found, frames, lengths, token_embeds)
+        if self._objective.embedding > 0:
+            losses["embedding"] = _embedding_loss(batch, embeds, token_embeds)
+        return _Heard(embeds, losses)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What the LLM reads, and summed losses by name."""
+
+    embeds: SpeechEmbeds
+    losses: Mapping[str, Tensor]
+
+
+def _embed_found(
+    residual: WordResidual, found: Sequence[FoundWords], frames: Tensor, lengths: Tensor, token_embeds: Tensor
+) -> SpeechEmbeds:
+    """Embeddings of the words found in U utterances, with what their frames (U, S, E) add."""
+    device = frames.device
+    n_tokens = torch.tensor([len(words.ids) for words in found], device=device)
+    # One place at least, so that there is a gradient, of zero, where nothing was found in any of them.
+    ids = torch.zeros(len(found), max(1, int(n_tokens.max())), dtype=torch.int64)
+    spans = torch.zeros(*ids.shape, 2)
+    for row, words in enumerate(found):
+        ids[row, : len(words.ids)] = torch.tensor(words.ids, dtype=torch.int64)
+        spans[row, : len(words.ids)] = torch.from_numpy(words.spans)
+    embeds = token_embeds[ids.to(device)]
+    return SpeechEmbeds(residual(embeds, n_tokens, frames, lengths, spans.to(device)), n_tokens)
+
+
+def _embedding_loss(batch: AnswerBatch, embeds: SpeechEmbeds, token_embeds: Tensor) -> Tensor:
+    """Distance of what is handed over from the transcript's tokens in the places of those found."""
+    places, wanted = list[tuple[int, int]](), list[int]()
+    for row, (words, transcript) in enumerate(zip(batch.found, batch.transcripts)):
+        for i, token in enumerate(wanted_tokens(words.ids, transcript)):
+            if token != NO_TOKEN:
+                places.append((row, i))
+                wanted.append(token)
+    if not wanted:
+        return embeds.values.sum() * 0
+    rows, columns = (torch.tensor(part, device=embeds.values.device) for part in zip(*places))
+    return embedding_distance_sum(embeds.values[rows, columns], token_embeds[torch.tensor(wanted).to(rows)])
 
 
 @dataclass(frozen=True)
@@ -186,7 +283,7 @@ class AlignmentTask:
     def epoch(self, epoch: int) -> Sequence[Step]:
         """The steps of one epoch: each utterance once, with one of its answers."""
         options = self._options
-        samples = self._data.training.samples.epoch(epoch)
+        samples = self._data.training.epoch(epoch)
         return plan_epoch(samples, options.batching, batch_size=options.batch_size, seed=options.seed, epoch=epoch)
 
     def load(self, microbatch: MicroBatch, epoch: int) -> AnswerBatch:
@@ -239,18 +336,38 @@ class AlignmentTask:
         read = {number: source.samples[number] for number in numbers}
         speech, samples = _load_speech(source.loader, read, epoch)
         rows = self._render([_example(s, s.turns([CACHED_SPEECH] * len(s.utterances))) for s in samples.values()])
+        utterances = [[source.manifest[u] for u in sample.utterances] for sample in samples.values()]
+        objective, spelling = self._options.objective, self._data.transcripts
+        teacher = None
         text_rows: tuple[PromptRow, ...] = ()
         transcripts: tuple[tuple[int, ...], ...] = ()
-        objective, spelling = self._options.objective, self._data.transcripts
-        if spelling is not None and (objective.distillation > 0 or objective.ctc > 0):
-            texts = [[source.manifest[u].text for u in sample.utterances] for sample in samples.values()]
-            transcripts = tuple(spelling.ids(text) for row in texts for text in row)
-            turns = [s.text_turns([spelling.text(t) for t in row]) for s, row in zip(samples.values(), texts)]
-            text_rows = self._render([_example(s, t) for s, t in zip(samples.values(), turns)])
-        return AnswerBatch(speech, rows, text_rows, transcripts, tuple(samples))
+        if objective.distillation > 0 and objective.temperature == 1:
+            teacher = _teacher_tokens(rows, list(samples.values()))
+        if spelling is not None and objective.needs_transcripts:
+            transcripts = tuple(spelling.ids(utterance.text) for row in utterances for utterance in row)
+        if spelling is not None and objective.distillation > 0 and teacher is None:
+            texts = [[spelling.text(utterance.text) for utterance in row] for row in utterances]
+            text_rows = self._render([_example(s, s.text_turns(row)) for s, row in zip(samples.values(), texts)])
+        found = () if source.found is None else tuple(source.found[u.id] for row in utterances for u in row)
+        return AnswerBatch(speech, rows, text_rows, transcripts, tuple(samples), found, teacher)
 
     def _render(self, examples: Sequence[PromptExample]) -> tuple[PromptRow, ...]:
         return collate(self._model.template, examples).rows
+
+
+def _teacher_tokens(rows: Sequence[PromptRow], samples: Sequence[Sample]) -> TeacherTokens | None:
+    """What the LLM expected of the answers of a batch, where that was kept for each of them."""
+    ids, log_probs = [], []
+    for row, sample in zip(rows, samples):
+        answer = row.learnt_ids
+        if sample.top_tokens is None or len(answer) != len(row.response_ids):
+            return None
+        top = TopTokens.decode(sample.top_tokens)
+        if not top.covers(answer):
+            return None
+        ids.append(torch.from_numpy(top.ids[: len(answer)]))
+        log_probs.append(torch.from_numpy(top.log_probs[: len(answer)]))
+    return TeacherTokens(torch.cat(ids), torch.cat(log_probs)) if ids else None
 
 
 def _load_speech(
@@ -284,7 +401,9 @@ def choose_trained(model: BlspModel, options: AlignmentOptions) -> None:
     assert adapter is not None
     assert encoder is not None
     model.requires_grad_(False)
-    adapter.float().requires_grad_(True)
+    adapter.float().requires_grad_(adapter.residual is None or options.objective.ctc > 0)
+    if adapter.residual is not None:  # without CTC the frames stay as they are: the words were found in them
+        adapter.residual.requires_grad_(True)
     if options.objective.ctc > 0 and adapter.ctc is None:
         raise ConfigError(
             f"`objective.ctc` is {options.objective.ctc}, but the adapter has no CTC head.",

@@ -18,12 +18,25 @@ class ObjectiveConfig:
     """Softens both distributions of the distillation where it is above 1."""
     ctc: float = 0.0
     """Of reading the transcript with the adapter's CTC head; needs an adapter that has one."""
+    embedding: float = 0.0
+    """Of the distance between what is handed over for the words found and the embeddings of the transcript's tokens in
+    their places: a warm start of `ctc_residual` that needs no pass of the LLM where it stands alone."""
+
+    @property
+    def asks_llm(self) -> bool:
+        """Whether the LLM answers at all."""
+        return self.cross_entropy + self.distillation > 0
+
+    @property
+    def needs_transcripts(self) -> bool:
+        """Whether it compares speech with its transcript's tokens."""
+        return self.ctc + self.embedding > 0
 
     def __post_init__(self) -> None:
-        for name in ("cross_entropy", "distillation", "ctc"):
+        for name in ("cross_entropy", "distillation", "ctc", "embedding"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, but is {getattr(self, name)} instead.")
         if self.temperature <= 0:
             raise ValueError(f"`temperature` must be above 0, but is {self.temperature} instead.")
-        if self.cross_entropy + self.distillation == 0:
-            raise ValueError("`cross_entropy` or `distillation` must be above 0, but both are 0.")
+        if not self.asks_llm and self.embedding == 0:
+            raise ValueError("`cross_entropy`, `distillation` or `embedding` must be above 0, but all are 0.")

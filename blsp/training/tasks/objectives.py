@@ -60,3 +60,36 @@ def distillation_sum(student: Tensor, teacher: Tensor, temperature: float = 1.0)
     log_student = (student.float() / temperature).log_softmax(dim=1)
     log_teacher = (teacher.detach().float() / temperature).log_softmax(dim=1)
     return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * temperature**2
+
+
+def top_distillation_sum(student: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
+    """As `distillation_sum`, of a teacher of whom only the K likeliest tokens are known.
+
+    All other tokens count as one: what is left of the probability. So it is never more than the whole distance.
+
+    Args:
+        student: Scores of the LLM that hears, float (N, V).
+        ids: The teacher's likeliest tokens, int64 (N, K).
+        log_probs: Their log probabilities, float (N, K).
+
+    Returns:
+        float32 (); zero where both agree.
+    """
+    scores = student.float()
+    own = scores.gather(1, ids) - scores.logsumexp(dim=1, keepdim=True)  # (N, K)
+    teacher = log_probs.float()
+    listed = (teacher.exp() * (teacher - own)).sum()
+    left, own_left = _left(teacher), _left(own)
+    return listed + (left * (left.log() - own_left.log())).sum()
+
+
+def _left(log_probs: Tensor) -> Tensor:
+    """Probability of all tokens that are not listed, (N,): above zero, whatever rounding has done."""
+    return (1 - log_probs.exp().sum(dim=1)).clamp(min=1e-4)
+
+
+def embedding_distance_sum(embeds: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of N embeddings from N others (N, E), as a share of the others' squared length; summed."""
+    wanted = wanted.detach().float()
+    distance: Tensor = (embeds.float() - wanted).square().sum(dim=1) / wanted.square().sum(dim=1).clamp(min=1e-8)
+    return distance.sum()

@@ -8,7 +8,7 @@ import torch
 
 from blsp.errors import ConfigError
 from blsp.modeling.adapter import Adapter, AdapterConfig, ConvSubsampler, Readout, ctc_greedy_tokens, new_tokens
-from blsp.modeling.attention_block import LetterReader, _rotate
+from blsp.modeling.attention_block import LetterReader, rotate
 from blsp.modeling.letters import LETTERS, letter_labels, letters_of
 from blsp.models.model_config import ModelConfig
 
@@ -125,7 +125,7 @@ def test_letters_a_position_can_only_be_multiplied(letters: bool, n: int) -> Non
 
 def test_rotary_positions_depend_on_the_distance_alone() -> None:
     query, key = torch.randn(8), torch.randn(8)
-    turned_query, turned_key = (_rotate(x.expand(1, 1, 9, 8))[0, 0] for x in (query, key))
+    turned_query, turned_key = (rotate(x.expand(1, 1, 9, 8))[0, 0] for x in (query, key))
     torch.testing.assert_close(turned_query[0], query)
     torch.testing.assert_close(turned_query[2] @ turned_key[5], turned_query[5] @ turned_key[8])
     assert not torch.allclose(turned_query[2] @ turned_key[5], turned_query[2] @ turned_key[6])

@@ -344,3 +344,25 @@ def test_the_position_that_predicts_the_answer_is_not_in_the_prefix(tiny_model: 
     batch = tiny_model.collate([PromptExample([Turn("user", "hello")], "hi")] * 2)
     row = batch.rows[0]
     assert len(shared_prefix(batch.rows)) == sum(len(s.ids) for s in row.segments if isinstance(s, TokenSegment)) - 1
+
+
+def test_words_are_read_with_what_the_sound_adds(tiny_model: BlspModel, make_speech: Callable[..., np.ndarray]) -> None:
+    model = copy.deepcopy(tiny_model)
+    torch.manual_seed(5)
+    shape = AdapterConfig(16, 16, (3, 3), bottleneck_dim=8, readout="ctc_words", blocks=(0, 0), letters=True)
+    model.adapter = Adapter(shape).eval()
+    waveforms = [make_speech(1.0, seed=1), make_speech(2.0, seed=2)]
+    reader = speech_reader(model)
+    words = reader.read_speech(waveforms)
+    assert words is not None
+    plain, lengths = reader.embed_speech(waveforms)
+    model.adapter.set_readout("ctc_residual")
+    assert reader.read_speech(waveforms) is None  # ids are not all that is handed over
+    torch.testing.assert_close(reader.embed_speech(waveforms)[0], plain, rtol=0, atol=0)
+    assert model.adapter.residual is not None
+    torch.nn.init.normal_(model.adapter.residual.out.weight)
+    changed, again = reader.embed_speech(waveforms)
+    assert again.tolist() == lengths.tolist() == [len(row) for row in words]
+    assert (changed[0, : lengths[0]] - plain[0, : lengths[0]]).norm(dim=1).min() > 0
+    alone, _ = reader.embed_speech(waveforms[:1])
+    torch.testing.assert_close(alone[0], changed[0, : lengths[0]], rtol=0, atol=1e-4)

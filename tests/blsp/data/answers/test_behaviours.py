@@ -20,9 +20,11 @@ from blsp.data.answers.behaviours import (
     fault,
     matching,
     read_behaviours,
+    shown,
     spread,
     write_behaviours,
 )
+from blsp.data.answers.top_tokens import TopTokens
 from blsp.data.answers.wordings import asr_instructions, behaviour_wordings
 from blsp.data.manifest import Manifest, Utterance, write_manifest
 from blsp.decoding.batched import generate_texts
@@ -30,6 +32,7 @@ from blsp.decoding.sampling import GenerationConfig
 from blsp.decoding.speech_reader import make_model
 from blsp.errors import DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction, repeat_instruction
+from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate
 
@@ -265,3 +268,20 @@ def test_utterances_may_be_chosen_by_their_transcripts(tmp_path: Path) -> None:
     assert matching(manifest, "what.*[?]$").tolist() == [0, 2]
     assert matching(manifest, None).tolist() == [0, 1, 2, 3]
     assert plan_of("chat").items(np.array([1, 3]))[:, 0].tolist() == [1, 3]
+
+
+def test_what_was_expected_is_kept_beside_each_answer(stopping_model: BlspModel, tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path, transcripts(5))
+    llm = TransformersAnswerer(stopping_model, 3, 6, top_tokens=4)
+    plan = plan_of("chat")
+    write_behaviours(tmp_path / "b.jsonl", manifest, plan, lambda: llm, batch_size=3)
+    for line in read_behaviours(tmp_path / "b.jsonl"):
+        assert line.top_tokens is not None
+        top = TopTokens.decode(line.top_tokens)
+        turns = Instruction(line.instruction).text_turns(shown(manifest[int(line.id[1:])].text, "auto", ()))
+        answer = top.ids[:, 0].tolist()
+        batch = stopping_model.collate([PromptExample(turns, "")])
+        prompt = PromptRow(batch.rows[0].segments, tuple(answer))
+        expected = stopping_model(PromptBatch((prompt,))).logits.log_softmax(dim=1).topk(4, dim=1)
+        assert top.ids.tolist() == expected.indices.tolist()
+        np.testing.assert_allclose(top.log_probs, expected.values.detach().numpy(), atol=0.01)

@@ -97,7 +97,7 @@ def test_inputs_are_what_earlier_stages_make() -> None:
             {"sources": [CONTINUATION], "objective": {"ctc": 1}},
             "`objective.ctc` needs an adapter with a CTC head",
         ),
-        (AlignmentConfig, {"sources": [CONTINUATION], "objective": {"cross_entropy": 0}}, "but both are 0"),
+        (AlignmentConfig, {"sources": [CONTINUATION], "objective": {"cross_entropy": 0}}, "but all are 0"),
         (CtcConfig, {"head": "token_embeddings"}, "set `model.readout: ctc_expected`"),
         (TranslationConfig, {"speech": {"cache_folder": "c"}}, "`speech.cache_folder` must be null"),
         (TranslationConfig, {"objective": {"distillation": 1}}, "`objective.distillation` must be 0"),

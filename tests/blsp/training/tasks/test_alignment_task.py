@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,28 @@ from blsp.audio.read import load_audio
 from blsp.config import build
 from blsp.conversation import Turn
 from blsp.data.answers.answer_sources import SourceConfig
+from blsp.data.answers.top_tokens import TopTokens
 from blsp.data.manifest import Manifest
 from blsp.data.sample_set import load_samples
 from blsp.data.speech.encoding import open_cache
+from blsp.data.speech.found_words import FoundWords
 from blsp.data.speech.speech_batch import SpeechConfig, SpeechLoader
 from blsp.decoding.batched import generate_texts
 from blsp.decoding.sampling import GenerationConfig
-from blsp.errors import ConfigError
+from blsp.errors import ConfigError, DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction
+from blsp.json_lines import json_line
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.modeling.batch import PromptExample
+from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow
 from blsp.modeling.model import BlspModel
+from blsp.modeling.prompt import SpeechSegment, TokenSegment
 from blsp.models.load import load_model
 from blsp.models.spec import ModelSpec, resolve
 from blsp.progress import Silent
-from blsp.stages.train.alignment_stage import AlignmentConfig, AlignmentStage
+from blsp.stages.train.alignment_stage import AlignmentConfig, AlignmentStage, alignment_task
+from blsp.stages.train.speech_training import load_with_speech
 from blsp.stages.train.translation_stage import TranslationConfig, TranslationStage
+from blsp.storage import write_lines
 from blsp.training.product import Product
 from blsp.training.tasks.alignment_task import AlignmentData, AlignmentOptions, AlignmentTask, SpeechSamples
 from blsp.training.tasks.lora import LoraConfig
@@ -68,13 +75,14 @@ def make_task(
     manifest: Manifest,
     speech: SpeechConfig | None = None,
     sources: Sequence[SourceConfig] = REPETITION,
+    found: dict[str, FoundWords] | None = None,
     **options: Any,
 ) -> AlignmentTask:
     assert model.encoder is not None
     speech = speech or SpeechConfig()
     cache = open_cache(speech, model.encoder)
     loader = SpeechLoader(manifest, speech, model.encoder, cache=cache)
-    samples = SpeechSamples(manifest, load_samples(manifest, sources, 0), loader)
+    samples = SpeechSamples(manifest, load_samples(manifest, sources, 0), loader, found)
     transcripts = Transcripts(model.tokenizer, str.lower)
     spoken = transcript_tokens(manifest, transcripts)
     vocabulary = competing_tokens(spoken, negatives=5, size=len(model.tokenizer), seed=0)
@@ -385,3 +393,127 @@ def test_all_that_is_fine_tuned_gets_gradient(model: BlspModel, manifest: Manife
     assert any("whisper.conv1" in name for name in trained)
     assert not any("embed_positions" in name for name in trained)
     assert all(gradient.abs().max() > 0 for name, gradient in found.items() if "k_proj.bias" not in name)
+
+
+def residual_model(model: BlspModel) -> BlspModel:
+    """A model whose adapter reads words and what their frames add."""
+    torch.manual_seed(5)
+    shape = AdapterConfig(16, 16, (3, 3), bottleneck_dim=8, readout="ctc_residual", blocks=(0, 0), letters=True)
+    model.adapter = Adapter(shape).eval()
+    return model
+
+
+def found_in(manifest: Manifest, model: BlspModel, texts: Sequence[str]) -> dict[str, FoundWords]:
+    """Words that were found in utterances of 6 and more frames, spread over the first six."""
+    found = {}
+    for utterance, text in zip(manifest, texts):
+        ids = tuple(model.tokenizer(text).input_ids)
+        edges = np.linspace(0, 6, len(ids) + 1, dtype=np.float32)
+        found[utterance.id] = FoundWords(utterance.id, ids, np.stack([edges[:-1], edges[1:]], axis=1), text != "")
+    return found
+
+
+def test_words_found_are_read_as_text_until_the_residual_has_learnt(model: BlspModel, manifest: Manifest) -> None:
+    model = residual_model(model)
+    objective = ObjectiveConfig(cross_entropy=1.0, distillation=1.0)
+    task = make_task(model, manifest, objective=objective, found=found_in(manifest, model, TEXTS))
+    batch = task.load(range(6), 0)
+    found = task.module(batch)
+    read = [
+        PromptRow(
+            tuple(TokenSegment(words.ids) if isinstance(s, SpeechSegment) else s for s in row.segments),
+            row.response_ids,
+        )
+        for row, words in zip(batch.rows, batch.found)
+    ]
+    expected = model(PromptBatch(tuple(read)))
+    assert found.parts["cross_entropy"].item() == pytest.approx(expected.loss.item() * batch.count, rel=1e-5)
+    trained = gradients(task)
+    assert {name.split(".")[2] for name in trained} == {"residual"}
+    assert any(gradient.abs().max() > 0 for gradient in trained.values())
+
+
+def test_with_ctc_the_frames_are_trained_along(model: BlspModel, manifest: Manifest) -> None:
+    model = residual_model(model)
+    task = make_task(model, manifest, objective=ObjectiveConfig(ctc=1.0), found=found_in(manifest, model, TEXTS))
+    assert {name.split(".")[2] for name in gradients(task)} == {"residual", "subsampler", "bottleneck", "norm", "ctc"}
+
+
+def test_the_residual_learns_the_words_that_were_said(model: BlspModel, manifest: Manifest) -> None:
+    """The warm start: without the LLM, from words that are all wrong."""
+    model = residual_model(model)
+    objective = ObjectiveConfig(cross_entropy=0.0, embedding=1.0)
+    wrong = [text[::-1] for text in TEXTS]
+    task = make_task(model, manifest, objective=objective, found=found_in(manifest, model, wrong))
+    batch = task.load(range(6), 0)
+    optimizer = torch.optim.Adam([p for p in task.module.parameters() if p.requires_grad], lr=3e-3)
+    distances = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = task.module(batch)
+        loss.total.backward()
+        optimizer.step()
+        distances.append(loss.total.item())
+    assert distances[-1] < 0.3 * distances[0]
+
+
+def test_utterances_in_which_nothing_was_found_are_read_as_nothing(model: BlspModel, manifest: Manifest) -> None:
+    model = residual_model(model)
+    task = make_task(model, manifest, found=found_in(manifest, model, [""] * 6))
+    loss = task.module(task.load(range(6), 0))
+    loss.total.backward()
+    assert loss.total.isfinite()
+
+
+def test_a_teacher_that_was_kept_need_not_be_asked(model: BlspModel, manifest: Manifest, tmp_path: Path) -> None:
+    asked = write_answers(tmp_path / "asked.jsonl")
+    lines = [json.loads(line) for line in asked.read_text().splitlines()]
+    for line, text in zip(lines, TEXTS):
+        row = model.collate([PromptExample(Instruction(CONTINUE).text_turns(text.lower()), line["response"])])
+        log_probs, answer = model(row).logits.log_softmax(dim=1), torch.tensor(row.rows[0].response_ids)
+        others = log_probs.scatter(1, answer[:, None], -math.inf).topk(log_probs.size(1) - 2, dim=1).indices
+        ids = torch.cat([answer[:, None], others], dim=1)  # all but one; what was written stands first
+        line["top_tokens"] = TopTokens(ids.numpy(), log_probs.gather(1, ids).detach().numpy()).encode()
+    write_lines(tmp_path / "kept.jsonl", map(json_line, lines))
+    losses = {}
+    for name in ("asked", "kept"):
+        source = SourceConfig("continuation", path=tmp_path / f"{name}.jsonl")
+        objective = ObjectiveConfig(cross_entropy=0.0, distillation=1.0)
+        task = make_task(model, manifest, sources=(source,), objective=objective)
+        batch = task.load(range(6), 0)
+        assert (batch.teacher is None, not batch.text_rows) == (name == "asked", name == "kept")
+        losses[name] = task.module(batch).total.item()
+    assert losses["kept"] == pytest.approx(losses["asked"], rel=0.01)
+
+
+def test_mistakes_may_be_trained_on_alone(model: BlspModel, tmp_path: Path, make_speech: Any) -> None:
+    values = stage_values(tmp_path, make_speech, residual_model(model))
+    manifest = Manifest(tmp_path / "speech" / "manifest.jsonl")
+    found = found_in(manifest, model, ["", *TEXTS[1:]])
+    write_lines(tmp_path / "found.jsonl", [json_line(words.fields()) for words in found.values()])
+    values |= {"sources": [{"behaviour": "repetition"}], "right_share": 0.0, "validation": None}
+    values["model"]["readout"] = "ctc_residual"
+    config = build(AlignmentConfig, {**values, "found": str(tmp_path / "found.jsonl")}, where="test")
+    config.out.mkdir()
+    model, speech = load_with_speech(config)
+    task = alignment_task(config, model, speech, Silent(), stage="alignment")
+    numbers = sorted(n for step in task.epoch(0) for microbatch in step for n in microbatch)
+    assert numbers == [1, 2, 3, 4, 5]
+    write_lines(tmp_path / "found.jsonl", [json_line(found["u0"].fields())])
+    with pytest.raises(DataError, match="has no words of u1"):
+        alignment_task(config, model, speech, Silent(), stage="alignment")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"found": "x.jsonl"}, "`found` must be given for the readout ctc_residual only"),
+        ({"model": {"readout": "ctc_residual"}}, "`found` must be given for the readout ctc_residual only"),
+        ({"right_share": 2.0}, "`right_share` must be between 0 and 1"),
+        ({"validation_found": "x.jsonl"}, "`validation_found` must be given with `found`"),
+    ],
+)
+def test_words_belong_to_the_readout(values: dict[str, Any], message: str) -> None:
+    given = {"out": "x", "manifest": "m", "sources": [{"behaviour": "asr"}], **values}
+    with pytest.raises(ConfigError, match=message):
+        build(AlignmentConfig, given, where="test")
