@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blsp.user_paths import names_file
-from voicechat.commands import devices, doctor, evaluate, files, models, sessions, talk, train
+from voicechat.commands import devices, doctor, evaluate, explain, files, models, sessions, talk, train
 from voicechat.errors import UsageError, print_notice, report_errors
 from voicechat.settings import DEBUG_VARIABLE, misspelt_variables, read_switch
 
@@ -113,5 +113,5 @@ def _main(
         print_notice(problem)
 
 
-for _module in (talk, files, train, evaluate, sessions, devices, models, doctor):
+for _module in (talk, files, explain, train, evaluate, sessions, devices, models, doctor):
     _module.register(app)

@@ -16,6 +16,7 @@ from blsp.decoding.speech_reader import speech_reader
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import LetterScores, new_tokens
 from blsp.modeling.model import BlspModel
+from blsp.modeling.packed.linear import PackedEmbedding
 
 WORD_STARTS = ("Ġ", "▁")
 """What byte-level BPE and SentencePiece write where a token begins a word."""
@@ -92,29 +93,35 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
     features, lengths = extract_features([waveform], model.encoder.n_mels, padded=model.encoder.padded)
     hidden_states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
     embeds, lengths, letters = model.adapter.forward_with_letters(hidden_states[:, : int(lengths[0])], lengths)
-    tokens: Tensor = model.llm.get_input_embeddings().weight.to(embeds.dtype)  # (V, E), beside (1, S, E)
-    cosines = F.normalize(embeds[0].float(), dim=1) @ F.normalize(tokens.float(), dim=1).T  # (S, V)
+    cosines = likeness(model, embeds[0])  # (S, V)
     found = cosines.topk(k, dim=1)
     frame_seconds = 1 / model.adapter.config.embeds_per_second
     frames = []
-    for s, token_id in enumerate(_read_tokens(model, embeds, lengths, letters, tokens)):
+    for s, token_id in enumerate(_read_tokens(model, embeds, lengths, letters)):
         pairs = zip(found.indices[s].tolist(), found.values[s].tolist())
-        nearest = tuple(_match(model.tokenizer, i, cosine) for i, cosine in pairs)
-        read = None if token_id is None else _match(model.tokenizer, token_id, float(cosines[s, token_id]))
+        nearest = tuple(token_match(model.tokenizer, i, cosine) for i, cosine in pairs)
+        read = None if token_id is None else token_match(model.tokenizer, token_id, float(cosines[s, token_id]))
         # Odd kernels with "same" padding are centred on the first of the frames that a stride covers.
         frames.append(FrameMatch(s * frame_seconds, nearest, read))
     return UtteranceMatch(tuple(frames), frame_seconds, model.adapter.ctc is not None)
 
 
-def _read_tokens(
-    model: BlspModel, embeds: Tensor, lengths: Tensor, letters: LetterScores | None, tokens: Tensor
-) -> list[int | None]:
+def likeness(model: BlspModel, embeds: Tensor) -> Tensor:
+    """Cosines of S embeddings (S, E) with those of all of the LLM's tokens, float (S, V)."""
+    directions = F.normalize(embeds.float(), dim=1)
+    table = model.token_table
+    if isinstance(table, PackedEmbedding):
+        return table.likeness(directions)
+    return directions @ F.normalize(table.float(), dim=1).T
+
+
+def _read_tokens(model: BlspModel, embeds: Tensor, lengths: Tensor, letters: LetterScores | None) -> list[int | None]:
     """The token that is newly read at each of the S embeddings, if there is one."""
     adapter = model.adapter
     assert adapter is not None
     if adapter.ctc is None:
         return [None] * embeds.size(1)
-    logits = adapter.ctc.logits(embeds, tokens)  # (1, S, 1 + V), the blank first
+    logits = adapter.ctc.logits(embeds, model.token_table)  # (1, S, 1 + V), the blank first
     if adapter.reads_words:
         scores = None if adapter.ctc.vocabulary is not None else logits  # of all tokens, or of its own
         finder = speech_reader(model).words
@@ -130,7 +137,8 @@ def _read_tokens(
     return [label - 1 if new else None for label, new in zip(labels[0].tolist(), is_new)]
 
 
-def _match(tokenizer: PreTrainedTokenizerBase, token_id: int, cosine: float) -> TokenMatch:
+def token_match(tokenizer: PreTrainedTokenizerBase, token_id: int, cosine: float) -> TokenMatch:
+    """A token as it reads, and how near it is."""
     piece = tokenizer.convert_ids_to_tokens(token_id)
     text = tokenizer.decode([token_id])
     return TokenMatch(token_id, text.strip(), str(piece).startswith(WORD_STARTS) or text.startswith(" "), cosine)

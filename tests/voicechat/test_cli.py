@@ -89,7 +89,7 @@ def test_help_costs_little_more_than_what_draws_it(tmp_path: Path) -> None:
 
 def test_every_command_of_the_product_is_there() -> None:
     names = {tuple(path) for path in _all_commands()}
-    groups = {"talk", "transcribe", "translate", "ask", "devices", "sessions", "models", "doctor"}
+    groups = {"talk", "transcribe", "translate", "ask", "explain", "devices", "sessions", "models", "doctor"}
     assert {(name,) for name in groups} <= names
     assert {("models", name) for name in ("list", "download", "path")} <= names
     assert {("sessions", name) for name in ("list", "show", "export", "delete")} <= names

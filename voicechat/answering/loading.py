@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from blsp.analysis.heard_words import HeardWord
+    from blsp.audio.waveform import Waveform
     from blsp.progress import Progress
     from voicechat.answering.engine import ChatEngine
     from voicechat.model_options import ModelOptions
@@ -44,3 +48,16 @@ def load_engine(
         return BlspEngine(model, model_name=spec.name, system=system, language=language)
     whisper, tokenizer = load_whisper(spec, **where)
     return CascadeEngine(whisper, tokenizer, model, model_name=spec.name, system=system, language=language)
+
+
+def load_explainer(options: ModelOptions, progress: Progress | None = None) -> Callable[[Waveform], list[HeardWord]]:
+    """Load a model's weights: what explains to people what its LLM hears in a waveform, float32 (N,) at 16 kHz.
+
+    Raises:
+        BlspError: The weights are missing or do not fit; see `blsp.models.load`.
+    """
+    from blsp.analysis.heard_words import explain_speech
+    from blsp.models.load import load_model
+
+    where: dict[str, Any] = {"device": options.device, "dtype": options.dtype, "quantize": options.quantize}
+    return partial(explain_speech, load_model(options.spec(), **where, progress=progress, packed=True))
