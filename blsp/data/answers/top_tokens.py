@@ -27,9 +27,15 @@ class TopTokens:
     """Their log probabilities, float32 (N, K)."""
 
     def covers(self, answer_ids: Sequence[int]) -> bool:
-        """Whether they are those of an answer, or of a longer one that begins so."""
+        """Whether they are those of a greedy answer, or of a longer one that begins so.
+
+        Of tokens that were equally likely, as happens in bfloat16, any may have been written.
+        """
         n = len(answer_ids)
-        return n <= len(self.ids) and bool((self.ids[:n, 0] == np.asarray(answer_ids, np.int64)).all())
+        if n > len(self.ids):
+            return False
+        written = self.ids[:n] == np.asarray(answer_ids, np.int64)[:, None]
+        return bool((written & (self.log_probs[:n] == self.log_probs[:n, :1])).any(axis=1).all())
 
     def encode(self) -> str:
         """As a line of a file holds it: base64 of N, the ids and the log probabilities in half precision."""

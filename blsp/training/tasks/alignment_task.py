@@ -144,7 +144,7 @@ class AlignmentModule(nn.Module):
         """Loss summed over the answer tokens, and its parts where there are several."""
         if not batch.rows:
             return nothing_learnt(self)
-        heard = self._hear(batch)
+        heard = self.hear(batch)
         objective = self._objective
         total, parts = torch.zeros((), device=heard.embeds.values.device), dict[str, Tensor]()
         if objective.asks_llm:
@@ -170,7 +170,7 @@ class AlignmentModule(nn.Module):
             total, parts = total + objective.distillation * distance, {**parts, "distillation": distance.detach()}
         return total, parts
 
-    def _hear(self, batch: AnswerBatch) -> _Heard:
+    def hear(self, batch: AnswerBatch) -> Heard:
         """What the LLM reads of the speech, and the summed losses of reading it."""
         model, adapter = self.model, self.model.adapter
         assert model.encoder is not None
@@ -185,15 +185,15 @@ class AlignmentModule(nn.Module):
             logits = adapter.ctc.logits(frames, token_embeds[self.vocabulary])
             losses["ctc"] = ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary)
         if adapter.residual is None:
-            return _Heard(SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), losses)
+            return Heard(SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), losses)
         embeds = _embed_found(adapter.residual, batch.found, frames, lengths, token_embeds)
         if self._objective.embedding > 0:
             losses["embedding"] = _embedding_loss(batch, embeds, token_embeds)
-        return _Heard(embeds, losses)
+        return Heard(embeds, losses)
 
 
 @dataclass(frozen=True)
-class _Heard:
+class Heard:
     """What the LLM reads, and summed losses by name."""
 
     embeds: SpeechEmbeds
