@@ -134,7 +134,14 @@ def _adapter_parameters(config: ModelConfig, folder: Path | None, encoder_dim: i
 
     known = None if folder is None else read_adapter_config(folder)
     shape = known or config.adapter_shape(encoder_dim, llm_dim)
-    return count_parameters(Adapter, shape)
+    return count_parameters(Adapter, replace(shape, readout=config.readout or shape.readout))
+
+
+def residual_parameters(llm_dim: int) -> int:
+    """Of what `ctc_residual` adds to words, in an adapter for an LLM of this width."""
+    from blsp.modeling.word_residual import WordResidual
+
+    return count_parameters(WordResidual, llm_dim)
 
 
 def count_parameters(make: Any, config: Any) -> int:

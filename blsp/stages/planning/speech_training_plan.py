@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blsp.stages.planning.model_size import ModelSize, model_size
+from blsp.stages.planning.model_size import ModelSize, model_size, residual_parameters
 from blsp.stages.planning.training_cost import (
     ASSUMED_ANSWER_TOKENS,
     PROMPT_TOKENS,
@@ -43,7 +43,11 @@ class Work:
 def plan_alignment(config: AlignmentConfig) -> Plan:
     """The plan of the stage `alignment`: of its samples, how many have each behaviour."""
     size = model_size(config.model)
-    work = Work(size.adapter, distils=config.objective.distillation > 0)
+    trained = size.adapter
+    if config.model.readout == "ctc_residual" and config.objective.ctc == 0:  # frames stay as they are
+        trained = None if size.llm is None else residual_parameters(size.llm.width)
+    objective = config.objective
+    work = Work(trained, runs_llm=objective.asks_llm, distils=objective.distillation > 0)
     return _with_behaviours(_plan(config, size, work), config)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from blsp.data.manifest import ErrorCount, Utterance, write_manifest
+from blsp.data.manifest import ErrorCount, Manifest, Utterance, write_manifest
 from blsp.data.synthesis.speakers import SpeakerConfig, Speakers, missing_engines
 from blsp.environment import launched_count, launched_rank
 from blsp.errors import BlspError, DataError
@@ -34,6 +34,8 @@ class SynthesisConfig(StageConfig):
     """Speak so many sentences, chosen at random by the seed; all by default."""
     only: str | None = None
     """Speak only sentences that match this regular expression as a whole: those whose reading aloud is beyond doubt."""
+    new_to: tuple[Path, ...] = ()
+    """Speak only sentences that are in none of these manifests, such as those that an adapter was trained on."""
     held_out: int = 0
     """The last so many sentences go to a manifest of their own, for validation."""
     copies: int = 1
@@ -94,8 +96,8 @@ class SynthesisStage(Stage[SynthesisConfig]):
     config_class: ClassVar[type[StageConfig]] = SynthesisConfig
 
     def inputs(self, config: SynthesisConfig) -> list[Path]:
-        """The texts."""
-        return list(config.texts)
+        """The texts, and the manifests that they are to be new to."""
+        return [*config.texts, *config.new_to]
 
     def outputs(self, config: SynthesisConfig) -> list[Path]:
         """The manifests; they name the recordings."""
@@ -105,7 +107,7 @@ class SynthesisStage(Stage[SynthesisConfig]):
     def plan(self, config: SynthesisConfig) -> Plan:
         """How many sentences there are."""
         problems = missing_engines(config.speakers)
-        if not all(path.is_file() for path in config.texts):
+        if not all(path.is_file() for path in self.inputs(config)):
             return Plan(notes=["Sentences are counted once the texts are there."], problems=problems)
         n_sentences = len(sentences(config))
         facts = {"utterances": max(0, n_sentences - config.held_out), "held out": min(config.held_out, n_sentences)}
@@ -139,11 +141,19 @@ def sentences(config: SynthesisConfig) -> list[Sentence]:
     found = [sentence for path in config.texts for sentence in _read(path)]
     if config.only is not None:
         found = [sentence for sentence in found if re.fullmatch(config.only, sentence.text)]
+    if config.new_to:
+        known = {_plain(utterance.text) for path in config.new_to for utterance in Manifest(path)}
+        found = [sentence for sentence in found if _plain(sentence.text) not in known]
     if config.max_utterances is not None:
         found = sample(found, config.max_utterances, config.seed)
     if not found:
         raise DataError(f"{', '.join(map(str, config.texts))}: there are no sentences.")
     return [sentence for sentence in found for _ in range(config.copies)]
+
+
+def _plain(text: str) -> str:
+    """A sentence by its letters and digits: case and marks make no new one."""
+    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _seconds_per_sentence(config: SynthesisConfig) -> float:

@@ -9,6 +9,7 @@ import pytest
 from blsp.config import build
 from blsp.data.manifest import Utterance, write_manifest
 from blsp.errors import ConfigError
+from blsp.modeling.word_residual import WordResidual
 from blsp.stages.registry import STAGES
 from blsp.stages.train.alignment_stage import AlignmentConfig, AlignmentStage
 from blsp.stages.train.ctc_stage import CtcConfig, CtcStage
@@ -115,3 +116,17 @@ def test_naming_the_stages_loads_no_torch() -> None:
     code = f"import sys; {'; '.join(f'import {m}' for m in modules)}; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "False\n"
+
+
+def test_of_words_with_residual_only_the_residual_is_trained(tmp_path: Path) -> None:
+    given = {"out": str(tmp_path), "manifest": "m.jsonl", "sources": [{"behaviour": "asr"}], "found": "f.jsonl"}
+    model = {"name": "embedded", "readout": "ctc_residual"}
+    plans = {
+        ctc: AlignmentStage().plan(
+            build(AlignmentConfig, {**given, "model": model, "objective": {"ctc": ctc}}, where="test")
+        )
+        for ctc in (0.0, 1.0)
+    }
+    trained = sum(p.numel() for p in WordResidual(1536).parameters())
+    assert plans[0.0].facts["trained parameters"] == trained
+    assert plans[1.0].facts["trained parameters"] == trained + 10_405_756

@@ -18,7 +18,7 @@ import pytest
 
 from blsp.config import build
 from blsp.data.answers.readback import Recogniser, error_rate
-from blsp.data.manifest import load_waveform, read_manifest
+from blsp.data.manifest import Utterance, load_waveform, read_manifest, write_manifest
 from blsp.data.synthesis.kokoro_voices import HELD_OUT_VOICES, TRAINING_VOICES
 from blsp.data.synthesis.render import Voice
 from blsp.data.synthesis.speakers import SpeakerConfig
@@ -392,3 +392,11 @@ def test_killed_anywhere_it_goes_on_to_the_same_speech(tmp_path: Path) -> None:
         assert not (out / "manifest.jsonl").exists()
     assert start(out).wait(120) == 0
     assert files(out) == files(tmp_path / "whole")
+
+
+def test_sentences_may_have_to_be_new(tmp_path: Path) -> None:
+    write_manifest(
+        tmp_path / "m.jsonl", [Utterance("a", "a.wav", 1.0, text="SENTENCE NUMBER 2"), Utterance("b", "b", 1.0)]
+    )
+    found = sentences(config(texts(tmp_path, 4), tmp_path / "out", new_to=[str(tmp_path / "m.jsonl")]))
+    assert [sentence.text[-2] for sentence in found] == ["0", "1", "3"]
