@@ -1,6 +1,7 @@
 """Files in parcels of a size that a borrowed machine takes: packed, sent a few at a time, verified and unpacked there.
 
 Run: python -m recipes.parcels opus MANIFEST FOLDER           # utterances as Opus, a tenth of FLAC's size
+     python -m recipes.parcels weights FOLDER                 # what the model embedded is converted from, 1.3 GB
      python -m recipes.parcels pack FOLDER PATH...            # parcels of at most 60 MB, and parcels.json
      python -m recipes.parcels unpack FOLDER DESTINATION      # says which are missing or damaged, else unpacks all
 
@@ -14,6 +15,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -201,6 +203,20 @@ def as_opus(manifest: Path, folder: Path) -> int:
     return len(utterances)
 
 
+def fetch_weights(folder: Path) -> list[Path]:
+    """Fetch what Whisper and the LLM of the model embedded are converted from.
+
+    With the folder as `VOICECHAT_CACHE`, `voicechat models download embedded` makes both of it, without network.
+
+    Raises:
+        BlspError: Something could not be fetched.
+    """
+    from blsp.models.embedded import QWEN, WHISPER, download_part
+
+    os.environ["VOICECHAT_CACHE"] = str(folder.absolute())
+    return [path for part in (WHISPER, QWEN) for path in download_part(part)]
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,12 +232,15 @@ def main() -> int:
     opus = commands.add_parser("opus")
     opus.add_argument("manifest", type=Path)
     opus.add_argument("folder", type=Path)
+    commands.add_parser("weights").add_argument("folder", type=Path)
     args = parser.parse_args()
     try:
         if args.command == "pack":
             print(json.dumps(pack(args.folder, args.paths, args.root, args.max_megabytes), indent=1))
         elif args.command == "unpack":
             print(f"{unpack(args.folder, args.destination)} files")
+        elif args.command == "weights":
+            print("\n".join(map(str, fetch_weights(args.folder))))
         else:
             print(f"{as_opus(args.manifest, args.folder)} utterances")
     except BlspError as error:

@@ -272,6 +272,20 @@ def ensure_part(
     return folder
 
 
+def download_part(part: EmbeddedPart, progress: Progress | None = None) -> list[Path]:
+    """Fetch the files of a part and leave them as they are; whoever finds them in the cache needs no network.
+
+    Raises:
+        DownloadError: They could not be had.
+        ChecksumError: What was fetched is not what is pinned.
+        StorageError: The cache cannot be written, or the disk is full.
+    """
+    downloads = downloads_folder(part)
+    with storage_errors(downloads.parent):
+        downloads.mkdir(parents=True, exist_ok=True)
+    return _fetch(part, downloads, progress or NoProgress())
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Let one process at a time make `folder`."""
