@@ -130,18 +130,21 @@ class CachedContext:
             CancelledError: `cancel` was set.
         """
         reader = speech_reader(self._model)
-        expects_words = bool(before) and self._decoder is not None and reader.expects_words and self.reads_words
+        expects_words = bool(before) and self._decoder is not None and reader.expects_words
         ids: list[int] = []
         embeds: list[Tensor] = []
         with cancelled_by(cancel, self._blocks):
             windows = cut_into_windows(waveform)
             for window in windows:
                 if expects_words:
-                    self._read_before_speech([*before, Piece(tuple(ids))], cancel)
+                    so_far = Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids))
+                    self._read_before_speech([*before, so_far], cancel)
                     words = self._read_words(window, after if len(windows) == 1 else ())
                 else:
                     words = reader.read_speech([window])
-                if words is not None:
+                if isinstance(words, Tensor):
+                    embeds.append(words)
+                elif words is not None:
                     ids += words[0]
                 else:
                     values, lengths = reader.embed_speech([window])
@@ -162,12 +165,20 @@ class CachedContext:
         self.read(pieces, cancel)
         self._before_speech = len(keys), self._decoder.state
 
-    def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[list[int]] | None:
-        """As `SpeechReader.read_speech`; of the words, the LLM then has read as many as the search has shown it."""
+    def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[list[int]] | Tensor | None:
+        """As `SpeechReader.read_speech`; of the words, the LLM then has read as many as the search has shown it.
+
+        Where the sound adds something to them, their embeddings, float (K, E), of which it has read none.
+        """
         assert self._decoder is not None
         n_read = len(self._keys)
         reader = speech_reader(self._model)
         tree = LlmTree(self._model, self._decoder, reader.spellings.openings)
+        if reader.adapter is not None and reader.adapter.residual is not None:
+            try:
+                return reader.embed_after(window, tree)
+            finally:
+                self._decoder.crop(n_read)
         try:
             words = reader.read_speech([window], tree, after)
         except BaseException:

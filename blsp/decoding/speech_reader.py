@@ -141,6 +141,17 @@ class SpeechReader:
         counts = map(count_windows, waveforms)
         return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
 
+    def embed_after(self, window: np.ndarray, tree: LlmTree) -> Tensor:
+        """What the LLM reads of at most 30 s after what was said before, float (K, E), where its adapter finds words.
+
+        Args:
+            window: What was said, float32 (N,).
+            tree: As of `read_speech`.
+        """
+        finder, heard = self._finder(), self._read_windows([window])
+        (sentence,) = finder.sentences(*heard, evidence=self.evidence([window]), tree=tree)
+        return finder.embed([sentence.ids], *heard)[0][0]
+
     def embed_words(
         self,
         frames: Tensor,

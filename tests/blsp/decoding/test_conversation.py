@@ -22,6 +22,7 @@ from blsp.decoding.search.ctc_beam import Spellings
 from blsp.decoding.search.llm_tree import LlmTree
 from blsp.decoding.speech_reader import SpeechReader, make_model, speech_reader
 from blsp.errors import ContextFullError, NoSpeechError
+from blsp.modeling.adapter import Adapter, AdapterConfig, Readout
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import PaperPromptTemplate, PlainText
 
@@ -749,6 +750,30 @@ def test_what_was_said_before_is_read_anew_by_other_weights(
     before, after_use, fresh = expected
     assert not torch.allclose(before, fresh, atol=1e-2)
     torch.testing.assert_close(after_use, fresh, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_sound_adds_is_read_after_what_was_said_before(
+    tiny_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeechReader, "expects_words", True)
+    question = Turn("user", speech=make_speech(1.5))
+
+    def answers(readout: Readout, scale: float = 0.0) -> list[str]:
+        torch.manual_seed(5)
+        model = private_copy(tiny_model)
+        shape = AdapterConfig(16, 16, (3, 3), bottleneck_dim=8, readout="ctc_words", blocks=(0, 0), letters=True)
+        model.adapter = Adapter(shape).eval()
+        model.adapter.set_readout(readout)
+        if model.adapter.residual is not None:
+            torch.nn.init.normal_(model.adapter.residual.out.weight, std=scale)
+        conversation = Conversation(model)
+        written = ["".join(conversation.reply(question, SHORT)) for _ in range(2)]
+        assert_cached_equals_uncached(conversation)
+        return written
+
+    words = answers("ctc_words")
+    assert answers("ctc_residual") == words
+    assert answers("ctc_residual", 5.0) != words
 
 
 def test_words_that_stay_after_more_was_said_are_not_read_again(word_model: BlspModel, make_speech: MakeSpeech) -> None:
