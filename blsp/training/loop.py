@@ -32,6 +32,7 @@ from blsp.training.guard import StepGuard
 from blsp.training.interruption import Interruption
 from blsp.training.loading import LoadedStep, StepLoader, StepPlan
 from blsp.training.meter import Window
+from blsp.training.peak_speed import main_type, peak_speed
 from blsp.training.run_log import RunLog
 from blsp.training.schedule import learning_rate
 from blsp.training.tasks.task import LossSum, TrainingTask
@@ -118,6 +119,8 @@ class _Training:
         self.progress = Progress()
         self.plan = StepPlan(task, config)
         self.window = Window()
+        self.peak: float | None = None
+        """Operations per second at best, once there are any to compare with it."""
         self.interruption = Interruption()
         self._began = time.perf_counter()
 
@@ -179,6 +182,7 @@ class _Training:
             loss = self.engine.add_gradient(micro_batch.batch, scale, is_last=is_last)
             if micro_batch.counts:
                 _add_loss(sums, loss, micro_batch.batch.count)
+                self.window.operations += loss.operations
         outcome = self._agree({name: (float(total), count) for name, (total, count) in sums.items()}, int(units))
         self._apply(step.number + 1, outcome)
         return outcome
@@ -222,7 +226,9 @@ class _Training:
         progress.units += outcome.units
         progress.training_seconds += seconds
         progress.waited += step.waited
-        rates = window.rates()
+        if window.operations and self.peak is None:
+            self.peak = peak_speed(self.engine.device, main_type(self.task.module))
+        rates = window.rates(self.peak)
         self.log.advance(progress.step, self.plan.total, {"loss": outcome.loss, **rates})
         is_last = progress.step == self.plan.total or outcome.is_out_of_time
         if self._is_due(self.config.log_every) or is_last:

@@ -22,6 +22,8 @@ class Window:
     loss_total: float = 0.0
     loss_units: int = 0
     """Units of the steps that were not skipped."""
+    operations: float = 0.0
+    """Floating-point operations of the LLM in this process, where they are counted."""
     parts: dict[str, tuple[float, int]] = field(default_factory=dict)
     """For each part of the loss its sum and its units, in this process only."""
 
@@ -45,14 +47,22 @@ class Window:
         """Mean loss of the steps that were not skipped; NaN if all were."""
         return self.loss_total / self.loss_units if self.loss_units else float("nan")
 
-    def rates(self) -> dict[str, float]:
-        """Samples and tokens per second, and the share of the time in which the model did not wait for data."""
+    def rates(self, peak: float | None = None) -> dict[str, float]:
+        """Samples and tokens per second, and the share of the time in which the model did not wait for data.
+
+        Args:
+            peak: Operations per second at best; with it, and where operations are counted, also the share of them
+                that was reached.
+        """
         seconds = max(self.seconds, 1e-9)
-        return {
+        rates = {
             "samples_per_second": self.samples / seconds,
             "tokens_per_second": self.units / seconds,
             "utilisation": 1 - self.waited / seconds,
         }
+        return (
+            rates if not peak or not self.operations else {**rates, "share_of_peak": self.operations / seconds / peak}
+        )
 
     def mean_parts(self) -> dict[str, float]:
         """Mean of each part of the loss over all processes, which all call this."""

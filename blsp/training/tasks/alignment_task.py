@@ -28,7 +28,15 @@ from blsp.data.speech.speech_batch import SpeechBatch, SpeechLoader
 from blsp.decoding.batched import generate_batch
 from blsp.decoding.sampling import GenerationConfig
 from blsp.errors import ConfigError
-from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, SpeechEmbeds, collate
+from blsp.modeling.batch import (
+    PromptBatch,
+    PromptExample,
+    PromptRow,
+    SpeechEmbeds,
+    collate,
+    shared_prefix,
+    token_ids,
+)
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH
 from blsp.modeling.word_residual import WordResidual
@@ -147,12 +155,25 @@ class AlignmentModule(nn.Module):
         heard = self.hear(batch)
         objective = self._objective
         total, parts = torch.zeros((), device=heard.embeds.values.device), dict[str, Tensor]()
+        operations = 0.0
         if objective.asks_llm:
             total, parts = self._answer(batch, heard.embeds)
+            operations = self._operations(batch, heard.embeds)
         for name, weight in (("ctc", objective.ctc), ("embedding", objective.embedding)):
             if (loss := heard.losses.get(name)) is not None:
                 total, parts = total + weight * loss, {**parts, name: loss.detach()}
-        return LossSum(total, parts if len(parts) > 1 else {})
+        return LossSum(total, parts if len(parts) > 1 else {}, operations)
+
+    def _operations(self, batch: AnswerBatch, embeds: SpeechEmbeds) -> float:
+        """Of the LLM: 2 for each weight and position forward, 2 back, and 2 more where its own weights are trained."""
+        llm, prefix = self.model.llm, len(shared_prefix(batch.rows))
+        tables = {layer.weight for layer in (llm.get_input_embeddings(), llm.get_output_embeddings())}  # one if tied
+        inner = sum(parameter.numel() for parameter in llm.parameters() if parameter not in tables)
+        output = llm.get_output_embeddings().weight.numel()
+        texts = sum(len(token_ids(row)) - prefix for row in batch.rows)
+        positions = texts + int(embeds.lengths.sum())
+        passes = 6 if self.model.trains_llm else 4
+        return float(passes * (inner * positions + output * batch.count))
 
     def _answer(self, batch: AnswerBatch, embeds: SpeechEmbeds) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the LLM's answers, and its parts."""

@@ -34,6 +34,8 @@ class LossSum:
     """Loss summed over the batch's `count` units, float32 (), to be differentiated."""
     parts: Mapping[str, Tensor]
     """Other sums over the same units, for the log (detached), e.g. cross entropy and KL apart."""
+    operations: float = 0.0
+    """Floating-point operations of the LLM, there and back, without those on padding; 0 where nobody counts them."""
 
 
 class TrainingTask(Protocol):

@@ -27,7 +27,7 @@ from blsp.errors import ConfigError, DataError
 from blsp.instructions import CONTINUE, REPEAT, Instruction
 from blsp.json_lines import json_line
 from blsp.modeling.adapter import Adapter, AdapterConfig
-from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow
+from blsp.modeling.batch import PromptBatch, PromptExample, PromptRow, shared_prefix, token_ids
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import SpeechSegment, TokenSegment
 from blsp.models.load import load_model
@@ -517,3 +517,17 @@ def test_words_belong_to_the_readout(values: dict[str, Any], message: str) -> No
     given = {"out": "x", "manifest": "m", "sources": [{"behaviour": "asr"}], **values}
     with pytest.raises(ConfigError, match=message):
         build(AlignmentConfig, given, where="test")
+
+
+def test_operations_are_counted_without_padding(model: BlspModel, manifest: Manifest) -> None:
+    task = make_task(model, manifest)
+    batch = task.load(range(6), 0)
+    alone = [task.load([i], 0) for i in range(6)]
+    together = task.module(batch).operations
+    output = model.llm.lm_head.weight.numel()
+    inner = sum(p.numel() for p in model.llm.parameters()) - output * (1 + (not model.llm.config.tie_word_embeddings))
+    embeds = task.module.hear(batch).embeds
+    prefix = shared_prefix(batch.rows)
+    positions = int(embeds.lengths.sum()) + sum(len(token_ids(row)) - len(prefix) for row in batch.rows)
+    assert together == 4 * (inner * positions + output * batch.count)
+    assert sum(task.module(one).operations for one in alone) == pytest.approx(together)
