@@ -46,6 +46,14 @@ class MicrophoneFound:
 
 
 @dataclass(frozen=True)
+class EchoHandlingChanged:
+    """How the user is heard while an answer is spoken."""
+
+    handling: str
+    """`echo cancelled`, `headphones` (no echo is heard) or `waits its turn` (nobody is heard meanwhile)."""
+
+
+@dataclass(frozen=True)
 class SpeechStarted:
     """The user began to speak."""
 
@@ -132,6 +140,7 @@ Event = (
     | Muted
     | MicrophoneLost
     | MicrophoneFound
+    | EchoHandlingChanged
     | SpeechStarted
     | InputLevel
     | FileOpened

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,28 @@ class SentenceSplitter:
         return [rest] if rest else []
 
 
+@dataclass
+class _Piece:
+    """A sentence that is played."""
+
+    text: str
+    start: int
+    """In characters of the answer."""
+    end: int
+
+
+def _characters(pieces: list[_Piece], n_heard: float) -> int:
+    """Up to which character of the answer so many pieces reach; of one that was cut, whole words only."""
+    n_whole = min(int(n_heard), len(pieces))
+    heard = pieces[n_whole - 1].end if n_whole else 0
+    if n_whole == len(pieces):
+        return heard
+    cut = pieces[n_whole]
+    words = cut.text[: int((n_heard - n_whole) * len(cut.text))]
+    last = re.search(r"\s(?=\S*$)", words)
+    return cut.start + last.start() if last and words[: last.start()].strip() else heard
+
+
 class SpeechOutput:
     """Speaks one answer at a time.
 
@@ -68,7 +91,7 @@ class SpeechOutput:
         self._reopen = reopen
         self._splitter = SentenceSplitter()
         self._n_taken = 0  # characters of this answer whose sentences are whole
-        self._ends: list[int] = []  # where each piece that is played ends, in characters of the answer
+        self._pieces: list[_Piece] = []  # that are played
         self._answer = 0  # its number: what is still being synthesised for an earlier one is thrown away
         self._n_waiting = 0
         self._failure: BaseException | None = None
@@ -114,14 +137,14 @@ class SpeechOutput:
     def stop(self) -> int:
         """Fall silent, ready for the next answer; gives how many characters of this one were heard.
 
-        They are those of the sentences that were heard to the end, and of what is not spoken between them.
+        They are those of the sentences that were heard to the end, of what is not spoken between them, and of the
+        words of the last sentence that were probably heard: as large a part of it as was played.
         """
         with self._lock:
-            n_heard = min(self._sink.stop(), len(self._ends))
-            heard = self._ends[n_heard - 1] if n_heard else 0
+            heard = _characters(self._pieces, self._sink.stop())
             self._answer += 1
             self._n_waiting = 0
-            self._n_taken, self._ends = 0, []
+            self._n_taken, self._pieces = 0, []
         self._splitter = SentenceSplitter()
         return heard
 
@@ -166,15 +189,15 @@ class SpeechOutput:
             with self._lock:
                 if answer == self._answer:
                     self._n_waiting -= 1
-                    self._add(spoken, end)
+                    self._add(spoken, sentence, end)
 
-    def _add(self, spoken: tuple[npt.NDArray[np.float32], int] | None, end: int) -> None:
+    def _add(self, spoken: tuple[npt.NDArray[np.float32], int] | None, sentence: str, end: int) -> None:
         """Queue a sentence for playing; one that is not spoken counts with the one before it, or after."""
         if spoken is not None:
             self._sink.play(*spoken)
-            self._ends.append(end)
-        elif self._ends:
-            self._ends[-1] = end
+            self._pieces.append(_Piece(sentence, end - len(sentence), end))
+        elif self._pieces:
+            self._pieces[-1].end = end
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error

@@ -52,8 +52,13 @@ SpeakOption = Annotated[
     bool, typer.Option("--speak", help="Speak the answers aloud (needs the extra `speak`).", rich_help_panel=_SOUND)
 ]
 BargeInOption = Annotated[
-    bool,
-    typer.Option("--barge-in", help="Listen while speaking: for headphones, with --speak.", rich_help_panel=_SOUND),
+    bool | None,
+    typer.Option(
+        "--barge-in/--no-barge-in",
+        help="Always listen while speaking, or never; without either, as the echo allows. With --speak.",
+        show_default=False,
+        rich_help_panel=_SOUND,
+    ),
 ]
 SessionOption = Annotated[
     str | None,
@@ -106,7 +111,7 @@ def talk(
     vad_mode: VadModeOption = None,
     language: LanguageOption = None,
     speak: SpeakOption = False,
-    barge_in: BargeInOption = False,
+    barge_in: BargeInOption = None,
     system: SystemOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     temperature: TemperatureOption = None,

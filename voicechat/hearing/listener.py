@@ -20,6 +20,7 @@ from blsp.audio.endpointing import (
 from blsp.audio.speech_detector import FrameClassifier
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.conversation import Turn
+from voicechat.hearing.echo import EchoFilter
 from voicechat.hearing.microphone import HeardFrame
 
 MAX_TURN_SECONDS = 120.0
@@ -64,10 +65,17 @@ class Listener:
     Args:
         vad: Tells speech from the rest.
         settings: When an utterance starts and ends.
+        echo: Tells the user's speech from the assistant's, or None where that is not heard.
     """
 
-    def __init__(self, vad: FrameClassifier, settings: EndpointingSettings | None = None) -> None:
+    def __init__(
+        self,
+        vad: FrameClassifier,
+        settings: EndpointingSettings | None = None,
+        echo: EchoFilter | None = None,
+    ) -> None:
         self._vad = vad
+        self._echo = echo
         self._segmenter = UtteranceSegmenter(settings)
         self._parts: list[Waveform] = []  # of a turn that was split for length
         self._guess: Turn | None = None
@@ -79,8 +87,8 @@ class Listener:
         return self._segmenter.in_utterance
 
     def push(self, frame: HeardFrame) -> list[Heard]:
-        """Take the next frame; give what it means."""
-        is_speech = self._vad.is_speech(frame.samples)
+        """Take the next frame, without echo; give what it means."""
+        is_speech = self._vad.is_speech(frame.samples) and not (self._echo is not None and self._echo.rejects())
         if is_speech:
             self._spoken_at = frame.captured_at
         heard: list[Heard] = []

@@ -32,6 +32,7 @@ from voicechat.answering.engine_thread import (
 )
 from voicechat.errors import reason
 from voicechat.events import (
+    EchoHandlingChanged,
     Event,
     FileOpened,
     InputLevel,
@@ -49,6 +50,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
+from voicechat.hearing.echo import EchoFilter, EchoHandling
 from voicechat.hearing.listener import (
     Heard,
     Listener,
@@ -124,9 +126,8 @@ class Session:
         source: The microphone, or None.
         make_vad: Gives what tells speech from the rest, one for the microphone and one for each file.
         endpointing: When an utterance starts and ends.
-        speech: Speaks the answers, or None. The microphone is not listened to while it does, unless
-            `can_barge_in`: without headphones the assistant would hear itself.
-        can_barge_in: Whether the user can speak over a spoken answer.
+        speech: Speaks the answers, or None.
+        echo: Tells the user's speech from spoken answers; None: the microphone is not listened to meanwhile.
         reopen_source: Opens a microphone that was lost again, or raises; None where that is not tried.
         is_debugged: An error that is nobody's fault but ours ends the session with its traceback.
     """
@@ -143,7 +144,7 @@ class Session:
         make_vad: MakeVad = SpeechDetector,
         endpointing: EndpointingSettings | None = None,
         speech: SpeechOutput | None = None,
-        can_barge_in: bool = False,
+        echo: EchoFilter | None = None,
         reopen_source: Callable[[], FrameSource] | None = None,
         is_debugged: bool = False,
     ) -> None:
@@ -159,8 +160,9 @@ class Session:
         self._is_microphone_lost = False
         self._failures = Failures(show, are_bugs_raised=is_debugged)
         self._voice = AnswerVoice(speech, show, self._failures)
-        self._can_barge_in = can_barge_in
-        self._listener = Listener(make_vad(), endpointing)
+        self._echo = echo
+        self._echo_handling: EchoHandling | None = None  # as it was shown last
+        self._listener = Listener(make_vad(), endpointing, echo)
         self._engine = EngineThread(engine, self._inbox.put)
         self._files = FileTurns(self._engine.run, self._inbox.put, make_vad)
         self._answer: _Answer | None = None
@@ -306,15 +308,23 @@ class Session:
 
     def _take_frame(self, frame: HeardFrame) -> None:
         self._n_frames += 1
+        if self._echo is not None:
+            frame = self._echo.clean(frame)
+            self._tell_handling(self._echo.handling)
         if self._n_frames % FRAMES_PER_LEVEL == 0:
             self.show(InputLevel(-96.0 if self.is_muted else level_dbfs(frame.samples)))
         if self.is_muted or not self.has_microphone:
             return
-        if self._voice.is_speaking and not self._can_barge_in:
+        if self._echo is None and self._voice.is_speaking:
             self._listener.reset()
             return
         for heard in self._listener.push(frame):
             self._take_heard(heard)
+
+    def _tell_handling(self, handling: EchoHandling) -> None:
+        if handling != self._echo_handling:
+            self._echo_handling = handling
+            self.show(EchoHandlingChanged(handling))
 
     def _take_heard(self, heard: Heard) -> None:
         if isinstance(heard, SpeechBegan):

@@ -20,7 +20,9 @@ from voicechat.answering.speech_output import SpeechOutput, load_voice
 from voicechat.errors import EXIT_FAILURE, AudioDeviceError
 from voicechat.events import Notice
 from voicechat.hearing.audio_devices import PortAudioMissingError, find_device, reopen, silent_stderr
+from voicechat.hearing.echo import EchoCanceller, webrtc_canceller
 from voicechat.hearing.microphone import Microphone
+from voicechat.hearing.playback import Playback
 from voicechat.hearing.speaker import Speaker
 from voicechat.hearing.vad import make_detector
 from voicechat.paths import state_folder
@@ -57,8 +59,8 @@ class TalkOptions:
     """Index or part of the name of the loudspeaker."""
     is_spoken: bool = False
     """Speak the answers aloud."""
-    can_barge_in: bool = False
-    """Listen while speaking: for headphones."""
+    can_barge_in: bool | None = None
+    """Listen while speaking, as with headphones, or not at all; None: as the echo allows."""
     vad: Detector = Settings.vad
     vad_mode: int = Settings.vad_mode
     language: str | None = None
@@ -157,7 +159,8 @@ def _talk(
     with contextlib.ExitStack() as stack:
         if microphone:
             stack.callback(microphone.close)
-        speech = open_speech(options.output_device, voice) if voice else None
+        playback = Playback()
+        speech = open_speech(options.output_device, voice, playback) if voice else None
         view = choose_view(options)
         if isinstance(view, LiveView) and sys.stderr.isatty():
             stack.enter_context(silent_stderr())  # ALSA and others would write into the view
@@ -171,7 +174,7 @@ def _talk(
             source=microphone,
             make_vad=partial(make_detector, options.vad, options.vad_mode),
             speech=speech,
-            can_barge_in=options.can_barge_in,
+            echo=make_echo_filter(playback, options.can_barge_in) if speech else None,
             reopen_source=partial(reopen, partial(Microphone, _same(options.input_device, microphone))),
             is_debugged=options.is_debugged,
         )
@@ -202,14 +205,21 @@ def open_microphone(options: TalkOptions) -> tuple[Microphone | None, list[Notic
         return None, [Notice(f"{str(error).rstrip('.')}: type your turns, or /say FILE.wav.", hint)]
 
 
-def open_speech(wanted: str | None, voice: Synthesize) -> SpeechOutput:
+def open_speech(wanted: str | None, voice: Synthesize, playback: Playback) -> SpeechOutput:
     """What speaks the answers; the loudspeaker is opened again whenever it is lost.
 
     Raises:
         AudioDeviceError: It does not open.
     """
-    speaker = Speaker(wanted)
-    return SpeechOutput(speaker, voice, partial(reopen, partial(Speaker, _same(wanted, speaker))))
+    speaker = Speaker(wanted, playback)
+    return SpeechOutput(speaker, voice, partial(reopen, partial(Speaker, _same(wanted, speaker), playback)))
+
+
+def make_echo_filter(playback: Playback, can_barge_in: bool | None) -> EchoCanceller:
+    """What lets the user be heard while the loudspeaker plays."""
+    if can_barge_in:
+        return EchoCanceller(playback, None, "headphones")
+    return EchoCanceller(playback, webrtc_canceller(), None if can_barge_in is None else "waits its turn")
 
 
 def _same(wanted: str | None, device: Microphone | Speaker | None) -> str | None:

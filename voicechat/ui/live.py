@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 from voicechat.events import (
+    EchoHandlingChanged,
     Event,
     Failed,
     FileOpened,
@@ -67,6 +68,7 @@ class LiveView:
         self._above = ""
         self._has_microphone = False
         self._is_muted = False
+        self._echo_handling = ""
         self._state = "ready"
         self._since = 0.0
         self._dbfs = METER_FLOOR_DBFS
@@ -107,6 +109,8 @@ class LiveView:
         """Take an event."""
         if isinstance(event, InputLevel):
             self._dbfs = max(event.dbfs, self._dbfs - 6.0)  # falls slowly, as meters do
+        elif isinstance(event, EchoHandlingChanged):
+            self._echo_handling = event.handling
         elif isinstance(event, TextDelta):
             self._answer.add(event.text)
             self._enter("answering")
@@ -238,6 +242,8 @@ class LiveView:
         if self._has_microphone:
             status.append("  ")
             status.append_text(_meter(METER_FLOOR_DBFS if self._is_muted else self._dbfs))
+            if self._echo_handling:
+                status.append(f"  {self._echo_handling}", "dim")
         return status
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, TextIO
 
 from voicechat.events import (
+    EchoHandlingChanged,
     Event,
     Failed,
     InputLevel,
@@ -93,6 +94,8 @@ class PlainView:
                 self._note(f"Hint: {harmless(event.hint)}")
         elif isinstance(event, MicrophoneFound):
             self._note(found_line(event))
+        elif isinstance(event, EchoHandlingChanged):
+            self._note(f"While an answer is spoken: {echo_line(event.handling)}.")
         elif isinstance(event, Muted):
             self._note("The microphone is off." if event.is_muted else "The microphone is on.")
         elif isinstance(event, SessionStarted):
@@ -140,6 +143,18 @@ def started_line(event: SessionStarted) -> str:
 def found_line(event: MicrophoneFound) -> str:
     """One line about a microphone that is back."""
     return harmless_line(f"Microphone {event.name!r} listens again.")
+
+
+def echo_line(handling: str) -> str:
+    """What a way to handle the echo means to the user."""
+    return f"{handling}, {_ECHO_MEANS[handling]}"
+
+
+_ECHO_MEANS = {
+    "echo cancelled": "speak over it and it stops",
+    "headphones": "no echo is heard, speak over it and it stops",
+    "waits its turn": "it hears you when it is silent",
+}
 
 
 class JsonView:

@@ -49,7 +49,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.played: list[int] = []
         self.queued: list[int] = []
-        self._n_heard = 0
+        self._n_heard = 0.0
         self.is_closed = False
         self.is_lost = False
         self.has_started = True
@@ -62,9 +62,12 @@ class FakeSink:
         self.queued.pop(0)
         self._n_heard += 1
 
-    def stop(self) -> int:
+    def hear_part(self, part: float) -> None:
+        self._n_heard += part
+
+    def stop(self) -> float:
         self.queued.clear()
-        heard, self._n_heard = self._n_heard, 0
+        heard, self._n_heard = self._n_heard, 0.0
         return heard
 
     @property
@@ -211,6 +214,28 @@ def test_a_spoken_answer_that_is_interrupted_is_cut_to_what_was_heard(tmp_path: 
         ("stop", False),
         ("Fine.", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "heard"),
+    [
+        (0.0, "Yes. "),
+        (0.1, "Yes. "),  # part of the first word
+        (0.5, "Yes. The capital of"),
+        (0.99, "Yes. The capital of France is"),
+        (1.0, "Yes. The capital of France is Paris. "),
+    ],
+)
+def test_of_a_sentence_that_was_cut_the_words_that_were_heard_are_kept(part: float, heard: str) -> None:
+    sink = FakeSink()
+    output = SpeechOutput(sink, synthesize)
+    text = "Yes. The capital of France is Paris. It is large. "
+    output.say(text)
+    until(lambda: len(sink.played) == 3)
+    sink.hear()
+    sink.hear_part(part)
+    assert text[: output.stop()] == heard
+    output.close()
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from blsp.errors import ContextFullError
 from voicechat.answering.scripted import ScriptedEngine
 from voicechat.errors import AudioDeviceError
 from voicechat.events import (
+    EchoHandlingChanged,
     Event,
     Failed,
     FileOpened,
@@ -39,6 +40,7 @@ from voicechat.events import (
     TurnTyped,
     UtteranceEnded,
 )
+from voicechat.hearing.echo import EchoHandling
 from voicechat.hearing.microphone import HeardFrame
 from voicechat.sessions.failures import HINT_BUG
 from voicechat.sessions.inbox import AudioFile, InputEnded, StopRequested, TypedLine
@@ -117,6 +119,52 @@ class Waiter:
             assert found, f"no {kind.__name__} number {count} in {self.events}"
 
         return wait
+
+
+class ScriptedEcho:
+    """Everything below a loudness is an echo."""
+
+    def __init__(self, handling: EchoHandling = "echo cancelled") -> None:
+        self.handling = handling
+        self.n_frames = 0
+        self._last = 0
+
+    def clean(self, frame: HeardFrame) -> HeardFrame:
+        self.n_frames += 1
+        self._last = int(frame.samples[0])
+        return HeardFrame(frame.samples // 2, frame.captured_at)
+
+    def rejects(self) -> bool:
+        return self._last < LOUD
+
+
+def test_what_is_taken_for_an_echo_is_no_speech() -> None:
+    view, engine, echo = Waiter(), ScriptedEngine(["Sure."]), ScriptedEcho()
+    source = ScriptedSource(
+        [(900, LOUD - 1000), (900, QUIET), (300, LOUD), (900, QUIET), view.until(TurnEnded), lambda: session.quit()]
+    )
+    session = Session(engine, CONFIG, view.show, source=source, make_vad=LoudnessVad, echo=echo)
+    hold(session)
+    assert len(seen(view.events, SpeechStarted)) == len(seen(view.events, TurnEnded)) == 1
+    speech = engine.turns[0].speech
+    assert speech is not None
+    assert speech.max() == LOUD // 2 / 32768  # cleaned
+    assert [e.handling for e in seen(view.events, EchoHandlingChanged)] == ["echo cancelled"]
+
+
+def test_an_echo_filter_hears_every_frame_and_tells_how_it_goes() -> None:
+    view, echo = Waiter(), ScriptedEcho()
+
+    def change() -> None:
+        echo.handling = "waits its turn"
+
+    first, second = (view.until(EchoHandlingChanged, n) for n in (1, 2))
+    script = [lambda: session.mute(True), (300, LOUD), first, change, (300, LOUD), second]
+    source = ScriptedSource([*script, lambda: session.quit()])
+    session = Session(ScriptedEngine(), CONFIG, view.show, source=source, make_vad=LoudnessVad, echo=echo)
+    hold(session)
+    assert echo.n_frames == 20
+    assert [e.handling for e in seen(view.events, EchoHandlingChanged)] == ["echo cancelled", "waits its turn"]
 
 
 def test_typed_turns_are_answered_in_order() -> None:
