@@ -126,14 +126,6 @@ class Notice:
     hint: str | None = None
 
 
-@dataclass(frozen=True)
-class Failed:
-    """The session cannot go on."""
-
-    message: str
-    hint: str | None = None
-
-
 Event = (
     SessionStarted
     | Listening
@@ -151,5 +143,4 @@ Event = (
     | TurnEnded
     | TurnDropped
     | Notice
-    | Failed
 )

@@ -95,17 +95,6 @@ def read_prompts(
     return PromptReadings(tuple(instructions), states, log_probabilities)
 
 
-def prompt_representations(
-    model: BlspModel,
-    inputs: Sequence[Waveform] | Sequence[str],
-    instructions: Mapping[str, str] = INSTRUCTIONS,
-    *,
-    batch_size: int = 8,
-) -> Tensor:
-    """The states of `read_prompts` alone, float32 (I, N, E)."""
-    return read_prompts(model, inputs, instructions, batch_size=batch_size, next_token=False).states
-
-
 def next_token_divergence(text: PromptReadings, speech: PromptReadings) -> Tensor:
     """How much the answer's first token changes when the LLM hears an utterance instead of reading it.
 

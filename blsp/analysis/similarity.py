@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blsp.analysis.representations import PromptReadings, next_token_divergence, same_next_token
 from blsp.evaluation.significance import ResamplingConfig, percentile_interval, resample_counts
 
 N_RESAMPLES = 2000
@@ -32,79 +31,11 @@ class Estimate:
     """Utterances."""
 
 
-@dataclass(frozen=True)
-class ModalityAlignment:
-    """How a system treats speech, compared with how its LLM treats the transcript.
-
-    Cosines of an LLM's states are high between any two prompts that end alike, so each has its measure beside it:
-    the same cosine for text, or for strangers. Shares do not suffer from that.
-
-    Source: paper section 2 and tables 7, 8, 12, 13.
-    """
-
-    names: tuple[str, ...]
-    """Short names of the I instructions."""
-    speech_instructions: Estimate
-    """Cosine between two instructions about the same utterance, (I, I): near 1 where speech makes the LLM deaf to
-    instructions."""
-    text_instructions: Estimate
-    """The same for transcripts."""
-    modalities: Estimate
-    """Cosine between an utterance and its transcript under the same instruction, (I,)."""
-    strangers: Estimate
-    """Cosine between an utterance and the transcripts of others, under the same instruction, (I,)."""
-    found_transcripts: Estimate
-    """Share of utterances that are nearest to their own transcript, (I,); 1 / n by chance."""
-    found_instructions: Estimate
-    """Share of utterances whose instruction is told by the nearest mean of the transcripts, (I,); 1 / I by chance."""
-    divergence: Estimate | None
-    """KL(text || speech) of the answer's first token in nats, (I,)."""
-    same_next_token: Estimate | None
-    """Share of utterances whose likeliest first token is that of their transcript, (I,)."""
-
-
-def measure_alignment(
-    speech: PromptReadings, text: PromptReadings, *, centred: bool = False, seed: int = 0
-) -> ModalityAlignment:
-    """All comparisons of the utterances' readings with those of their transcripts.
-
-    The paper's cosines are those of the states as they are. A small LLM's states share one direction whatever they
-    read (strangers are at 0.94 to 0.98 in SmolLM2-135M): there, cosines around the mean tell more.
-
-    Args:
-        speech: Readings of N utterances under I instructions.
-        text: Readings of their transcripts.
-        centred: Measure cosines around the mean of all transcripts' states, under all instructions.
-        seed: Start of the bootstrap.
-
-    Raises:
-        ValueError: The readings are of different utterances or instructions, or of fewer than 2 utterances.
-    """
-    if speech.names != text.names:
-        raise ValueError(f"`text` must be read under {speech.names}, but is read under {text.names} instead.")
-    _check_shapes(speech.states, text.states)
-    mean = text.states.double().mean(dim=(0, 1)) if centred else 0.0
-    heard, written = speech.states.double() - mean, text.states.double() - mean
-    has_tokens = speech.log_probabilities is not None and text.log_probabilities is not None
-    same = same_next_token(text, speech) if has_tokens else None
-    return ModalityAlignment(
-        names=speech.names,
-        speech_instructions=similarity_between_instructions(heard, seed=seed),
-        text_instructions=similarity_between_instructions(written, seed=seed),
-        modalities=similarity_between_modalities(heard, written, seed=seed),
-        strangers=estimate(stranger_cosines(heard, written), seed=seed),
-        found_transcripts=estimate(found_transcripts(heard, written), seed=seed),
-        found_instructions=estimate(found_instructions(heard, written), seed=seed),
-        divergence=estimate(next_token_divergence(text, speech), seed=seed) if has_tokens else None,
-        same_next_token=None if same is None else estimate(same, seed=seed),
-    )
-
-
 def similarity_between_instructions(states: Tensor, *, seed: int = 0) -> Estimate:
     """Mean cosine between two instructions about the same input.
 
     Args:
-        states: Result of `prompt_representations`, float (I, N, E).
+        states: Those of `PromptReadings`, float (I, N, E).
         seed: Start of the bootstrap.
 
     Returns:
@@ -113,25 +44,6 @@ def similarity_between_instructions(states: Tensor, *, seed: int = 0) -> Estimat
     Source: paper, tables 7 and 12.
     """
     return estimate(instruction_cosines(states), seed=seed)
-
-
-def similarity_between_modalities(speech: Tensor, text: Tensor, *, seed: int = 0) -> Estimate:
-    """Mean cosine between an utterance and its transcript under the same instruction.
-
-    Args:
-        speech: Representations of the utterances, float (I, N, E).
-        text: Of their transcripts, of the same shape.
-        seed: Start of the bootstrap.
-
-    Returns:
-        Means, (I,).
-
-    Raises:
-        ValueError: The shapes differ.
-
-    Source: paper, tables 8 and 13.
-    """
-    return estimate(modality_cosines(speech, text), seed=seed)
 
 
 def instruction_cosines(states: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -160,20 +159,6 @@ class Conversation:
         """An answer of which only the beginning is left."""
         ids = self._model.template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
         return Entry(turn, self._cut(ids, turn.text))
-
-    def truncate_answer(self, n_characters: int) -> None:
-        """Cut the last answer to its first characters: those that the user heard.
-
-        Raises:
-            ValueError: The last turn is no answer, or has not as many.
-        """
-        entry = self._history.entries[-1] if self._history.entries else None
-        if entry is None or entry.turn.role != "assistant":
-            raise ValueError("`truncate_answer` needs an answer as the last turn, but there is none.")
-        text = entry.turn.text
-        if not 0 <= n_characters <= len(text):
-            raise ValueError(f"`n_characters` must be 0 to {len(text)}, but is {n_characters} instead.")
-        self._history.entries[-1] = self._shortened(entry, replace(entry.turn, text=text[:n_characters]))
 
     def undo(self) -> bool:
         """Drop the last user's turn and its answer; False if there is none."""

@@ -31,11 +31,6 @@ class Cost:
     peak_memory_bytes: int | None
     """Largest memory of a process, on its GPU where it has one; None where it is not known."""
 
-    @property
-    def real_time_factor(self) -> float | None:
-        """Seconds of work for a second of speech; None where none was heard."""
-        return self.wall_seconds / self.speech_seconds if self.speech_seconds else None
-
 
 @contextmanager
 def measured(

@@ -66,7 +66,7 @@ def shared_system(config: ModelConfig, hears: Hearing) -> System:
     """The system that was asked for last, if it is the same; else it makes room for this one."""
     key = (config, hears)
     if key not in _kept:
-        _kept.clear()
+        forget_systems()
         _kept[key] = load_system(config, hears)
     return _kept[key]
 

@@ -92,22 +92,6 @@ def corpus_word_errors(
     return total
 
 
-def wer(
-    *, references: Sequence[str], hypotheses: Sequence[str], normalize: Callable[[str], str] | None = None
-) -> float:
-    """Corpus word error rate in percent: all errors over all reference words.
-
-    Args:
-        references: What was said, one text per utterance.
-        hypotheses: What was recognised, in the same order.
-        normalize: Applied to both sides first.
-
-    Raises:
-        ValueError: The lists differ in length, or no reference has a word.
-    """
-    return corpus_word_errors(references=references, hypotheses=hypotheses, normalize=normalize).rate
-
-
 @dataclass(frozen=True)
 class BleuScore:
     """A corpus BLEU score, and the signature that makes it reproducible."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"
 """What is read, in the order of the scores; everything else in a transcript is left out."""
 _NUMBERS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
@@ -19,8 +17,3 @@ def letter_labels(text: str, *, strip: bool = True) -> list[int]:
     plain = text.lower().replace("\u2019", "'")
     found = (_NUMBERS.get(letter) for letter in (" ".join(plain.split()) if strip else plain))
     return [number for number in found if number is not None]
-
-
-def letters_of(labels: Iterable[int]) -> str:
-    """The text of labels, without blanks and repeats removed by the caller."""
-    return "".join(LETTERS[label - 1] for label in labels if label)

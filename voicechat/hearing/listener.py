@@ -159,10 +159,5 @@ def speech_in(
     return None if start is None else np.concatenate(taken)[start:end]
 
 
-def speech_of(waveform: Waveform, vad: FrameClassifier) -> Waveform | None:
-    """As `speech_in`, of a whole recording, float32 (N,)."""
-    return speech_in([waveform], vad)
-
-
 MakeVad = Callable[[], FrameClassifier]
 """Gives a classifier of its own to each microphone and each file."""

@@ -1,4 +1,4 @@
-"""Microphone, or a file in its place, behind a small protocol.
+"""Microphone behind a small protocol.
 
 A device is opened at its native rate, because much hardware refuses 16 kHz, and resampled here. PortAudio is loaded
 when a device is first asked for: everything that reads files works without it.
@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from blsp.audio.read import stream_audio
 from blsp.audio.resample import Resampler
 from blsp.audio.speech_detector import Frame
 from blsp.audio.speech_gate import FRAME_SAMPLES
@@ -79,13 +77,6 @@ class FrameCutter:
     def push(self, block: npt.NDArray[np.int16]) -> list[Frame]:
         """Take a block, int16 (N,); give the frames that are complete."""
         return self._cut(to_pcm16(self._resampler.push(from_pcm16(block))))
-
-    def flush(self) -> list[Frame]:
-        """What is left; the last frame is filled up with zeros."""
-        frames = self._cut(to_pcm16(self._resampler.flush()))
-        if len(self._rest):
-            frames += self._cut(np.zeros(FRAME_SAMPLES - len(self._rest), dtype=np.int16))
-        return frames
 
     def _cut(self, samples: npt.NDArray[np.int16]) -> list[Frame]:
         samples = np.concatenate([self._rest, samples])
@@ -158,43 +149,3 @@ class Microphone:
             self._is_closed.set()
             self._blocks.put(None)
             close_stream(self._stream)
-
-
-class WavSource:
-    """An audio file in the place of a microphone.
-
-    Args:
-        path: Any file that `blsp.audio.read.stream_audio` reads.
-        is_realtime: Give frames at the pace of a microphone; else as fast as they are taken.
-    """
-
-    def __init__(self, path: Path, *, is_realtime: bool = False) -> None:
-        self.name = path.name
-        self._path = path
-        self._is_realtime = is_realtime
-        self._is_closed = threading.Event()
-
-    def frames(self) -> Iterator[HeardFrame]:
-        """The file's frames; the last one is filled up with zeros."""
-        begun = time.monotonic()
-        for n_frames, samples in enumerate(self._cut(), start=1):
-            if self._is_realtime:
-                self._is_closed.wait(max(0.0, begun + n_frames * FRAME_SECONDS - time.monotonic()))
-            if self._is_closed.is_set():
-                return
-            yield HeardFrame(samples, time.monotonic())
-
-    def _cut(self) -> Iterator[Frame]:
-        cutter = FrameCutter(SAMPLING_RATE)
-        for block in stream_audio(self._path):
-            yield from cutter.push(to_pcm16(block))
-        yield from cutter.flush()
-
-    @property
-    def has_started(self) -> bool:
-        """Whether any sound can come: always."""
-        return True
-
-    def close(self) -> None:
-        """Stop."""
-        self._is_closed.set()

@@ -299,17 +299,6 @@ def locked_session(name: str, root: Path | None = None) -> Iterator[Path]:
         yield folder
 
 
-def delete_session(name: str, root: Path | None = None) -> None:
-    """Remove a session and its audio.
-
-    Raises:
-        UsageError: There is no session of this name, or a voicechat has it open.
-        StorageError: It cannot be removed.
-    """
-    with locked_session(name, root) as folder:
-        remove_session_folder(folder)
-
-
 def remove_session_folder(folder: Path) -> None:
     """Remove the folder of a `locked_session`: at once from the list, then from the disk.
 

@@ -13,7 +13,6 @@ from rich.text import Text
 from voicechat.events import (
     EchoHandlingChanged,
     Event,
-    Failed,
     FileOpened,
     InputLevel,
     Listening,
@@ -135,7 +134,7 @@ class LiveView:
         elif isinstance(event, TurnEnded):
             self._end_answer(event)
             self._enter("hearing you" if self._state == "hearing you" else "ready")
-        elif isinstance(event, (Notice, MicrophoneLost, Failed)):
+        elif isinstance(event, (Notice, MicrophoneLost)):
             self._print(Text(harmless(event.message), "yellow" if isinstance(event, Notice) else "red"))
             if event.hint:
                 self._print(Text(harmless(event.hint), "dim"))

@@ -12,7 +12,6 @@ from typing import Protocol, TextIO
 from voicechat.events import (
     EchoHandlingChanged,
     Event,
-    Failed,
     InputLevel,
     MicrophoneFound,
     MicrophoneLost,
@@ -88,7 +87,7 @@ class PlainView:
             self._line(f"You: [{harmless_line(event.source)}, {event.seconds:.1f} s]")
         elif isinstance(event, SpeechUnderstood):
             self._note(f"(heard: {harmless(event.text)})")
-        elif isinstance(event, (Notice, MicrophoneLost, Failed)):
+        elif isinstance(event, (Notice, MicrophoneLost)):
             self._note(harmless(event.message))
             if event.hint:
                 self._note(f"Hint: {harmless(event.hint)}")

@@ -32,10 +32,6 @@ class Answer:
     """What was expected at each of its tokens, where that was asked for."""
 
 
-UNANSWERED = Answer("", finished=False)
-"""In the place of an answer to a prompt that does not fit the LLM's context."""
-
-
 @dataclass(frozen=True)
 class AnswerFormat:
     """How prompts become tokens, and tokens an answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,17 +204,3 @@ def limit_band(waveform: np.ndarray, low_hz: float, high_hz: float) -> np.ndarra
     sos = butter(4, [low_hz, high_hz], "bandpass", fs=SAMPLING_RATE, output="sos")
     filtered: np.ndarray = sosfilt(sos, waveform)
     return filtered.astype(np.float32)
-
-
-def augment(waveform: np.ndarray, noises: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Apply a random chain of the above; about two in five waveforms stay as they are but for their gain."""
-    if rng.random() < 0.25:
-        waveform = add_reverberation(waveform, float(rng.uniform(0.1, 0.6)), rng)
-    if rng.random() < 0.35:
-        noise = noises[int(rng.integers(len(noises)))] if noises and rng.random() < 0.7 else None
-        noise = rng.standard_normal(SAMPLING_RATE).astype(np.float32) if noise is None else noise
-        waveform = add_noise(waveform, noise, float(rng.uniform(8, 35)), rng)
-    if rng.random() < 0.15:
-        waveform = limit_band(waveform, float(rng.uniform(60, 300)), float(rng.uniform(3400, 7500)))
-    peak = float(np.abs(waveform).max(initial=1e-9))
-    return (waveform * (10 ** rng.uniform(-1.2, -0.05) / peak)).astype(np.float32)

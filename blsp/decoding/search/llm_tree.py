@@ -65,11 +65,6 @@ class LlmTree:
         self._nodes[()] = 0
         self._found.append(root)
 
-    @property
-    def n_nodes(self) -> int:
-        """Nodes read so far."""
-        return len(self._found)
-
     @torch.inference_mode()
     def read(self, paths: Sequence[Path]) -> None:
         """Read some paths from the root, in one pass; what is known of them is not read again."""

@@ -10,7 +10,6 @@ from blsp.analysis.representations import (
     INSTRUCTIONS,
     PromptReadings,
     next_token_divergence,
-    prompt_representations,
     read_prompts,
     same_next_token,
 )
@@ -80,13 +79,13 @@ def test_transcripts_are_read_as_alone(model: BlspModel) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_batch_size_changes_nothing(model: BlspModel, speech: list[np.ndarray], batch_size: int) -> None:
-    expected = prompt_representations(model, speech, ASKED, batch_size=2)
-    states = prompt_representations(model, speech, ASKED, batch_size=batch_size)
+    expected = read_prompts(model, speech, ASKED, batch_size=2).states
+    states = read_prompts(model, speech, ASKED, batch_size=batch_size).states
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_heard_leaves_the_instruction(deaf_model: BlspModel, speech: list[np.ndarray]) -> None:
-    states = prompt_representations(deaf_model, speech, ASKED)
+    states = read_prompts(deaf_model, speech, ASKED).states
     torch.testing.assert_close(states[:, 0], states[:, 1])
     state, _ = read_alone(deaf_model, Turn("user", ASKED["SR"]))
     torch.testing.assert_close(states[1, 0], state, rtol=1e-4, atol=1e-4)
@@ -94,10 +93,10 @@ def test_nothing_heard_leaves_the_instruction(deaf_model: BlspModel, speech: lis
 
 def test_a_text_model_reads_transcripts_and_refuses_speech(tiny_model: BlspModel, speech: list[np.ndarray]) -> None:
     text_model = make_model(None, None, tiny_model.llm, tiny_model.tokenizer, tiny_model.template)
-    states = prompt_representations(text_model, TRANSCRIPTS, ASKED)
-    torch.testing.assert_close(states, prompt_representations(tiny_model, TRANSCRIPTS, ASKED))
+    states = read_prompts(text_model, TRANSCRIPTS, ASKED).states
+    torch.testing.assert_close(states, read_prompts(tiny_model, TRANSCRIPTS, ASKED).states)
     with pytest.raises(UnsupportedError, match="no speech encoder"):
-        prompt_representations(text_model, speech, ASKED)
+        read_prompts(text_model, speech, ASKED)
 
 
 def test_progress_reaches_the_end(tiny_model: BlspModel) -> None:
@@ -116,7 +115,7 @@ def test_progress_reaches_the_end(tiny_model: BlspModel) -> None:
 
 def test_a_prompt_past_the_context_is_named(tiny_model: BlspModel) -> None:
     with pytest.raises(ContextFullError, match=r"does not fit the model's context of 1024"):
-        prompt_representations(tiny_model, ["word " * 1024], ASKED)
+        read_prompts(tiny_model, ["word " * 1024], ASKED)
 
 
 @pytest.mark.parametrize(("inputs", "instructions"), [([], ASKED), (["a"], {})])

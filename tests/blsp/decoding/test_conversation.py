@@ -128,14 +128,6 @@ def test_after_closing_the_generator(conversation: Conversation) -> None:
     assert_cached_equals_uncached(conversation)
 
 
-def test_after_cut(conversation: Conversation) -> None:
-    heard = conversation.turns[-1].text[:4]
-    conversation.truncate_answer(4)
-    assert conversation.turns[-1].text == heard
-    assert f"assistant\n{heard}<|im_end|>" in prompt_text(conversation)
-    assert_cached_equals_uncached(conversation)
-
-
 def test_after_undo(conversation: Conversation) -> None:
     assert conversation.undo()
     assert len(conversation.turns) == 2
@@ -380,22 +372,10 @@ def test_cut_keeps_what_was_heard(tiny_model: BlspModel, n: int) -> None:
     text = "Paris, 日本 and more"
     conversation = Conversation(scripted(tiny_model, tiny_model.tokenizer(text).input_ids))
     ask(conversation, config=GenerationConfig(max_new_tokens=60))
-    conversation.truncate_answer(n)
     heard = text[:n]
+    conversation.set_turns([*conversation.turns[:-1], Turn("assistant", heard)])
     assert conversation.turns[-1].text == heard
     assert f"assistant\n{heard}<|im_end|>" in prompt_text(conversation)
-
-
-def test_a_cut_that_is_none_is_refused(tiny_model: BlspModel) -> None:
-    conversation = Conversation(tiny_model)
-    with pytest.raises(ValueError, match=r"^`truncate_answer` needs an answer as the last turn, but there is none.$"):
-        conversation.truncate_answer(0)
-    conversation.add(Turn("user", "hello"))
-    conversation.add(Turn("assistant", "One."))
-    for n in (-1, 5):
-        with pytest.raises(ValueError, match=f"^`n_characters` must be 0 to 4, but is {n} instead.$"):
-            conversation.truncate_answer(n)
-    assert conversation.turns[-1].text == "One."
 
 
 # --- turns that the caller owns ---

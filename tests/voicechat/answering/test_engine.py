@@ -24,10 +24,10 @@ from blsp.decoding.spoken_language import SpokenLanguage
 from blsp.decoding.whisper import Recognition
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.instructions import repeat_instruction
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.answering.cascade import CascadeEngine
 from voicechat.answering.engine import BlspEngine
 from voicechat.answering.loading import load_engine
-from voicechat.answering.scripted import ScriptedEngine
 from voicechat.model_options import ModelOptions
 
 ASSETS = Path(__file__).parents[2] / "assets"

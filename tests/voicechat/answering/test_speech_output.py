@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voicechat.answering.scripted import ScriptedEngine
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.answering.speech_output import SentenceSplitter, SpeechOutput, load_voice
 from voicechat.errors import AudioDeviceError, VoiceChatError
 from voicechat.events import Notice

@@ -24,7 +24,7 @@ from blsp.decoding.recording_segments import RecordingOptions, write_segments
 from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
 from tests.blsp.audio.encoded_audio import Track, encode
-from voicechat.answering.scripted import ScriptedEngine
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.vad import make_detector
 from voicechat.model_options import ModelOptions

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import voicechat.answering.loading
-from voicechat.answering.scripted import ScriptedEngine
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.cli import app
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "capital_of_france.flac")

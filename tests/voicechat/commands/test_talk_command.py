@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import voicechat.sessions.setup
 from blsp.audio.write import save_audio
 from blsp.errors import ModelNotFoundError
-from voicechat.answering.scripted import ScriptedEngine
+from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.audio_devices import Device
 from voicechat.model_options import ModelOptions

@@ -17,7 +17,7 @@ from session_files import kept_turns
 
 from blsp.audio.speech_detector import SpeechDetector
 from blsp.audio.waveform import SAMPLING_RATE
-from voicechat.hearing.listener import speech_of
+from voicechat.hearing.listener import speech_in
 from voicechat.sessions.session_log import list_sessions, load_session
 
 # each starts the whole program in a terminal; those with a sound card hear in real time, so one at a time
@@ -294,7 +294,7 @@ def test_answers_are_spoken_and_not_taken_for_the_user(start_talk: StartTalk, so
         terminal.press("Enter")
         terminal.wait_for(r"Assistant  Paris is the capital of France\.  \d+ ms")
         recording.wait_for(lambda heard: has_ended(heard, silent_seconds=3))
-    spoken = speech_of(recording.waveform(), SpeechDetector())
+    spoken = speech_in([recording.waveform()], SpeechDetector())
     assert spoken is not None
     assert 1.0 < len(spoken) / SAMPLING_RATE < 8.0
     assert len(kept_turns(tmp_path, 2)) == 2

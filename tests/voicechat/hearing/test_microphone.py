@@ -7,14 +7,12 @@ import queue
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from blsp.audio.write import save_audio
 from voicechat.errors import EXIT_AUDIO_DEVICE, AudioDeviceError
 from voicechat.hearing.audio_devices import (
     Device,
@@ -24,7 +22,7 @@ from voicechat.hearing.audio_devices import (
     load_portaudio,
     reopen,
 )
-from voicechat.hearing.microphone import FRAME_SECONDS, FrameCutter, Microphone, WavSource
+from voicechat.hearing.microphone import FrameCutter, Microphone
 from voicechat.hearing.speaker import Speaker
 
 
@@ -94,7 +92,7 @@ def test_missing_portaudio_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 48_000, 192_000])
-def test_frames_hold_all_the_sound_at_16_khz(rate: int) -> None:
+def test_frames_hold_the_sound_at_16_khz(rate: int) -> None:
     rng = np.random.default_rng(0)
     tone = (np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 10_000).astype(np.int16)  # one second
     cutter, frames, start = FrameCutter(rate), [], 0
@@ -102,31 +100,12 @@ def test_frames_hold_all_the_sound_at_16_khz(rate: int) -> None:
         end = start + int(rng.integers(1, 4000))
         frames += cutter.push(tone[start:end])
         start = end
-    frames += cutter.flush()
     assert all(f.shape == (480,) and f.dtype == np.int16 for f in frames)
     heard = np.concatenate(frames)
-    assert 16_000 <= len(heard) < 16_000 + 480
+    assert 14_400 < len(heard) <= 16_000
     expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000) * 10_000
-    middle = slice(400, 15_600)  # the resampler's filter rings at both ends
-    assert np.abs(heard[:16_000][middle] - expected[middle]).max() < 100
-
-
-def test_a_file_stands_in_for_a_microphone(tmp_path: Path) -> None:
-    waveform = np.linspace(-0.5, 0.5, 1000, dtype=np.float32)
-    save_audio(tmp_path / "a.wav", waveform)
-    source = WavSource(tmp_path / "a.wav")
-    frames = [frame.samples for frame in source.frames()]
-    assert len(frames) == 3
-    heard = np.concatenate(frames)
-    np.testing.assert_allclose(heard[:1000] / 32768, waveform, atol=1e-4)
-    assert not heard[1000:].any()
-
-
-def test_a_file_can_keep_the_pace_of_a_microphone(tmp_path: Path) -> None:
-    save_audio(tmp_path / "a.wav", np.zeros(480 * 5, np.float32))
-    begun = time.monotonic()
-    times = [frame.captured_at - begun for frame in WavSource(tmp_path / "a.wav", is_realtime=True).frames()]
-    assert all(t >= (i + 1) * FRAME_SECONDS - 1e-3 for i, t in enumerate(times))
+    middle = slice(400, len(heard))  # the resampler's filter rings where the sound begins
+    assert np.abs(heard[middle] - expected[middle]).max() < 100
 
 
 class FakeStream:

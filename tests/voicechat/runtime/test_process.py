@@ -152,7 +152,7 @@ def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> No
     body = (
         "from pathlib import Path\n"
         "from blsp.decoding.sampling import GenerationConfig\n"
-        "from voicechat.answering.scripted import ScriptedEngine\n"
+        "from tests.voicechat.scripted_engine import ScriptedEngine\n"
         "from voicechat.events import TextDelta\n"
         "from voicechat.sessions.session_log import SessionHeader, load_session\n"
         "from voicechat.sessions.inbox import TypedLine\n"

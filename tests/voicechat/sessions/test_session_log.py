@@ -26,9 +26,10 @@ from voicechat.sessions.session_log import (
     SessionHeader,
     SessionWriter,
     TurnRecord,
-    delete_session,
     list_sessions,
     load_session,
+    locked_session,
+    remove_session_folder,
     session_folder,
 )
 
@@ -38,6 +39,11 @@ HEADER = SessionHeader("embedded", "blsp", system="Be brief.")
 @pytest.fixture
 def speech() -> np.ndarray:
     return (np.sin(np.arange(8000) / 20) * 0.5).astype(np.float32)
+
+
+def delete(name: str, root: Path) -> None:
+    with locked_session(name, root) as folder:
+        remove_session_folder(folder)
 
 
 def record(root: Path, name: str, *exchanges: tuple[Turn, str], keep_audio: bool = True) -> SessionRecording:
@@ -203,7 +209,7 @@ def test_names_may_be_of_any_script(tmp_path: Path, name: str) -> None:
         assert load_session(spelling, tmp_path).name == found
     record(tmp_path, name, (Turn("user", text="and"), "z"))
     assert len(load_session(name, tmp_path).turns) == 4
-    delete_session(name, tmp_path)
+    delete(name, tmp_path)
     assert list_sessions(tmp_path) == []
 
 
@@ -231,7 +237,7 @@ def test_folders_with_odd_names_are_sessions_like_others(tmp_path: Path, name: s
     recording.close()
     assert stored is not None
     assert [t.text for t in stored.turns] == ["x", "y"]
-    delete_session(name, tmp_path)
+    delete(name, tmp_path)
     assert list_sessions(tmp_path) == ["monday"]
 
 
@@ -338,11 +344,11 @@ def test_a_session_that_is_open_is_not_deleted(tmp_path: Path) -> None:
     recording, _ = open_recording(HEADER, name="a", root=tmp_path)
     recording.add_user(Turn("user", text="x"), "keyboard")
     with pytest.raises(UsageError, match="Session 'a' is open in another voicechat"):
-        delete_session("a", tmp_path)
+        delete("a", tmp_path)
     recording.add_answer("y", None, interrupted=False)
     recording.close()
     assert len(load_session("a", tmp_path).turns) == 2
-    delete_session("a", tmp_path)
+    delete("a", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -354,7 +360,7 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     record(tmp_path, "a", (Turn("user", text="x"), "y"))
-    delete_session("a", tmp_path)
+    delete("a", tmp_path)
 
 
 def test_what_another_wrote_before_it_closed_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,10 +431,10 @@ def test_an_unwritable_folder_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_delete_removes_speech_too(tmp_path: Path, speech: np.ndarray) -> None:
     record(tmp_path, "a", (Turn("user", speech=speech), "Hello."))
-    delete_session("a", tmp_path)
+    delete("a", tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="There is no session 'a'"):
-        delete_session("a", tmp_path)
+        delete("a", tmp_path)
 
 
 TURNS = [

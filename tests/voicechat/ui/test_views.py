@@ -16,7 +16,6 @@ from rich.text import Text
 
 from voicechat.events import (
     Event,
-    Failed,
     InputLevel,
     Listening,
     MicrophoneLost,
@@ -52,7 +51,6 @@ CONVERSATION: list[Event] = [
     TurnEnded("", None, 0.1),
     Muted(True),
     Notice("There is no command /x.", "Type /help to see the commands."),
-    Failed("The end."),
 ]
 
 
@@ -311,7 +309,6 @@ def events_with(text: str) -> list[Event]:
         TextDelta(text),
         TurnEnded(text, None, 1.0, interrupted=True),
         MicrophoneLost(text, text),
-        Failed(text, text),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Answers from a list: for tests, and for trying the interface without a model."""
+"""An engine that answers from a list, in the place of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedEngine:
-    """Answers from a list: for tests of everything around the model.
+    """Answers from a list.
 
     Args:
         answers: Answers in order, each a list of pieces or a text that is split at spaces; an exception is raised
