@@ -331,7 +331,7 @@ def test_a_constant_prompt_is_read_once_and_changes_nothing(tiny_model: BlspMode
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_llms_cache_goes_by_the_name_that_transformers_has_for_it(tiny_model: BlspModel) -> None:
+def test_an_llm_reads_on_from_its_cache(tiny_model: BlspModel) -> None:
     embeds = tiny_model.embed_tokens([[5, 6, 7, 8]])
     cache = DynamicCache()
     tiny_model.run_llm(embeds[:, :3], cache, logits_to_keep=1)

@@ -595,23 +595,6 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
     assert caught.value.hint == "Did you mean 'label'?"
 
 
-def test_published_sizes_are_those_of_the_paper() -> None:
-    """The training data of section 4.1: 8.8 million pairs; the test sets of section 5.1."""
-
-    def size(name: str, split: str) -> int | None:
-        return corpus_named(name).splits[split].utterances
-
-    libri = [size("librispeech", f"train-{part}") for part in ("clean-100", "clean-360", "other-500")]
-    assert sum(n or 0 for n in libri) == 281_241
-    common_voice = size("common_voice", "cv-corpus-4-2019-12-10/en/train")
-    assert 281_241 + (size("gigaspeech", "XL") or 0) + (common_voice or 0) == 8_797_204
-    assert (size("tedlium", "test"), size("covost2", "en_de/test"), size("fsc", "test")) == (1_155, 15_531, 3_793)
-    assert size("alpaca", "train") == 52_002
-    for corpus in CORPORA.values():
-        for facts in corpus.splits.values():
-            assert facts.source
-
-
 def test_a_manifest_of_a_corpus_is_found_again_by_number(tmp_path: Path) -> None:
     mustc(tmp_path)
     utterances = read("mustc", tmp_path, "en-de/tst-COMMON")
