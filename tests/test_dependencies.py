@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -51,6 +52,8 @@ NEVER_TRAINS = {"evaluation", "analysis", "report"}
 """Parts of blsp that judge, beside the stages: they import neither training nor stages."""
 SEES_MODELS = "voicechat.answering."
 """The one part of voicechat that may know of tensors."""
+OF_OTHERS = {"_exit", "_mean"}
+"""Private names of libraries that tests use, and that stand in our code too."""
 SAME_NAME = {"conversation"}
 """Names of modules that stand twice in a package: turns as plain data, and the model's side of a conversation."""
 
@@ -177,6 +180,41 @@ def test_only_answering_sees_models() -> None:
 def test_no_two_modules_go_by_the_same_name(package: str) -> None:
     names = Counter(path.stem for path in modules(package) if path.name != "__init__.py")
     assert {name for name, n in names.items() if n > 1} <= SAME_NAME
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Names with an underscore that a file defines, attributes of `self` among them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def spoken_to(path: Path) -> Iterator[str]:
+    """Names of others that a file imports, reads, or replaces by name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
+            yield from (
+                x.value.rpartition(".")[2]
+                for x in node.args
+                if isinstance(x, ast.Constant) and isinstance(x.value, str)
+            )
+
+
+def test_tests_speak_to_public_names() -> None:
+    is_private = re.compile(r"_[a-z]").match
+    ours = {name for package in FORBIDDEN for path in modules(package) for name in private_names(path)}
+    wrong = {
+        f"{path.relative_to(ROOT)} uses {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in ours.intersection(filter(is_private, spoken_to(path))) - {*private_names(path), *OF_OTHERS}
+    }
+    assert not wrong, wrong
 
 
 def test_the_library_neither_prints_nor_asks() -> None:

@@ -196,7 +196,7 @@ def _open(file: IO[bytes], name: str) -> InputContainer:
             container_options={
                 "protocol_whitelist": "none",
                 "format_whitelist": ",".join(FORMATS),
-                "codec_whitelist": _audio_codecs(),
+                "codec_whitelist": audio_codecs(),
             },
         )
     except (*_DECODING_ERRORS, OSError) as error:
@@ -299,7 +299,7 @@ def _silence(seconds: float, rate: int, channels: int, block_seconds: float) -> 
 
 
 @functools.cache
-def _audio_codecs() -> str:
+def audio_codecs() -> str:
     """Names of all decoders of sound: pictures and videos in a file are not decoded, not even to look at them."""
     names = []
     for name in sorted(av.codecs_available):

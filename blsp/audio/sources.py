@@ -55,7 +55,7 @@ def open_source(source: AudioInput, *, needs_seeking: bool = True) -> Iterator[I
         elif os.fspath(source) == "-":
             file = _standard_input()
         else:
-            file = stack.enter_context(_open_path(Path(source), name))
+            file = stack.enter_context(open_path(Path(source), name))
         if needs_seeking:
             if not _can_be_sought(file):
                 spool = stack.enter_context(tempfile.TemporaryFile(prefix="audio-"))
@@ -78,7 +78,7 @@ def _can_be_sought(file: IO[bytes]) -> bool:
     return file.seekable() and file.tell() == 0
 
 
-def _open_path(path: Path, name: str) -> IO[bytes]:
+def open_path(path: Path, name: str) -> IO[bytes]:
     """Open a file or a FIFO; nothing else, as reading a device may never end."""
     try:
         mode = path.stat().st_mode

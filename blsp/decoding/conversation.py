@@ -35,33 +35,31 @@ class Conversation:
     """
 
     def __init__(self, model: BlspModel, *, system: str | None = None, max_context_tokens: int | None = None) -> None:
-        self._model = model
+        self.model = model
+        """The model."""
         self._max_tokens = min(max_context_tokens or model.max_context_tokens, model.max_context_tokens)
-        self._context = CachedContext(model)
+        self.context = CachedContext(model)
+        """What the LLM has read so far."""
         system = (model.assistant if system is None else system) or None
-        self._history = PromptHistory(model.template, self._context, system, max_tokens=self._max_tokens)
+        self.history = PromptHistory(model.template, self.context, system, max_tokens=self._max_tokens)
+        """The turns as the LLM reads them."""
         self._expected: Entry | None = None  # the turn given to prefill()
         self._asked: Entry | None = None  # the turn that is or was last answered
 
     @property
     def turns(self) -> list[Turn]:
         """All turns of user and assistant."""
-        return [entry.turn for entry in self._history.entries]
+        return [entry.turn for entry in self.history.entries]
 
     @property
     def system(self) -> str | None:
         """Who the assistant is."""
-        return self._history.system
+        return self.history.system
 
     @property
     def dropped_turns(self) -> int:
         """Number of oldest turns that the LLM no longer reads, for lack of context."""
-        return self._history.first
-
-    @property
-    def context_tokens(self) -> int:
-        """Positions of the context in use."""
-        return len(self._context)
+        return self.history.first
 
     @property
     def heard(self) -> str | None:
@@ -69,8 +67,8 @@ class Conversation:
 
         None for a typed turn, and for an adapter that hands over no words.
         """
-        ids = [] if self._asked is None else self._history.words(self._asked)
-        return decode(self._model.tokenizer, ids).strip() or None
+        ids = [] if self._asked is None else self.history.words(self._asked)
+        return decode(self.model.tokenizer, ids).strip() or None
 
     def add(self, turn: Turn) -> None:
         """Append a turn without answering it, as when a conversation is restored. Nothing is computed yet.
@@ -79,11 +77,11 @@ class Conversation:
             ValueError: A system turn comes after other turns.
         """
         if turn.role != "system":
-            self._history.entries.append(Entry(turn))
-        elif self._history.entries:
+            self.history.entries.append(Entry(turn))
+        elif self.history.entries:
             raise ValueError("`turn` must not be the system's after others, but is.")
         else:
-            self._history.system = turn.text
+            self.history.system = turn.text
 
     def reply(
         self, turn: Turn | str, config: GenerationConfig | None = None, cancel: threading.Event | None = None
@@ -118,8 +116,8 @@ class Conversation:
         """
         self._expected = Entry(turn)
         try:
-            if self._history.fits(self._expected, self._room(GenerationConfig()), cancel):
-                self._context.read(self._history.prompt(self._expected, cancel), cancel)
+            if self.history.fits(self._expected, self._room(GenerationConfig()), cancel):
+                self.context.read(self.history.prompt(self._expected, cancel), cancel)
         except CancelledError:
             pass  # what was encoded is kept: the turn may come after all
 
@@ -137,12 +135,12 @@ class Conversation:
         """
         if any(turn.role == "system" for turn in turns):
             raise ValueError("`turns` must be the user's and the assistant's, but one is the system's.")
-        old = self._history.entries
+        old = self.history.entries
         entries = [self._kept(old[i] if i < len(old) else None, turn) for i, turn in enumerate(turns)]
         pairs = zip(old, entries)
         n_same = next((i for i, (a, b) in enumerate(pairs) if a.turn is not b.turn), min(len(old), len(entries)))
-        self._history.entries = entries
-        self._history.first = min(self._history.first, n_same)
+        self.history.entries = entries
+        self.history.first = min(self.history.first, n_same)
 
     def _kept(self, entry: Entry | None, turn: Turn) -> Entry:
         """What is known of a turn, by the entry that stood in its place."""
@@ -157,16 +155,16 @@ class Conversation:
 
     def _shortened(self, entry: Entry, turn: Turn) -> Entry:
         """An answer of which only the beginning is left."""
-        ids = self._model.template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
+        ids = self.model.template.answer(entry.turn.text) if entry.answer_ids is None else entry.answer_ids
         return Entry(turn, self._cut(ids, turn.text))
 
     def undo(self) -> bool:
         """Drop the last user's turn and its answer; False if there is none."""
-        return self._history.undo()
+        return self.history.undo()
 
     def clear(self) -> None:
         """Drop all turns; the system text stays, and so does the LLM's reading of it."""
-        self._history.clear()
+        self.history.clear()
         self._expected = None
 
     def _reply(
@@ -174,22 +172,22 @@ class Conversation:
     ) -> Generator[str, None, None]:
         user = self._expected if self._expected is not None and self._expected.turn is turn else Entry(turn)
         self._expected, self._asked = None, user
-        stream = TextStream(self._model.tokenizer, self._model.template.stop_strings)
+        stream = TextStream(self.model.tokenizer, self.model.template.stop_strings)
         ids: list[int] = []
         fits = False
         try:
-            if self._history.hears_nothing(user, cancel):
+            if self.history.hears_nothing(user, cancel):
                 raise NoSpeechError("No speech was found in what was said.", hint="Speak again, closer or louder.")
-            self._history.make_room(user, self._room(config), cancel)
+            self.history.make_room(user, self._room(config), cancel)
             fits = True
-            logits = self._context.read(self._history.prompt(user, cancel), cancel)
+            logits = self.context.read(self.history.prompt(user, cancel), cancel)
             yield from self._write(logits, ids, stream, config, cancel)
         except CancelledError:
             fits = True
         finally:
             if fits:
                 answer = Entry(Turn("assistant", stream.text), self._cut(ids, stream.text))
-                self._history.entries += [user, answer]
+                self.history.entries += [user, answer]
 
     def _write(
         self,
@@ -201,8 +199,8 @@ class Conversation:
     ) -> Generator[str, None, None]:
         """Decode until the answer ends; `ids` and `stream` are the caller's, who reads them afterwards."""
         chooser = TokenChooser(config)
-        stop_token_ids = self._model.stop_token_ids
-        n_tokens = min(config.max_new_tokens, self._max_tokens - len(self._context))
+        stop_token_ids = self.model.stop_token_ids
+        n_tokens = min(config.max_new_tokens, self._max_tokens - len(self.context))
         while len(ids) < n_tokens:
             token_id = chooser.choose(logits, ids)
             if token_id in stop_token_ids:
@@ -213,7 +211,7 @@ class Conversation:
             if stream.stopped or (config.stop_loops and is_looping(ids)):
                 break
             if len(ids) < n_tokens:
-                logits = self._context.step(token_id, cancel)
+                logits = self.context.step(token_id, cancel)
         if delta := stream.finish():
             yield delta
 
@@ -223,11 +221,11 @@ class Conversation:
 
     def _cut(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
         """Token ids of the beginning `text` of an answer: its own as far as they go, new ones for the rest."""
-        tokenizer = self._model.tokenizer
+        tokenizer = self.model.tokenizer
         low, high = 0, len(ids)
         while low < high:  # the longest beginning whose text is not longer than `text`
             middle = (low + high + 1) // 2
             low, high = (middle, high) if len(decode(tokenizer, ids[:middle])) <= len(text) else (low, middle - 1)
         while not text.startswith(beginning := decode(tokenizer, ids[:low])):
             low -= 1  # half a character at the end
-        return (*ids[:low], *self._model.template.answer(text[len(beginning) :]))
+        return (*ids[:low], *self.model.template.answer(text[len(beginning) :]))

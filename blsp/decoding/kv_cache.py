@@ -62,7 +62,7 @@ class CachedContext:
         self._model = model
         layers = transformer_layers(model)
         # `FastDecoder` calls the parts of a layer, not the layer.
-        self._blocks = [*layers, *(part for layer in layers for name, part in layer.named_children() if name == "mlp")]
+        self.blocks = [*layers, *(part for layer in layers for name, part in layer.named_children() if name == "mlp")]
         self._cache = DynamicCache()
         self._decoder = FastDecoder(model.llm) if reason_against(model.llm) is None else None
         self._mark = model.llm_mark()
@@ -133,7 +133,7 @@ class CachedContext:
         expects_words = bool(before) and self._decoder is not None and reader.expects_words
         ids: list[int] = []
         embeds: list[Tensor] = []
-        with cancelled_by(cancel, self._blocks):
+        with cancelled_by(cancel, self.blocks):
             windows = cut_into_windows(waveform)
             for window in windows:
                 if expects_words:
@@ -210,7 +210,7 @@ class CachedContext:
         return logits
 
     def _run_transformers(self, embeds: Tensor, start: int, cancel: threading.Event | None) -> Tensor:
-        with cancelled_by(cancel, self._blocks):
+        with cancelled_by(cancel, self.blocks):
             output = self._model.run_llm(
                 embeds[None],
                 self._cache,

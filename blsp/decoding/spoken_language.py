@@ -189,7 +189,7 @@ class LanguageJudge:
     ) -> None:
         self.known = tuple(known)
         """Codes of the languages that the adapter knows."""
-        self._spoken = spoken
+        self.spoken = spoken
         self._spells_well = spells_well
         self._n_sure = self._n_heard = 0
         self.is_settled = False
@@ -203,7 +203,7 @@ class LanguageJudge:
             return
         window = waveform[:WINDOW_SAMPLES]
         self._n_heard += 1
-        if not self._spoken.is_known or self._is_understood(window):
+        if not self.spoken.is_known or self._is_understood(window):
             self.is_settled = True
         elif self.foreign is None:
             self.is_settled = self._n_sure >= MAX_SURE or self._n_heard >= MAX_HEARD
@@ -228,6 +228,6 @@ class LanguageJudge:
         return False
 
     def _nats(self, window: np.ndarray, *, padded: bool) -> tuple[str, float]:
-        opinion = self._spoken.opinion(window, padded=padded)
+        opinion = self.spoken.opinion(window, padded=padded)
         assert opinion is not None
         return opinion.foreign(self.known)

@@ -85,9 +85,9 @@ class Translator:
     """
 
     def __init__(self, model: BlspModel, language: str) -> None:
-        self._model, self._language = model, language
+        self._model, self.language = model, language
         system = _SYSTEM.format(language=language)
-        self._conversation = Conversation(model, system=system, max_context_tokens=CONTEXT_TOKENS)
+        self.conversation = Conversation(model, system=system, max_context_tokens=CONTEXT_TOKENS)
         self._example = self._example_turns()
 
     def translate(
@@ -100,15 +100,15 @@ class Translator:
             speech: At 16 kHz, float32 (N,), where they are not.
             before: What was translated before of the same recording; as much of it is read as the context holds.
         """
-        request = Turn("user", _REQUEST.format(language=self._language, text=text.strip()).strip(), speech)
+        request = Turn("user", _REQUEST.format(language=self.language, text=text.strip()).strip(), speech)
         earlier = [turn for known in before for turn in (known.request, Turn("assistant", known.text))]
-        self._conversation.set_turns([*self._example, *earlier])
+        self.conversation.set_turns([*self._example, *earlier])
         config = GenerationConfig(max_new_tokens=self._limit(text, speech))
         try:
-            answer = "".join(self._conversation.reply(request, config))
+            answer = "".join(self.conversation.reply(request, config))
         except NoSpeechError:
             return Translation(request, "")
-        return Translation(request, _clean(answer, text))
+        return Translation(request, without_remarks(answer, text))
 
     def translate_speech(
         self,
@@ -129,11 +129,11 @@ class Translator:
         return self.translate(text, before=before) if text else Translation(Turn("user"), "")
 
     def _example_turns(self) -> list[Turn]:
-        code = (find_language(self._language) or ("", ""))[0]
+        code = (find_language(self.language) or ("", ""))[0]
         if code not in _EXAMPLES:
             return []
         given = _EXAMPLE_FOR_ENGLISH if code == "en" else _EXAMPLE
-        request = _REQUEST.format(language=self._language, text=given)
+        request = _REQUEST.format(language=self.language, text=given)
         return [Turn("user", request), Turn("assistant", _EXAMPLES[code])]
 
     def _limit(self, text: str, speech: npt.NDArray[np.float32] | None) -> int:
@@ -142,7 +142,7 @@ class Translator:
         return 24 + _MOST_TIMES_LONGER * n_read
 
 
-def _clean(answer: str, text: str) -> str:
+def without_remarks(answer: str, text: str) -> str:
     """An answer without notes after it, and without quotation marks around it that the text has not."""
     lines = answer.strip().splitlines()
     first = lines[0].strip() if lines else ""

@@ -137,9 +137,9 @@ class WhisperRecogniser:
         with torch.inference_mode(), quiet_transformers():
             encoded = self._encode([waveforms[i] for i in asked])
             first = self._first_impressions(encoded, language, [evidence[i] for i in asked])
-            for row, (i, opinion) in enumerate(zip(asked, self._write(encoded, first, limit))):
+            for row, (i, opinion) in enumerate(zip(asked, self.write(encoded, first, limit))):
                 if is_certain(opinion.evidence) and opinion.repetition > self._rules.repetition:
-                    (opinion,) = self._write(encoded[row : row + 1], [opinion], limit, no_repeat_ngram_size=3)
+                    (opinion,) = self.write(encoded[row : row + 1], [opinion], limit, no_repeat_ngram_size=3)
                 opinions[i] = opinion
         return opinions
 
@@ -169,7 +169,7 @@ class WhisperRecogniser:
             languages = [list(tokens)[i].strip("<|>") for i in best.tolist()]
         return [Opinion("", code, p, 0.0, nats) for code, p, nats in zip(languages, silence, evidence)]
 
-    def _write(self, encoded: Tensor, opinions: Sequence[Opinion], limit: int, **how: Any) -> list[Opinion]:
+    def write(self, encoded: Tensor, opinions: Sequence[Opinion], limit: int, **how: Any) -> list[Opinion]:
         """Decode greedily, each in its language."""
         from transformers.modeling_outputs import BaseModelOutput
 

@@ -49,7 +49,7 @@ class ScriptedEngine:
         self.language: str | None = None
         self.heard: str | None = None
         """What it says to have understood of speech."""
-        self._answers = list(answers)
+        self.answers = list(answers)
         self._turns: list[Turn] = []
 
     def language_judge(self) -> LanguageJudge | None:
@@ -81,7 +81,7 @@ class ScriptedEngine:
         """Give the next answer, or raise it."""
         del config
         turn = turns[-1]
-        answer = self._answers.pop(0) if self._answers else [f"You said: {turn.text or 'speech'}"]
+        answer = self.answers.pop(0) if self.answers else [f"You said: {turn.text or 'speech'}"]
         if isinstance(answer, BaseException):
             raise answer
         if self.prefilled and self.prefilled[-1] is turn:

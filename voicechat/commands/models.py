@@ -47,7 +47,7 @@ def list_models(as_json: JsonOption = False) -> None:
 
         print(json.dumps(rows, indent=2))
     elif sys.stdout.isatty():
-        _print_table(rows)
+        print_table(rows)
     else:
         for row in rows:
             columns = [row["name"], row["state"], *_sizes(row), row["languages"], row["licence"], row["about"]]
@@ -99,7 +99,8 @@ def _state(spec: ModelSpec, paths: ModelPaths) -> str:
     return "ready"
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print rows of `voicechat models list` for people."""
     from rich.console import Console
     from rich.table import Table
 

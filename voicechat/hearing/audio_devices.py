@@ -18,7 +18,7 @@ LOST_AFTER_SECONDS = 3.0
 """A device that neither delivers nor takes anything for so long is taken for unplugged."""
 LOST_AFTER_WAITS = 6
 """In so many parts: a program that was suspended meanwhile has waited for one of them only."""
-_open_streams: list[Any] = []
+open_streams: list[Any] = []
 _reopening = threading.Lock()
 """PortAudio is not safe for two threads that open devices, and must not start anew while one does."""
 
@@ -171,7 +171,7 @@ def open_stream(stream_class: Any, device: Device, direction: Direction, callbac
                     finished_callback=finished,
                 )
                 stream.start()
-                _open_streams.append(stream)
+                open_streams.append(stream)
                 return stream
         except Exception as error:  # noqa: PERF203 - PortAudioError, or a driver's odd answer
             problem = error
@@ -183,8 +183,8 @@ def open_stream(stream_class: Any, device: Device, direction: Direction, callbac
 
 def close_stream(stream: Any) -> None:
     """Close what `open_stream` opened, whatever state it is in; a second time does nothing."""
-    if stream in _open_streams:
-        _open_streams.remove(stream)
+    if stream in open_streams:
+        open_streams.remove(stream)
         with contextlib.suppress(Exception):  # a device that is gone may refuse to close
             stream.abort()
             stream.close()
@@ -200,7 +200,7 @@ def reopen(open_device: Callable[[], T]) -> T:
         AudioDeviceError: It does not open.
     """
     with _reopening:
-        if not _open_streams:
+        if not open_streams:
             sd = load_portaudio()
             with contextlib.suppress(Exception), silent_stderr():
                 sd._terminate()  # PortAudio lists devices once, when it starts

@@ -53,25 +53,25 @@ class RichProgress:
             DownloadColumn(),
             TimeRemainingColumn(),
         )
-        self._console = Console(stderr=True)
+        self.console = Console(stderr=True)
         self._new_bars = Bars
-        self._bars: Bars | None = None
+        self.bars: Bars | None = None
 
     def start(self, description: str, total_bytes: int | None) -> None:
         """Show a bar for a step, in place of the one before."""
         self.finish()
         columns = self._sized if total_bytes else self._plain
-        self._bars = self._new_bars(*columns, console=self._console, transient=True)
-        self._bars.add_task(harmless_line(description), total=total_bytes)
-        self._bars.start()
+        self.bars = self._new_bars(*columns, console=self.console, transient=True)
+        self.bars.add_task(harmless_line(description), total=total_bytes)
+        self.bars.start()
 
     def advance(self, n_bytes: int) -> None:
         """Lengthen the bar."""
-        if self._bars is not None:
-            self._bars.advance(self._bars.task_ids[0], n_bytes)
+        if self.bars is not None:
+            self.bars.advance(self.bars.task_ids[0], n_bytes)
 
     def finish(self) -> None:
         """Take the bar away."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None

@@ -128,7 +128,7 @@ class TransformersAnswerer:
         self, model: BlspModel, batch_size: int = 32, max_new_tokens: int = 64, *, top_tokens: int = 0
     ) -> None:
         self.format = AnswerFormat.of_model(model, max_new_tokens)
-        self._model, self._batch_size, self._top_tokens = model, batch_size, top_tokens
+        self.model, self._batch_size, self._top_tokens = model, batch_size, top_tokens
 
     def answer(self, prompts: Sequence[tuple[int, ...]], needed: Container[int]) -> Iterator[dict[int, Answer]]:
         """As the protocol. Batches depend on the prompts alone, and are run whole where one answer is needed."""
@@ -139,8 +139,8 @@ class TransformersAnswerer:
     @torch.inference_mode()
     def _answer_batch(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer]:
         rows = [PromptRow((TokenSegment(ids),)) for ids in prompts]
-        prompt = lay_out(rows, self._model.llm.get_input_embeddings(), padding_side="left")
-        decoding = BatchDecoder(self._model, prompt.mask)
+        prompt = lay_out(rows, self.model.llm.get_input_embeddings(), padding_side="left")
+        decoding = BatchDecoder(self.model, prompt.mask)
         logits = decoding.run(prompt.embeds, prompt.position_ids)
         writers = [AnswerWriter(self.format) for _ in prompts]
         active = writers

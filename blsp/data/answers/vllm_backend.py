@@ -47,7 +47,7 @@ class VllmAnswerer:
     """
 
     def __init__(self, folder: Path, form: AnswerFormat, dtype: str) -> None:
-        _take_own_gpu()
+        take_own_gpu()
         try:
             vllm: Any = importlib.import_module("vllm")
         except ImportError as error:
@@ -132,7 +132,7 @@ def read_format(folder: Path, spec: ModelSpec, max_new_tokens: int) -> AnswerFor
     return AnswerFormat(tokenizer, template, template.stop_token_ids | frozenset(own), positions, max_new_tokens)
 
 
-def _take_own_gpu() -> None:
+def take_own_gpu() -> None:
     """With several processes on a machine, show each engine one GPU only: vLLM would put all of them on the first."""
     rank = launched_local_rank()
     if rank is None or launched_count() == 1:

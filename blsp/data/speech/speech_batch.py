@@ -120,7 +120,7 @@ class SpeechLoader:
     ) -> None:
         self._manifest, self._augmentation, self._cache = manifest, config.augmentation, cache
         self._n_mels, self._padded, self._seed = encoder.n_mels, encoder.padded, seed
-        self._version = _version(config.augmentation, seed)
+        self._version = augmentation_version(config.augmentation, seed)
         self._unreadable = ErrorCount(config.max_error_share, len(manifest))
         self._left_out: set[int] = set()
         self._mutex = threading.Lock()
@@ -252,7 +252,7 @@ class _Row:
         return len(self.states) if self.states is not None else (len(self.waveform) // MEL_HOP_SAMPLES + 1) // 2
 
 
-def _version(config: AugmentationConfig, seed: int) -> str:
+def augmentation_version(config: AugmentationConfig, seed: int) -> str:
     """All that the augmentation's result depends on, but for utterance and variant."""
     if not config.changes_waveform:
         return ""

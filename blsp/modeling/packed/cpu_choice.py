@@ -119,7 +119,7 @@ def _fastest_few(linears: Sequence[PackedLinear], second_copy: float) -> FewRows
     def run(way: FewRows) -> None:
         for linear in linears:
             linear.few_rows = way
-        _run(linears, 1)
+        run_linears(linears, 1)
 
     ways = {way: partial(run, way) for way in get_args(FewRows)}
     if second_copy < 1:
@@ -135,7 +135,7 @@ def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
     def run(way: ManyRows) -> None:
         for linear in some:
             linear.many_rows = way
-        _run(some, _PROMPT_ROWS)
+        run_linears(some, _PROMPT_ROWS)
 
     ways = set(get_args(ManyRows))
     if not cpu_multiplies_bfloat16():
@@ -158,8 +158,8 @@ def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:
     def run(threads: int) -> None:
         torch.set_num_threads(threads)
         for _ in range(_ROWS_A_PROMPT):
-            _run(linears, 1)
-        _run(linears, _PROMPT_ROWS)
+            run_linears(linears, 1)
+        run_linears(linears, _PROMPT_ROWS)
 
     try:
         return _fastest({n: partial(run, n) for n in sorted(_candidates(physical_cores() or before))})
@@ -183,7 +183,8 @@ def physical_cores(root: Path = Path("/sys/devices/system/cpu")) -> int | None:
 
 
 @torch.inference_mode()
-def _run(linears: Sequence[PackedLinear], n_rows: int) -> None:
+def run_linears(linears: Sequence[PackedLinear], n_rows: int) -> None:
+    """Multiply some rows by each weight: what is timed."""
     for linear in linears:
         linear(torch.ones(n_rows, linear.in_features))
 

@@ -77,7 +77,7 @@ class BlockedWeight:
         if (levels := row_levels()) is None:
             raise RuntimeError("torch has no exact product with blocked weights on this CPU.")
         self._levels = levels
-        self._weight = _blocked(values)
+        self._weight = blocked_layout(values)
         self._scales = scales
         self._zeros = torch.zeros(len(values), dtype=torch.int64)
         self._n_inputs = values.size(1)
@@ -92,7 +92,7 @@ class BlockedWeight:
 
     def product(self, terms: Tensor, scales: Tensor) -> Tensor:
         """Rows that were `split` by the weight: float32 (N, M)."""
-        high, low = _product(terms, self._levels, self._weight, self._scales, self._zeros).chunk(2)
+        high, low = product_of_terms(terms, self._levels, self._weight, self._scales, self._zeros).chunk(2)
         return high.add_(low, alpha=1 / (2 * self._levels)).mul_(scales)
 
 
@@ -117,12 +117,13 @@ class BlockedTogether:
         return latest[1][i]
 
 
-def _blocked(values: Tensor) -> Tensor:
+def blocked_layout(values: Tensor) -> Tensor:
+    """A weight, int8 (M, K), as oneDNN lays it out for its products."""
     weight: Tensor = torch.ops.onednn.qlinear_prepack(values, None)
     return weight
 
 
-def _product(terms: Tensor, levels: int, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+def product_of_terms(terms: Tensor, levels: int, weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     """Rows by a blocked weight: uint8 (N, K), raised by `levels + 1` -> float32 (N, M)."""
     found: Tensor = torch.ops.onednn.qlinear_pointwise(
         terms, 1.0, levels + 1, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
@@ -139,10 +140,10 @@ def row_levels() -> int | None:
     values, rows = _full_range(256), _full_range(16)
     ones, zeros = torch.ones(len(values)), torch.zeros(len(values), dtype=torch.int64)
     try:
-        weight = _blocked(values)
+        weight = blocked_layout(values)
         for levels in (LEVELS, _NARROW):
             terms = rows.clamp(-levels, levels).int()
-            found = _product((terms + levels + 1).to(torch.uint8), levels, weight, ones, zeros)
+            found = product_of_terms((terms + levels + 1).to(torch.uint8), levels, weight, ones, zeros)
             if torch.equal(found.double(), terms.double() @ values.double().T):
                 return levels
     except (AttributeError, NotImplementedError, RuntimeError):

@@ -97,7 +97,7 @@ def _run_pip(wheel: Wheel, target: Path, progress: Progress) -> None:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         ) as pip:
             try:
-                _watch(pip, target, progress)
+                watch_pip(pip, target, progress)
             except BaseException:
                 pip.kill()  # an interrupted download must not go on behind the user's back
                 raise
@@ -107,7 +107,8 @@ def _run_pip(wheel: Wheel, target: Path, progress: Progress) -> None:
         raise _pip_error(wheel, target, output)
 
 
-def _watch(pip: subprocess.Popen[bytes], target: Path, progress: Progress) -> None:
+def watch_pip(pip: subprocess.Popen[bytes], target: Path, progress: Progress) -> None:
+    """Tell of the bytes that pip writes into a folder, until it ends."""
     seen = 0  # bytes
     while True:
         ended = pip.poll() is not None

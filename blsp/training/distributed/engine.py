@@ -163,14 +163,14 @@ def _accelerator(module: nn.Module, config: TrainingConfig) -> Accelerator:
     """A fresh accelerator: a pipeline trains several times in one process, with other settings each time."""
     AcceleratorState._reset_state(reset_partial_state=process_count() == 1)
     GradientState._reset_state()
-    device = PartialState(cpu=_stays_on_cpu(module)).device
+    device = PartialState(cpu=stays_on_cpu(module)).device
     return Accelerator(
         mixed_precision="bf16" if _is_bfloat16(config, device) else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 
-def _stays_on_cpu(module: nn.Module) -> bool:
+def stays_on_cpu(module: nn.Module) -> bool:
     """A module trains where it was loaded if it is alone; launched processes take a GPU each, if there are GPUs."""
     if not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
         return True

@@ -188,7 +188,7 @@ def test_an_interruption_while_joined_files_are_read_is_not_lost(
     path = tmp_path / "joined.ogg"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 60 * SAMPLING_RATE), SAMPLING_RATE)
     path.write_bytes(2 * path.read_bytes())
-    monkeypatch.setattr(blsp.audio.sources, "_open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
+    monkeypatch.setattr(blsp.audio.sources, "open_path", lambda path, name: io.BufferedReader(Interrupted(path)))
     with pytest.raises(KeyboardInterrupt):
         load_audio(path)
     assert capfd.readouterr() == ("", "")
@@ -204,7 +204,7 @@ def test_a_disk_that_fails_under_way_is_one_line(tmp_path: Path, monkeypatch: py
 
     path = tmp_path / f"noise.{suffix}"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLING_RATE), SAMPLING_RATE)
-    monkeypatch.setattr(blsp.audio.sources, "_open_path", lambda path, name: io.BufferedReader(Failing(path)))
+    monkeypatch.setattr(blsp.audio.sources, "open_path", lambda path, name: io.BufferedReader(Failing(path)))
     with pytest.raises(AudioError) as caught:
         load_audio(path)
     assert str(caught.value) == f"{path} cannot be read to its end: Input/output error."

@@ -65,12 +65,12 @@ def recorded(model: BlspModel) -> Iterator[Runs]:
 
 
 def prompt(conversation: Conversation, turn: Turn = QUESTION) -> list[Piece]:
-    return conversation._history.prompt(Entry(turn))
+    return conversation.history.prompt(Entry(turn))
 
 
 def prompt_text(conversation: Conversation, turn: Turn = QUESTION) -> str:
     """What the LLM reads before it answers `turn`, each speech embedding as a `~`."""
-    tokenizer, pieces = conversation._model.tokenizer, prompt(conversation, turn)
+    tokenizer, pieces = conversation.model.tokenizer, prompt(conversation, turn)
     return "".join("~" * len(p.keys) if p.embeds is not None else tokenizer.decode(list(p.keys)) for p in pieces)
 
 
@@ -78,11 +78,11 @@ def prompt_text(conversation: Conversation, turn: Turn = QUESTION) -> str:
 def assert_cached_equals_uncached(conversation: Conversation, turn: Turn = QUESTION) -> None:
     """Scores after the prompt, from the cache as it is, and from a pass over everything."""
     pieces = prompt(conversation, turn)
-    model = conversation._model
+    model = conversation.model
     everything = torch.cat([model.embed_tokens(p.keys) if p.embeds is None else p.embeds for p in pieces])
     uncached = model.llm(inputs_embeds=everything[None]).logits[0, -1]
     with recorded(model) as runs:
-        cached = conversation._context.read(pieces)
+        cached = conversation.context.read(pieces)
     assert sum(runs.positions) < len(everything)  # something was in the cache, or the test shows nothing
     torch.testing.assert_close(cached, uncached, rtol=0, atol=1e-4)
 
@@ -172,7 +172,7 @@ def test_only_what_is_new_is_run(tiny_model: BlspModel) -> None:
     with recorded(tiny_model) as runs:
         for _ in range(4):
             ask(conversation)
-    assert sum(runs.positions) == conversation.context_tokens
+    assert sum(runs.positions) == len(conversation.context)
     first_passes = [n for n in runs.positions if n > 1]
     assert len(first_passes) == 4
     assert len(set(first_passes[1:])) == 1  # a turn costs the same however long the conversation is
@@ -192,9 +192,9 @@ def test_streamed_answer_is_the_one_written_offline(tiny_model: BlspModel, make_
 def test_second_answer_is_the_one_written_offline(conversation: Conversation, tiny_model: BlspModel) -> None:
     """A fresh conversation that reads the same turns anew answers the same."""
     fresh = Conversation(tiny_model)
-    for turn, entry in zip(conversation.turns, conversation._history.entries):
+    for turn, entry in zip(conversation.turns, conversation.history.entries):
         fresh.add(turn)
-        fresh._history.entries[-1].answer_ids = entry.answer_ids  # a random model writes what no tokenizer would
+        fresh.history.entries[-1].answer_ids = entry.answer_ids  # a random model writes what no tokenizer would
     assert ask(fresh, "And now?") == ask(conversation, "And now?")
 
 
@@ -313,7 +313,7 @@ def test_cancel_stops_what_is_read_side_by_side(tiny_model: BlspModel) -> None:
     model, cancel = private_copy(tiny_model), threading.Event()
     tree = LlmTree(model, [5, 6])
     layers = Layers([layer.mlp for layer in model.llm.model.layers], cancel)
-    with pytest.raises(CancelledError), cancelled_by(cancel, CachedContext(model)._blocks):
+    with pytest.raises(CancelledError), cancelled_by(cancel, CachedContext(model).blocks):
         tree.read([(7,)])
     assert (layers.first, layers.last) == (1, 0)
 
@@ -387,7 +387,7 @@ def test_turns_that_stay_are_not_read_again(conversation: Conversation, make_spe
     turns = [*conversation.turns[:-1], Turn("assistant", answer)]  # the caller's own object
     conversation.set_turns(turns)
     assert conversation.turns == turns
-    with recorded(conversation._model) as runs:
+    with recorded(conversation.model) as runs:
         next(conversation.reply(Turn("user", "go on"), SHORT))
     assert runs.positions[0] < 30
     assert_cached_equals_uncached(conversation)
@@ -408,7 +408,7 @@ def test_whatever_turns_are_left_they_are_read_as_in_a_new_conversation(
 ) -> None:
     turns = [*(conversation.turns[i] for i in kept), Turn("assistant", "Something else.")]
     conversation.set_turns(turns)
-    fresh = Conversation(conversation._model, system=conversation.system)
+    fresh = Conversation(conversation.model, system=conversation.system)
     fresh.set_turns(turns)
     assert prompt_text(conversation) == prompt_text(fresh)
     assert_cached_equals_uncached(conversation)
@@ -485,7 +485,7 @@ def test_only_the_user_is_answered(tiny_model: BlspModel) -> None:
 
 
 def test_reply_to_the_expected_turn_starts_at_once(conversation: Conversation, make_speech: MakeSpeech) -> None:
-    expected, model = Turn("user", "", make_speech(1.5, seed=3)), conversation._model
+    expected, model = Turn("user", "", make_speech(1.5, seed=3)), conversation.model
     conversation.prefill(expected)
     before = conversation.turns
     with recorded(model) as runs:
@@ -500,9 +500,9 @@ def test_reply_to_the_expected_turn_starts_at_once(conversation: Conversation, m
 
 
 def test_wrong_guess_leaves_no_trace(conversation: Conversation, make_speech: MakeSpeech) -> None:
-    other = copy.copy(conversation._history.entries)
+    other = copy.copy(conversation.history.entries)
     conversation.prefill(Turn("user", "", make_speech(1.5, seed=3)))
-    assert conversation._history.entries == other
+    assert conversation.history.entries == other
     assert_cached_equals_uncached(conversation)
     guessed = ask(conversation, "no, this")
     conversation.undo()
@@ -513,7 +513,7 @@ def test_work_ahead_can_be_cancelled(conversation: Conversation, make_speech: Ma
     cancel = threading.Event()
     cancel.set()
     turn = Turn("user", "", make_speech(1.5, seed=3))
-    with recorded(conversation._model) as runs:
+    with recorded(conversation.model) as runs:
         conversation.prefill(turn, cancel)
     assert runs.positions == []
     assert len("".join(conversation.reply(turn, SHORT))) > 0
@@ -529,7 +529,7 @@ def test_oldest_exchanges_are_dropped_and_the_system_stays(tiny_model: BlspModel
         with recorded(tiny_model) as runs:
             ask(conversation, f"turn number {i}", GenerationConfig(max_new_tokens=8))
         passes.append(max(runs.positions))
-        assert conversation.context_tokens <= 160
+        assert len(conversation.context) <= 160
         assert conversation.dropped_turns % 2 == 0
         text = prompt_text(conversation, Turn("user", "x"))
         assert text.startswith("<|im_start|>system\nStay.<|im_end|>\n<|im_start|>user\nturn number ")
@@ -604,7 +604,7 @@ def test_nothing_is_dropped_ahead_of_time(tiny_model: BlspModel) -> None:
 def test_answer_ends_where_the_context_does(tiny_model: BlspModel) -> None:
     conversation = Conversation(tiny_model, max_context_tokens=100)
     ask(conversation, "hi", GenerationConfig(max_new_tokens=500, stop_loops=False))
-    assert conversation.context_tokens in {99, 100}
+    assert len(conversation.context) in {99, 100}
 
 
 def test_dropped_turns_after_undo_and_clear(tiny_model: BlspModel) -> None:

@@ -61,8 +61,8 @@ def test_long_recordings_stay_within_the_context(tiny_model: Any) -> None:
     for i in range(12):
         known = translator.translate(f"sentence number {i} of many, and not a short one at that", before=before)
         before.append(Translation(known.request, known.text[:60] or "Satz"))
-    assert translator._conversation.context_tokens <= module.CONTEXT_TOKENS
-    assert translator._conversation.dropped_turns > 0
+    assert len(translator.conversation.context) <= module.CONTEXT_TOKENS
+    assert translator.conversation.dropped_turns > 0
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_long_recordings_stay_within_the_context(tiny_model: Any) -> None:
     ],
 )
 def test_nothing_stands_beside_a_translation(answer: str, text: str, clean: str) -> None:
-    assert module._clean(answer, text) == clean
+    assert module.without_remarks(answer, text) == clean

@@ -128,7 +128,7 @@ def test_what_goes_in_circles_is_written_without(
         asked.append(how)
         return [replace(opinion, text="never mind" if how else "ha " * 99) for opinion in opinions]
 
-    monkeypatch.setattr(recogniser, "_write", write)
+    monkeypatch.setattr(recogniser, "write", write)
     evidence += [99.0, 30.0]
     assert [part.text for part in recogniser.recognise_batch([make_speech(0.5)] * 2)] == ["never mind", ""]
     assert asked == [{}, {"no_repeat_ngram_size": 3}]

@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -329,8 +330,12 @@ class TestLoading:
         loader = self.loader(task)
         steps = iter(loader)
         next(steps)
-        loader._threads.shutdown(wait=True)  # type: ignore[union-attr]
+        deadline = time.monotonic() + 10
+        while len(task.loaded) < 9 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.05)
         assert len(task.loaded) == 9  # one step is running, and two are ready
+        loader.close()
 
     @pytest.mark.slow
     def test_an_error_comes_through(self, tmp_path: Path) -> None:

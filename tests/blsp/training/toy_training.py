@@ -150,7 +150,7 @@ def spread_weights_over_cpus() -> None:
     from blsp.training.distributed import engine
 
     PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
-    engine._stays_on_cpu = lambda _: False
+    engine.stays_on_cpu = lambda _: False
     ToyModule._no_split_modules = ["Linear"]  # type: ignore[attr-defined]
     os.environ |= {
         "ACCELERATE_TORCH_DEVICE": "cpu",

@@ -54,7 +54,7 @@ class EchoEngine(ScriptedEngine):
 
     def _heard(self, what: str, waveform: np.ndarray) -> str:
         self.asked.append((what, len(waveform) / SAMPLING_RATE))
-        answer = self._answers.pop(0) if self._answers else "Some words."
+        answer = self.answers.pop(0) if self.answers else "Some words."
         if self.speech_only_if_believed and not self.is_believing:
             answer = ""
         if isinstance(answer, BaseException):
@@ -130,7 +130,7 @@ def test_one_file_is_text_on_stdout_and_nothing_else(engine: EchoEngine) -> None
 
 
 def test_a_pause_makes_two_segments(engine: EchoEngine, tmp_path: Path) -> None:
-    engine._answers = ["What is the capital?", "The old house."]
+    engine.answers = ["What is the capital?", "The old house."]
     result = run("transcribe", two_utterances(tmp_path / "talk.wav"), "-f", "json")
     assert result.exit_code == 0
     content = json.loads(result.stdout)
@@ -145,7 +145,7 @@ def test_a_pause_makes_two_segments(engine: EchoEngine, tmp_path: Path) -> None:
 
 
 def test_several_files_are_told_apart(engine: EchoEngine) -> None:
-    engine._answers = ["One.", "Two."]
+    engine.answers = ["One.", "Two."]
     result = run("transcribe", QUESTION, SENTENCE)
     assert result.stdout == f"==> {QUESTION} <==\nOne.\n==> {SENTENCE} <==\nTwo.\n"
     assert len(engine.loads) == 1
@@ -294,7 +294,7 @@ def test_translate_needs_a_language(engine: EchoEngine) -> None:
 
 
 def test_ask_gives_one_answer_for_all_the_speech_of_a_file(engine: EchoEngine, tmp_path: Path) -> None:
-    engine._answers = ["About houses."]
+    engine.answers = ["About houses."]
     result = run("ask", two_utterances(tmp_path / "talk.wav", 4.0), "What is it about?", "--max-new-tokens", "17")
     assert (result.exit_code, result.stdout) == (0, "About houses.\n")
     ((instruction, seconds),) = engine.asked
@@ -421,7 +421,7 @@ def test_a_file_that_looks_like_an_option(
 
 
 def test_a_file_that_does_not_fit_the_model_has_its_line_too(engine: EchoEngine) -> None:
-    engine._answers = [ContextFullError("Too long.", hint="Cut it."), "Two."]
+    engine.answers = [ContextFullError("Too long.", hint="Cut it."), "Two."]
     result = run("transcribe", QUESTION, SENTENCE, "-f", "json")
     assert result.exit_code == 1
     first, second = map(json.loads, result.stdout.splitlines())
@@ -440,7 +440,7 @@ def test_a_file_that_does_not_fit_the_model_has_its_line_too(engine: EchoEngine)
 def make_silent(kind: str, engine: EchoEngine, folder: Path) -> tuple[Path, str]:
     """A recording without speech, and what is said about it."""
     if kind == "unheard":
-        engine._answers = [" "]
+        engine.answers = [" "]
         seconds, path = 2.8, QUESTION
     else:
         noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLING_RATE)
@@ -513,7 +513,7 @@ def test_what_a_second_look_takes_for_noise_has_no_text(
 
 
 def test_recordings_with_text_get_no_second_look(engine: EchoEngine, tmp_path: Path) -> None:
-    engine._answers = ["", "Words."]
+    engine.answers = ["", "Words."]
     assert run("transcribe", two_utterances(tmp_path / "talk.wav")).stdout == "Words.\n"
     assert engine.n_looks == 0
 
@@ -612,7 +612,7 @@ def test_options_without_effect_are_refused(engine: EchoEngine, options: tuple[s
 
 
 def test_subtitles_keep_the_limits_that_are_given(engine: EchoEngine) -> None:
-    engine._answers = ["one two three four five six seven eight nine ten"] * 2
+    engine.answers = ["one two three four five six seven eight nine ten"] * 2
     assert "one two three four five\nsix seven eight nine ten\n" in run("transcribe", QUESTION, "-f", "srt").stdout
     limits = ("--max-line-width", "20", "--max-line-count", "1", "--max-cue-seconds", "1.5")
     lines = run("transcribe", QUESTION, "-f", "srt", *limits).stdout.splitlines()
@@ -632,7 +632,7 @@ def test_subtitles_follow_the_words(engine: EchoEngine, tmp_path: Path, monkeypa
 
 def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
-    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
     arguments = ("transcribe", path, "-f", "srt", "-o", tmp_path / "out")
     result = run(*arguments)
     part = tmp_path / "out" / "talk.part.jsonl"
@@ -645,7 +645,7 @@ def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_pa
     _, line = map(json.loads, part.read_text().splitlines())
     assert line["text"] == "One."
     part.write_text(part.read_text() + '{"torn')
-    engine._answers, engine.asked = ["Two."], []
+    engine.answers, engine.asked = ["Two."], []
     result = run(*arguments)
     assert (result.exit_code, result.stderr) == (0, f"Notice: {path} goes on where it stopped, with {part}.\n")
     assert len(engine.asked) == 1
@@ -655,14 +655,14 @@ def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_pa
 
 def test_what_another_task_wrote_is_not_taken_over(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
-    engine._answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
+    engine.answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
     run("translate", path, "--to", "de", "-m", "modern", "-o", tmp_path / "out")
     run("transcribe", path, "-o", tmp_path / "out")
     assert (tmp_path / "out" / "talk.txt").read_text() == "Some words.\nSome words.\n"
 
 
 def test_results_on_stdout_are_not_lost_by_an_interruption(engine: EchoEngine, tmp_path: Path) -> None:
-    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
     result = run("transcribe", two_utterances(tmp_path / "talk.wav"), "-f", "json")
     assert result.exit_code == 130
     content = json.loads(result.stdout)
@@ -736,7 +736,7 @@ def test_a_name_is_one_line_and_harmless(engine: EchoEngine, tmp_path: Path) -> 
 
 
 def test_ctrl_c_leaves_no_half_written_file(engine: EchoEngine, tmp_path: Path) -> None:
-    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
     interrupt: Callable[..., str] = engine.transcribe
 
     def transcribe(waveform: np.ndarray, language: str | None = None) -> str:
@@ -854,7 +854,7 @@ def test_nothing_is_written_before_the_language_is_clear(engine: EchoEngine, tmp
 
 def test_what_was_written_before_an_interruption_is_not_judged_again(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
-    engine._answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
+    engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
     run("transcribe", path, "-o", tmp_path)
     judge = FakeJudge("it")
     let_judge(engine, judge)
@@ -864,7 +864,7 @@ def test_what_was_written_before_an_interruption_is_not_judged_again(engine: Ech
 
 def test_sentences_are_translated_with_those_before_of_the_same_recording(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
-    engine._answers = ["Eins.", "Zwei."]
+    engine.answers = ["Eins.", "Zwei."]
     run("translate", path, "--to", "de", "-m", "modern")
     assert engine.before == ["Eins."]
     run("translate", QUESTION, "--to", "de", "-m", "modern")

@@ -62,7 +62,7 @@ def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     sizes = {"disk_bytes": 2_600_000_000, "download_bytes": 1_200_000_000, "memory_bytes": 3_000_000_000}
     row = {"name": "x", "state": "ready", "about": "small", "languages": "any", "licence": "MIT", **sizes}
-    models._print_table([row, {**row, "state": "missing", "disk_bytes": 0, "memory_bytes": None}])
+    models.print_table([row, {**row, "state": "missing", "disk_bytes": 0, "memory_bytes": None}])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["NAME", "STATE", "SIZE", "MEMORY", "LANGUAGES", "LICENCE", "ABOUT"],

@@ -70,7 +70,7 @@ def judge(model: BlspModel, waveform: np.ndarray) -> Case:
     """What a recording is taken for."""
     found = speech_reader(model).language_judge()
     assert found is not None
-    counted = found._spoken = Counted(found._spoken)  # type: ignore[assignment, arg-type]
+    counted = found.spoken = Counted(found.spoken)  # type: ignore[assignment, arg-type]
     found.hear_all(waveform)
     return {"foreign": found.foreign, "padded": counted.n_padded}
 

@@ -150,7 +150,7 @@ class FakeOutputStream(FakeStream):
 @pytest.fixture
 def fake_portaudio(monkeypatch: pytest.MonkeyPatch) -> type[FakeStream]:
     FakeStream.opened, FakeStream.blocks, FakeStream.refuses_mono = [], [], False
-    monkeypatch.setattr("voicechat.hearing.audio_devices._open_streams", [])
+    monkeypatch.setattr("voicechat.hearing.audio_devices.open_streams", [])
     found = {
         "name": "Fake",
         "hostapi": 0,
@@ -296,8 +296,8 @@ def test_a_program_that_was_suspended_still_has_its_microphone(
                 raise queue.Empty
             return np.full((4800, 1), 1000, np.int16), 0.0
 
+    monkeypatch.setattr(queue, "SimpleQueue", Stopped)
     microphone = Microphone()
-    microphone._blocks = Stopped()  # type: ignore[assignment]
     assert next(iter(microphone.frames())).samples.shape == (480,)
     assert sum(waits) <= 1.5
     microphone.close()

@@ -19,7 +19,6 @@ from blsp.audio.read import load_audio
 from blsp.conversation import Turn
 from blsp.errors import StorageError
 from voicechat.errors import UsageError
-from voicechat.sessions import session_log as history
 from voicechat.sessions.export import export_session
 from voicechat.sessions.recording import SPEECH_NOT_KEPT, SessionRecording, open_recording, restored_turns
 from voicechat.sessions.session_log import (
@@ -366,14 +365,15 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
 def test_what_another_wrote_before_it_closed_is_not_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It closes between the moment in which the session is found and that in which it is locked."""
     record(tmp_path, "a", (Turn("user", text="one"), "1."))
-    lock = history._lock
+    fcntl = pytest.importorskip("fcntl", reason="no file locks on this system")
+    lock = fcntl.flock
 
-    def write_first(file: Any, name: str) -> None:
-        monkeypatch.setattr(history, "_lock", lock)
+    def write_first(file: Any, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
         record(tmp_path, "a", (Turn("user", text="two"), "2."))
-        lock(file, name)
+        lock(file, operation)
 
-    monkeypatch.setattr(history, "_lock", write_first)
+    monkeypatch.setattr(fcntl, "flock", write_first)
     recording, stored = open_recording(HEADER, name="a", root=tmp_path)
     recording.close()
     assert stored is not None

@@ -28,15 +28,15 @@ def test_a_terminal_gets_a_bar_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     with show_progress() as progress:
         assert isinstance(progress, RichProgress)
-        progress._console = Console(file=terminal, force_terminal=True, width=100)
+        progress.console = Console(file=terminal, force_terminal=True, width=100)
         progress.start("Downloading a[b]\x1b]0;title\x07", 2_000_000)
         progress.advance(500_000)
-        assert progress._bars is not None
-        assert progress._bars.tasks[0].percentage == 25
-        progress._bars.refresh()
+        assert progress.bars is not None
+        assert progress.bars.tasks[0].percentage == 25
+        progress.bars.refresh()
         progress.start("Converting a", None)  # takes the place of the other
-        progress._bars.refresh()
-    assert progress._bars is None
+        progress.bars.refresh()
+    assert progress.bars is None
     screen = terminal.getvalue()
     assert "0.5/2.0 MB" in screen
     assert "Downloading a[b]" in screen

@@ -164,5 +164,5 @@ def test_each_process_has_its_own_gpu(
 ) -> None:
     environment = dict(variables)
     monkeypatch.setattr(vllm_backend.os, "environ", environment)
-    vllm_backend._take_own_gpu()
+    vllm_backend.take_own_gpu()
     assert environment.get("CUDA_VISIBLE_DEVICES") == expected

@@ -18,7 +18,7 @@ from blsp.audio.write import save_audio
 from blsp.data.manifest import Manifest, Utterance, load_waveform, write_manifest
 from blsp.data.speech.augmentation import AugmentationConfig
 from blsp.data.speech.encoding import encode, fingerprint, open_cache
-from blsp.data.speech.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, _version
+from blsp.data.speech.speech_batch import SpeechBatch, SpeechConfig, SpeechLoader, augmentation_version
 from blsp.decoding.speech_reader import speech_reader
 from blsp.errors import DataError
 from blsp.modeling.batch import HiddenStates
@@ -156,9 +156,9 @@ def test_masks_and_dropout_do_not_change_keys(
 def test_options_that_are_off_leave_older_caches_readable() -> None:
     config = AugmentationConfig(speed=(0.9, 1.1), reverberation=0.2)
     before = "8bfc20157145bf063b91058d8377cddbbde0f21e532b319989775b835ad70e6e"  # without the options below
-    assert _version(config, 3) == before
+    assert augmentation_version(config, 3) == before
     names = ("small_room", "band_limit", "codec")
-    versions = {_version(replace(config, **{name: 0.5}), 3) for name in names}  # type: ignore[arg-type]
+    versions = {augmentation_version(replace(config, **{name: 0.5}), 3) for name in names}  # type: ignore[arg-type]
     assert len(versions | {before}) == 4
 
 

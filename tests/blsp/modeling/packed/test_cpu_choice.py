@@ -133,7 +133,7 @@ def test_threads_are_measured_unless_the_user_says(llm: nn.Module, monkeypatch: 
     taken = [1]
     monkeypatch.setattr(cpu_choice, "physical_cores", lambda: 8)
     monkeypatch.setattr(torch, "set_num_threads", taken.append)
-    monkeypatch.setattr(cpu_choice, "_run", lambda linears, n: time.sleep(0.001 * {4: 1}.get(taken[-1], 4)))
+    monkeypatch.setattr(cpu_choice, "run_linears", lambda linears, n: time.sleep(0.001 * {4: 1}.get(taken[-1], 4)))
     assert measure(llm).threads == 4
     assert set(taken[:-1]) == {1, 2, 4, 8}
     assert taken[-1] == torch.get_num_threads()

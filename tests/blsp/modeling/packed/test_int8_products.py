@@ -60,8 +60,8 @@ def test_a_blocked_weight_multiplies_as_it_did_before(values: torch.Tensor, n_ro
 def test_weights_together_multiply_each_input_once(values: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [(part, torch.rand(len(part))) for part in values.split([64, 16, 16])]
     together, calls = BlockedTogether(weights), []
-    product = int8_products._product
-    monkeypatch.setattr(int8_products, "_product", lambda *given: calls.append(1) or product(*given))
+    product = int8_products.product_of_terms
+    monkeypatch.setattr(int8_products, "product_of_terms", lambda *given: calls.append(1) or product(*given))
     for x in (torch.randn(3, 256), torch.randn(2, 5, 256), torch.randn(3, 256)):
         for i, (part, scales) in enumerate(weights):
             expected = x.reshape(-1, 256) @ (part.float() * scales[:, None]).T
@@ -82,7 +82,7 @@ def test_what_a_build_of_torch_lacks_is_not_used(monkeypatch: pytest.MonkeyPatch
     def lacks(*_: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(int8_products, "_blocked", lacks)
+    monkeypatch.setattr(int8_products, "blocked_layout", lacks)
     monkeypatch.setattr(torch, "_int_mm", lacks)
     assert (row_levels.__wrapped__(), multiplies_exactly.__wrapped__()) == (None, False)
 

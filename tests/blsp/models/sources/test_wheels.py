@@ -125,7 +125,7 @@ def test_an_interrupt_ends_pip_too(basket: Path, monkeypatch: pytest.MonkeyPatch
         started.append(pip)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(wheels, "_watch", interrupt)
+    monkeypatch.setattr(wheels, "watch_pip", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch_wheels([Wheel("tiny", "1.0.0", "0" * 64, 1)], basket)
     assert started[0].returncode is not None

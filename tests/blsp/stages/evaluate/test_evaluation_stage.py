@@ -289,7 +289,7 @@ def test_what_is_heard_is_translated_into_every_language(
     config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, monkeypatch: pytest.MonkeyPatch, hears: Any
 ) -> None:
     def translate(self: Translator, text: str = "", speech: Any = None, before: Any = ()) -> Translation:
-        return Translation(Turn("user", text), f"{self._language}: {text}")
+        return Translation(Turn("user", text), f"{self.language}: {text}")
 
     def transcribe(model: BlspModel, waveform: np.ndarray) -> str:
         heard.append(len(waveform))

@@ -101,13 +101,13 @@ def test_bfloat16_is_used_where_the_cpu_has_it(
     listener = Listener()
     answerer = load_answerer(replace(config, cpu_bfloat16=True), listener)
     assert isinstance(answerer, TransformersAnswerer)
-    assert answerer._model.dtype == (torch.bfloat16 if fast else torch.float32)
+    assert answerer.model.dtype == (torch.bfloat16 if fast else torch.float32)
     assert listener.messages[-1] == (
         "This CPU multiplies bfloat16" if fast else "This CPU has no bfloat16: float32 it is"
     )
     plain = load_answerer(config, listener)
     assert isinstance(plain, TransformersAnswerer)
-    assert plain._model.dtype == torch.float32
+    assert plain.model.dtype == torch.float32
 
 
 def test_what_the_cpu_multiplies_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

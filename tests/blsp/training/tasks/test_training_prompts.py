@@ -39,7 +39,7 @@ SAMPLES = [
 
 def heard(conversation: Conversation, turn: Turn) -> list[list[int] | None]:
     """What the LLM reads when it answers `turn` in `voicechat talk` or `ask`: token ids, None for speech."""
-    pieces = conversation._history.prompt(Entry(turn))
+    pieces = conversation.history.prompt(Entry(turn))
     return _joined([None if piece.is_speech else list(piece.keys) for piece in pieces])
 
 
@@ -127,8 +127,7 @@ def test_scores_of_later_turns_are_those_of_the_conversation(
             conversation.add(user)
             conversation.add(answer)
         conversation.prefill(dialogue[-1])
-        scores = conversation._context._logits
-        assert scores is not None
+        scores = conversation.context.read(conversation.history.prompt(Entry(dialogue[-1])))
         torch.testing.assert_close(output.logits[row], scores, rtol=0, atol=1e-4)
 
 
