@@ -13,4 +13,4 @@ if __name__ == "__main__":
     os.environ["GOLDEN_WRITE"] = "1"
     os.chdir(root)
     sys.path.insert(0, str(root))  # the tests import each other as `tests.…`
-    sys.exit(pytest.main(["-q", str(Path(__file__).with_name("test_golden.py"))]))
+    sys.exit(pytest.main(["-q", str(Path(__file__).parent)]))
