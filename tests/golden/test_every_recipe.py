@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from blsp.data.speech.found_words import FoundWords
+from blsp.json_lines import json_line
 from blsp.modeling.adapter import Adapter, AdapterConfig
 from blsp.modeling.model import BlspModel
 from blsp.progress import Silent
 from blsp.stages.jobs import Job
 from blsp.stages.pipeline import load_recipe
+from blsp.storage import write_lines
 from tests.blsp.tiny_speech import TEXTS, write_answers, write_model, write_speech
 from tests.golden.test_golden import STEPS, write_conversations
 from voicechat.experiments.recipes import shipped_configs
@@ -49,6 +52,7 @@ def write_inputs(folder: Path, model: BlspModel, make_speech: Callable[..., np.n
     (folder / "instructions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "sentences.txt").write_text("\n".join(TEXTS))
     write_conversations(folder / "conversation.jsonl")
+    write_lines(folder / "found.jsonl", (json_line(words.fields()) for words in found_words(model)))
     return {
         "name": parts["name"],
         "encoder": str(folder / "parts/whisper"),
@@ -56,7 +60,16 @@ def write_inputs(folder: Path, model: BlspModel, make_speech: Callable[..., np.n
         "manifest": write_speech(folder / "speech", make_speech, len(TEXTS)),
         "instructions": folder / "instructions.jsonl",
         "spelling": (folder / "sentences.txt",),
+        "found": folder / "found.jsonl",
     }
+
+
+def found_words(model: BlspModel) -> Iterator[FoundWords]:
+    """Words of the tiny utterances, half of them wrong, spread over a few frames."""
+    for i, text in enumerate(TEXTS):
+        ids = tuple(model.tokenizer(text if i % 2 else text[::-1]).input_ids)
+        edges = np.linspace(0, 6, len(ids) + 1, dtype=np.float32)
+        yield FoundWords(f"u{i}", ids, np.stack([edges[:-1], edges[1:]], axis=1), misread=i % 2 == 0)
 
 
 def answers(folder: Path, behaviour: str) -> Path:
@@ -85,6 +98,8 @@ def small(config: Any, folder: Path, inputs: dict[str, Any], out: Path) -> Any:
             for source in sources
         )
         changes["validation_sources"] = ()
+        if config.found is not None:
+            changes |= {"found": inputs["found"], "validation_found": None, "right_share": 1.0}
     augmentation = replace(config.speech.augmentation, noise=None)
     changes["speech"] = replace(config.speech, cache_folder=None, augmentation=augmentation)
     return replace(config, manifest=inputs["manifest"], validation=None, expected_samples=None, **changes)
@@ -118,6 +133,8 @@ def test_losses_of_all_recipes_are_what_they_were(
         LOSSES.write_text(json.dumps(found, indent=1) + "\n")
     golden = json.loads(LOSSES.read_text())
     assert found.keys() == golden.keys()
-    wrong = {name: (found[name], golden[name]) for name in found if found[name] != pytest.approx(golden[name], rel=1e-5)}
+    wrong = {
+        name: (found[name], golden[name]) for name in found if found[name] != pytest.approx(golden[name], rel=1e-5)
+    }
     assert not wrong
     assert {len(losses) for losses in found.values()} == {STEPS}
