@@ -41,11 +41,19 @@ class Piece:
     """Speech embeddings, float (S, E); None for tokens, which are looked up when read."""
     is_speech: bool = False
     """Whether somebody said it; where the adapter hands over words, these are tokens too."""
+    found: tuple[int, ...] = ()
+    """Token ids of the words that were found in speech embeddings, where any are looked for."""
 
     @classmethod
-    def of_speech(cls, embeds: Tensor) -> Piece:
+    def of_speech(cls, embeds: Tensor, found: Sequence[int] = ()) -> Piece:
         """A piece of speech, unlike any other."""
-        return cls(tuple(itertools.islice(_speech_keys, len(embeds))), embeds, is_speech=True)
+        keys = tuple(itertools.islice(_speech_keys, len(embeds)))
+        return cls(keys, embeds, is_speech=True, found=tuple(found))
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Token ids of what was said, as far as it is known."""
+        return self.keys if self.is_speech and self.embeds is None else self.found
 
 
 class CachedContext:
@@ -139,19 +147,20 @@ class CachedContext:
                 if expects_words:
                     so_far = Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids))
                     self._read_before_speech([*before, so_far], cancel)
-                    words = self._read_words(window, after if len(windows) == 1 else ())
-                else:
-                    words = reader.read_speech([window])
-                if isinstance(words, Tensor):
-                    embeds.append(words)
-                elif words is not None:
+                if reader.adds_sound:
+                    found, values = self._embed_words(window, expects_words=expects_words)
+                    ids += found
+                    embeds.append(values)
+                elif expects_words:
+                    ids += self._read_words(window, after if len(windows) == 1 else ())
+                elif (words := reader.read_speech([window])) is not None:
                     ids += words[0]
                 else:
                     values, lengths = reader.embed_speech([window])
                     embeds.append(values[0, : int(lengths[0])])
-                if max_length is not None and len(ids) + sum(map(len, embeds)) > max_length:
+                if max_length is not None and max(len(ids), sum(map(len, embeds))) > max_length:
                     break
-        return Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids), is_speech=True)
+        return Piece.of_speech(torch.cat(embeds), ids) if embeds else Piece(tuple(ids), is_speech=True)
 
     def _read_before_speech(self, pieces: Sequence[Piece], cancel: threading.Event | None) -> None:
         """As `read`, but nothing is run if the last speech came after the same pieces."""
@@ -165,31 +174,35 @@ class CachedContext:
         self.read(pieces, cancel)
         self._before_speech = len(keys), self._decoder.state
 
-    def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[list[int]] | Tensor | None:
-        """As `SpeechReader.read_speech`; of the words, the LLM then has read as many as the search has shown it.
-
-        Where the sound adds something to them, their embeddings, float (K, E), of which it has read none.
-        """
+    def _read_words(self, window: npt.NDArray[np.float32], after: Sequence[int]) -> list[int]:
+        """As `SpeechReader.read_speech`; of the words, the LLM then has read as many as the search has shown it."""
         assert self._decoder is not None
         n_read = len(self._keys)
         reader = speech_reader(self._model)
         tree = LlmTree(self._model, self._decoder, reader.spellings.openings)
-        if reader.adapter is not None and reader.adapter.residual is not None:
-            try:
-                return reader.embed_after(window, tree)
-            finally:
-                self._decoder.crop(n_read)
         try:
             words = reader.read_speech([window], tree, after)
         except BaseException:
             self._decoder.crop(n_read)
             raise
-        ids = [*words[0], *after] if words and words[0] else []
+        found = words[0] if words is not None else []
+        ids = [*found, *after] if found else []
         n_known, state = tree.adopt(ids)
         if n_known:
             self._keys += ids[:n_known]
             self._logits = self._model.llm.lm_head(state[None])[0] if n_known == len(ids) else None
-        return words
+        return found
+
+    def _embed_words(self, window: npt.NDArray[np.float32], *, expects_words: bool) -> tuple[list[int], Tensor]:
+        """As `SpeechReader.embed_found`; the LLM has read none of it."""
+        reader = speech_reader(self._model)
+        if not expects_words or self._decoder is None:
+            return reader.embed_found(window)
+        n_read = len(self._keys)
+        try:
+            return reader.embed_found(window, LlmTree(self._model, self._decoder, reader.spellings.openings))
+        finally:
+            self._decoder.crop(n_read)
 
     @torch.inference_mode()
     def _run(self, keys: Sequence[int], pieces: Sequence[Piece], cancel: threading.Event | None) -> Tensor:

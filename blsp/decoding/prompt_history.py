@@ -80,7 +80,7 @@ class PromptHistory:
 
     def words(self, user: Entry) -> list[int]:
         """Token ids of the words that were found in a turn's speech; none where the adapter hands over no words."""
-        return [key for piece in user.pieces or () if piece.is_speech and piece.embeds is None for key in piece.keys]
+        return [token for piece in user.pieces or () for token in piece.words]
 
     def make_room(self, user: Entry, room: int, cancel: threading.Event | None = None) -> None:
         """Where the prompt takes more than `room` positions, drop the oldest exchanges.

@@ -65,7 +65,8 @@ class SpeechReader:
     @property
     def expects_words(self) -> bool:
         """Whether words are found together with the LLM, so that it matters what was said before."""
-        return self.words is not None and self.words.expects_words
+        reads_words = self.adapter is not None and self.adapter.reads_words
+        return reads_words and self.words is not None and self.words.expects_words
 
     def embed_speech(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """What the LLM reads for each waveform.
@@ -141,16 +142,25 @@ class SpeechReader:
         counts = map(count_windows, waveforms)
         return [[i for sentence in itertools.islice(windows, n) for i in sentence.ids] for n in counts]
 
-    def embed_after(self, window: np.ndarray, tree: LlmTree) -> Tensor:
-        """What the LLM reads of at most 30 s after what was said before, float (K, E), where its adapter finds words.
+    @property
+    def adds_sound(self) -> bool:
+        """Whether the LLM reads words that were found, with what the sound adds to them."""
+        return self.adapter is not None and self.adapter.reads_words and not self.adapter.hands_over_words
+
+    def embed_found(self, window: np.ndarray, tree: LlmTree | None = None) -> tuple[list[int], Tensor]:
+        """Words that are found in at most 30 s, and what the LLM reads of them.
 
         Args:
             window: What was said, float32 (N,).
             tree: As of `read_speech`.
+
+        Returns:
+            Token ids, and their embeddings with what the sound adds, float (K, E).
         """
         finder, heard = self._finder(), self._read_windows([window])
         (sentence,) = finder.sentences(*heard, evidence=self.evidence([window]), tree=tree)
-        return finder.embed([sentence.ids], *heard)[0][0]
+        embeds, _ = finder.embed([sentence.ids], *heard)
+        return sentence.ids, embeds[0]
 
     def embed_words(
         self,
