@@ -6,7 +6,7 @@ It takes a second or so, and is for recordings in which nothing else was found.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from blsp.decoding.speech_reader import SpeechReader
 
-LEAST_SCORE = 1.9
-"""Nats from which it is speech: of 212 recordings of noise none has more."""
+LEAST_SCORE = 2.0
+"""Nats from which it is speech, if Whisper is sure enough of its words."""
+LEAST_LIKELIHOOD = -1.2
+"""Nats a token from which it is."""
 FIT_WEIGHT, EVIDENCE_WEIGHT = 0.25, 0.2
 """How much the letters and the detector count beside Whisper."""
 
@@ -35,17 +37,19 @@ class SecondOpinion:
     """Log probability that Whisper would describe a sound instead of writing words."""
     evidence: float
     """For speech in the sound itself, in nats."""
+    likelihood: float | None = None
+    """Mean log probability of what Whisper writes; None where nobody asked, since all else speaks against it."""
 
     @property
     def score(self) -> float:
-        """How much speaks for speech, in nats."""
+        """How much speaks for speech, in nats, before Whisper writes."""
         detected = math.log1p(min(self.evidence, SURE_EVIDENCE))
         return FIT_WEIGHT * self.letter_fit - self.no_speech - self.description + EVIDENCE_WEIGHT * detected
 
     @property
     def is_speech(self) -> bool:
         """Whether somebody speaks."""
-        return self.score >= LEAST_SCORE
+        return self.score >= LEAST_SCORE and self.likelihood is not None and self.likelihood >= LEAST_LIKELIHOOD
 
 
 def is_speech_after_all(reader: SpeechReader, waveform: np.ndarray) -> bool:
@@ -69,4 +73,7 @@ def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondOpinion | No
     sounds = whisper.sounds(window)
     if sounds is None:
         return None
-    return SecondOpinion(reader.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))
+    opinion = SecondOpinion(reader.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))
+    if opinion.score < LEAST_SCORE:
+        return opinion
+    return replace(opinion, likelihood=whisper.likelihood(window))

@@ -1,7 +1,8 @@
-"""Does Whisper hear words, or a sound that it would describe? Two steps of its decoder (decision 0033).
+"""Does Whisper hear words, or a sound that it would describe? A few steps of its decoder (decision 0033).
 
 Whisper was trained on subtitles: where nobody speaks it writes "[Music]" or "(dog barks)". How likely it is to begin
-with such a sign, instead of a word, tells apart what no measure of the sound alone does.
+with such a sign, instead of a word, tells apart what no measure of the sound alone does. So does how sure it is of the
+words that it writes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from blsp.decoding.whisper_decoder import load_decoder, next_scores, read_settin
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperDecoder
+
+
+_MOST_WRITTEN = 15
+"""Tokens that are written to find out how sure Whisper is of them."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,18 @@ class SoundTokens:
     before_words: tuple[int, ...]
     """Stand between the language and the first word."""
     no_speech: int
+    end: int
+    """Ends every text."""
     signs: tuple[int, ...]
     """Those that are written for no word."""
+    never: tuple[int, ...]
+    """Those that are not to be written, these signs among them."""
+    never_first: tuple[int, ...]
+    """Those that are not to be written first."""
 
 
 class SoundDetector:
-    """Two steps of Whisper's decoder.
+    """A few steps of Whisper's decoder.
 
     Args:
         decoder: Whisper's.
@@ -60,11 +71,30 @@ class SoundDetector:
     @torch.inference_mode()
     def __call__(self, hidden_states: Tensor) -> SoundOpinion:
         """What 30 s of sound are taken for, by their encoder states, float (1500, D)."""
+        first = self._log_probs(hidden_states, [self._tokens.start])
+        second = self._log_probs(hidden_states, self._before_words(first))
+        return SoundOpinion(float(first[self._tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
+
+    @torch.inference_mode()
+    def likelihood(self, hidden_states: Tensor) -> float:
+        """Mean log probability of what it writes, the end among it, greedily; of long texts the beginning."""
         tokens = self._tokens
-        first = self._log_probs(hidden_states, [tokens.start])
-        language = tokens.languages[int(first[self._languages].argmax())]
-        second = self._log_probs(hidden_states, [tokens.start, language, *tokens.before_words])
-        return SoundOpinion(float(first[tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
+        ids = self._before_words(self._log_probs(hidden_states, [tokens.start]))
+        log_probs: list[float] = []
+        while len(log_probs) < _MOST_WRITTEN:
+            found = self._log_probs(hidden_states, ids)
+            allowed = found.clone()
+            allowed[[*tokens.never, *(() if log_probs else tokens.never_first)]] = -torch.inf
+            ids.append(int(allowed.argmax()))
+            log_probs.append(float(found[ids[-1]]))
+            if ids[-1] == tokens.end:
+                break
+        return sum(log_probs) / len(log_probs)
+
+    def _before_words(self, first: Tensor) -> list[int]:
+        """What stands before the first word, by the log probabilities of what begins a text, (V,)."""
+        tokens = self._tokens
+        return [tokens.start, tokens.languages[int(first[self._languages].argmax())], *tokens.before_words]
 
     def _log_probs(self, hidden_states: Tensor, ids: Sequence[int]) -> Tensor:
         """Of all tokens after some, (V,)."""
@@ -94,7 +124,10 @@ def load_sound_detector(folder: Path) -> SoundDetector | None:
         languages=tuple(map(int, settings["lang_to_id"].values())),
         before_words=(int(tasks["transcribe"]), int(no_timestamps)),
         no_speech=int(no_timestamps) - 1,  # <|nospeech|> comes before it, everywhere
+        end=int(settings["eos_token_id"]),
         signs=tuple(signs),
+        never=tuple(token for token in settings["suppress_tokens"] if token >= 0),
+        never_first=tuple(settings.get("begin_suppress_tokens") or ()),
     )
     decoder = load_decoder(folder)
     return None if decoder is None else SoundDetector(decoder, tokens)

@@ -161,6 +161,15 @@ class SpokenLanguage:
         states = self._encoded(waveform, padded=True)
         return detector.to(states.device, states.dtype)(states)
 
+    @torch.inference_mode()
+    def likelihood(self, waveform: np.ndarray) -> float | None:
+        """Mean log probability of what Whisper writes of an utterance; as `sounds`."""
+        detector = self._sounds()
+        if detector is None:
+            return None
+        states = self._encoded(waveform, padded=True)
+        return detector.to(states.device, states.dtype).likelihood(states)
+
     def _encoded(self, waveform: np.ndarray, *, padded: bool) -> Tensor:
         """Encoder states, float (L, D)."""
         weight = self._encoder.whisper.conv1.weight

@@ -11,22 +11,25 @@ import pytest
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
 from blsp.audio.speech_gate import SURE_EVIDENCE
-from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
+from blsp.decoding.second_hearing import LEAST_LIKELIHOOD, LEAST_SCORE, SecondOpinion, hear_again
 from blsp.decoding.sound_detector import SoundOpinion
 from blsp.decoding.speech_reader import SpeechReader
 
 WORDS = SoundOpinion(no_speech=-2.0, description=-3.0)
-SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0)
+SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0, likelihood=-0.5)
 
 
-@pytest.mark.parametrize("change", [{"letter_fit": -20.0}, {"no_speech": 0.0, "description": -1.0}])
-def test_words_have_to_be_likelier_than_sounds(change: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"letter_fit": -20.0}, {"no_speech": 0.0, "description": -1.0}, {"likelihood": -1.3}, {"likelihood": None}],
+)
+def test_words_have_to_be_likelier_than_sounds(change: dict[str, Any]) -> None:
     assert SURELY.is_speech
     assert not replace(SURELY, **change).is_speech
 
 
 def test_every_sign_counts() -> None:
-    limit = SecondOpinion(letter_fit=0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0)
+    limit = SecondOpinion(0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0, likelihood=LEAST_LIKELIHOOD)
     assert limit.is_speech
     for name, change in (("letter_fit", -0.1), ("no_speech", 0.1), ("description", 0.1)):
         doubtful = replace(limit, **{name: getattr(limit, name) + change})
@@ -43,7 +46,7 @@ def model(*, letters: str = "abc", sounds: SoundOpinion | None = WORDS) -> Any:
         asked.append(len(window))
         return -0.5
 
-    whisper = SimpleNamespace(sounds=lambda _: sounds)
+    whisper = SimpleNamespace(sounds=lambda _: sounds, likelihood=lambda _: -0.5)
     adapter = SimpleNamespace(config=SimpleNamespace(letters=letters))
     return SimpleNamespace(adapter=adapter, spoken_language=whisper, letter_fit=letter_fit, asked=asked)
 
@@ -52,6 +55,13 @@ def test_whisper_and_letters_are_asked_about_30_seconds() -> None:
     asked = model()
     assert hear_again(asked, np.zeros(2 * WINDOW_SAMPLES, np.float32)) == SURELY
     assert asked.asked == [WINDOW_SAMPLES]
+
+
+def test_whisper_writes_nothing_where_all_else_speaks_against_speech() -> None:
+    sounds = SoundOpinion(no_speech=-0.1, description=-0.1)
+    opinion = hear_again(model(sounds=sounds), np.zeros(16_000, np.float32))
+    assert opinion is not None
+    assert (opinion.is_speech, opinion.likelihood) == (False, None)
 
 
 def test_nobody_can_be_asked() -> None:

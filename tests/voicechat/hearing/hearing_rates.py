@@ -45,7 +45,7 @@ MIN_SPEECH_MS = 300
 RANGE_DB = 20.0
 MAX_GAP_FRAMES = 2
 FITS = (-1.6, -2.0, -2.4, -3.0, -3.5, -4.0)
-SCORES = (1.0, 1.5, 2.0, 2.5)
+SCORES = (2.0, 2.5, 3.0, 4.0)
 
 Case = dict[str, Any]
 
@@ -130,7 +130,7 @@ def is_heard_at_once(case: Case, min_fit: float) -> bool:
 def is_heard(case: Case, min_fit: float, least_score: float = LEAST_SCORE) -> bool:
     """Whether text comes out."""
     again = (SecondOpinion(**opinion) for opinion in case.get("again", ()))
-    return is_heard_at_once(case, min_fit) or any(opinion.score >= least_score for opinion in again)
+    return is_heard_at_once(case, min_fit) or any(o.is_speech and o.score >= least_score for o in again)
 
 
 def report(results: Iterable[Case], min_fit: float) -> None:
