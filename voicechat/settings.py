@@ -9,11 +9,11 @@ import functools
 import os
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from blsp.models.placement import Device, Dtype, Quantization
+from blsp.models.model_choice import ModelChoice
 from blsp.shown import shown, shown_path
 from blsp.suggestion import did_you_mean, nearest_name
 from voicechat.errors import UsageError
@@ -68,20 +68,8 @@ ANY_TEXT = "any text"
 class Settings:
     """Everything that an option, the environment or the settings file can say."""
 
-    model: str = "embedded"
-    """Preset, folder, or hub id of a BLSP checkpoint."""
-    encoder: str | None = None
-    """Another Whisper: folder or hub id."""
-    llm: str | None = None
-    """Another LLM: folder or hub id."""
-    adapter: str | None = None
-    """Another adapter: folder or hub id."""
-    device: Device = "auto"
-    """Where the model computes."""
-    dtype: Dtype = "auto"
-    """Type of the model's weights."""
-    quantize: Quantization | None = None
-    """Smaller LLM weights, by bitsandbytes, on CUDA."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    """Which model: the setting `model` is its name, and its other fields are settings of their own."""
     engine: Engine = "blsp"
     """What hears the speech: the LLM itself, or Whisper, whose transcript the LLM reads."""
     input_device: str | None = None
@@ -102,6 +90,11 @@ class Settings:
     """Sample from the likeliest tokens that hold this much probability."""
     seed: Annotated[int | None, Between(0, 2**32 - 1)] = None
     """Makes sampling repeatable."""
+
+    def by_name(self) -> dict[str, Any]:
+        """The value of each setting."""
+        model = {name: getattr(self.model, x.name) for name, x in _model_settings().items()}
+        return {**{x.name: getattr(self, x.name) for x in fields(self)}, **model}
 
 
 class Setting(NamedTuple):
@@ -189,8 +182,16 @@ _SYNONYMS |= {"int8": "8bit", "8": "8bit", "int4": "4bit", "4": "4bit", "whisper
 @functools.cache
 def schema() -> dict[str, Setting]:
     """All settings by name."""
+    choice = typing.get_type_hints(ModelChoice)
     hints = typing.get_type_hints(Settings, include_extras=True)
-    return {field.name: _setting(field.name, hints[field.name], field.default) for field in fields(Settings)}
+    found = {name: _setting(name, choice[x.name], x.default) for name, x in _model_settings().items()}
+    others = (x for x in fields(Settings) if x.name != "model")
+    return found | {x.name: _setting(x.name, hints[x.name], x.default) for x in others}
+
+
+def _model_settings() -> dict[str, Field[Any]]:
+    """Fields of `ModelChoice` by the names of the settings that they are."""
+    return {"model" if x.name == "name" else x.name: x for x in fields(ModelChoice)}
 
 
 def _setting(name: str, hint: Any, default: Any) -> Setting:
@@ -236,7 +237,14 @@ def load_settings(options: Mapping[str, object] | None = None) -> Settings:
     values: dict[str, Any] = {}
     for name, given in (*_from_file(), *_from_environment(), *_from_options(options or {})):
         values[name] = _checked(schema()[name], given)
-    return Settings(**values)
+    return _settings(values)
+
+
+def _settings(values: Mapping[str, Any]) -> Settings:
+    """Settings of values by name."""
+    names = _model_settings()
+    model = {x.name: values[name] for name, x in names.items() if name in values}
+    return Settings(ModelChoice(**model), **{name: value for name, value in values.items() if name not in names})
 
 
 def _checked(setting: Setting, given: _Given) -> str | int | float:

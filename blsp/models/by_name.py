@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blsp.models import load
-from blsp.models.spec import resolve
+from blsp.models.model_choice import ModelChoice
+from blsp.models.placement import Device, Dtype, Quantization
 
 if TYPE_CHECKING:
     from blsp.modeling.model import BlspModel
@@ -18,9 +18,9 @@ def load_model(
     encoder: str | None = None,
     llm: str | None = None,
     adapter: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: str | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantization | None = None,
     progress: Progress | None = None,
 ) -> BlspModel:
     """Load a model for use, fetching first what is not on this machine.
@@ -45,5 +45,5 @@ def load_model(
         StorageError: The cache cannot be written, or the disk is full.
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
-    spec = resolve(name, encoder=encoder, llm=llm, adapter=adapter)
-    return load.load_model(spec, device=device, dtype=dtype, quantize=quantize, progress=progress, packed=True)
+    choice = ModelChoice(name, encoder, llm, adapter, device=device, dtype=dtype, quantize=quantize)
+    return choice.load_for_use(progress)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from blsp.errors import ConfigError
-from blsp.models.placement import Device, Dtype
+from blsp.models.model_choice import ModelChoice
 from blsp.user_paths import expand_user
 
 if TYPE_CHECKING:
@@ -17,25 +17,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A model by name, and what replaces parts of it."""
+class ModelConfig(ModelChoice):
+    """A model as a stage uses or trains it."""
 
     name: str = "tiny"
-    """Preset, checkpoint folder, or hub id of a checkpoint."""
-    encoder: str | None = None
-    """Folder or hub id of another Whisper."""
-    llm: str | None = None
-    """Folder or hub id of another LLM."""
+    """Preset, folder, or hub id of a BLSP checkpoint."""
     adapter: str | None = None
     """Folder or hub id of an adapter to start from; `new` for a random one of the shape below."""
     template: Literal["paper", "chat"] | None = None
     """Prompt format: as in the paper, or by the LLM's own chat template; by default that of `name`."""
     padded: bool | None = None
     """Whether the encoder sees 30 s whatever the speech; by default as `name` does."""
-    device: Device = "auto"
-    """auto, cpu, cuda or mps."""
-    dtype: Dtype = "auto"
-    """Numbers of the frozen parts: auto, float32, float16 or bfloat16."""
     kernel_sizes: tuple[int, ...] = (5, 5, 5)
     """Convolutions of a new adapter, each with stride 2."""
     bottleneck_dim: int = 512
@@ -91,6 +83,7 @@ class ModelConfig:
         """
         from blsp.models.load import load_model
 
+        where: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "quantize": self.quantize}
         if not speech or self.adapter != "new":
             model = load_model(self.spec(), device=self.device, dtype=self.dtype, speech=speech, packed=packed)
             if model.adapter is not None:
@@ -98,8 +91,7 @@ class ModelConfig:
             return model
         return load_model(
             self.spec(),
-            device=self.device,
-            dtype=self.dtype,
+            **where,
             new_adapter=lambda encoder_dim, llm_dim: self.new_adapter(encoder_dim, llm_dim, seed),
         )
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from blsp.audio.speech_detector import DEFAULT_MODE
 from blsp.config import field_docs
 from blsp.errors import ConfigError
+from blsp.models.model_choice import ModelChoice
 from voicechat.answering.loading import EngineKind
 from voicechat.cli import app
 from voicechat.commands.options import generation_config
 from voicechat.errors import UsageError
-from voicechat.model_options import ModelOptions
 from voicechat.paths import cache_folder, config_path, state_folder
 from voicechat.settings import (
     ONLY_OPTIONS,
@@ -61,7 +61,7 @@ def test_option_then_environment_then_file_then_default(config: Path, monkeypatc
     monkeypatch.setenv("VOICECHAT_TEMPERATURE", "0.2")
     assert load_settings({"temperature": None}).temperature == 0.2
     assert load_settings({"temperature": "0"}).temperature == 0.0
-    assert load_settings({"temperature": "0.3"}).model == "paper"
+    assert load_settings({"temperature": "0.3"}).model.name == "paper"
 
 
 def test_what_is_written_is_what_counts(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +70,8 @@ def test_what_is_written_is_what_counts(config: Path, monkeypatch: pytest.Monkey
     )
     settings = load_settings()
     assert settings == Settings(
-        input_device="007", seed=3, vad_mode=2, top_p=1.0, system="no", encoder="2024-01-31"
-    )  # as YAML has them: 7, and False, and a date
+        ModelChoice(encoder="2024-01-31"), input_device="007", seed=3, vad_mode=2, top_p=1.0, system="no"
+    )  # as YAML has them: a date, 7, and False
     assert isinstance(settings.top_p, float)
     monkeypatch.setenv("VOICECHAT_SEED", "")
     assert load_settings().seed == 3
@@ -240,7 +240,6 @@ def test_whatever_is_said_is_settings_or_one_line(
             assert len((error.hint or "-").splitlines()) == 1  # noqa: PT017
             return
     generation_config(settings)  # takes whatever the settings take
-    ModelOptions.from_settings(settings)
 
 
 def test_the_schema_knows_what_the_rest_knows() -> None:
@@ -273,8 +272,8 @@ def test_misspelt_variables_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_of_the_model(config: Path) -> None:
     config.write_text("model: modern\ndevice: cpu\n")
-    assert ModelOptions.from_flags(model=None, llm="o/l") == ModelOptions("modern", llm="o/l", device="cpu")
-    assert ModelOptions.from_flags(model="paper").spec().name == "paper"
+    assert load_settings({"model": None, "llm": "o/l"}).model == ModelChoice("modern", llm="o/l", device="cpu")
+    assert load_settings({"model": "paper"}).model.spec().name == "paper"
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +318,8 @@ def test_folders_that_nothing_can_be_called(monkeypatch: pytest.MonkeyPatch, var
 
 def test_the_page_on_settings_names_all_of_them_as_they_are() -> None:
     lines = (Path(__file__).parents[2] / "docs/settings.md").read_text(encoding="utf-8").splitlines()
-    about = field_docs(Settings)
+    choice = field_docs(ModelChoice)
+    about = {**field_docs(Settings), **choice, "model": choice["name"]}
     for setting in schema().values():
         default = "" if setting.default is None else setting.default
         row = f"| `{setting.name}` | {about[setting.name]} | {setting.rule} | {default} | `{setting.variable}` |"

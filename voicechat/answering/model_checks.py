@@ -11,8 +11,8 @@ from voicechat.check import Check
 
 if TYPE_CHECKING:
     from blsp.models.embedded import EmbeddedPart
+    from blsp.models.model_choice import ModelChoice
     from blsp.models.spec import ModelSpec
-    from voicechat.model_options import ModelOptions
 
 
 def check_torch() -> Iterator[Check]:
@@ -46,12 +46,12 @@ def check_accelerator() -> Iterator[Check]:
         yield Check("accelerator", "ok", "none; the CPU is used, which is enough for the embedded models")
 
 
-def check_model(options: ModelOptions) -> Iterator[Check]:
+def check_model(choice: ModelChoice) -> Iterator[Check]:
     """Weights on this machine, and whether they are what they should be."""
     from blsp.models.embedded import EMBEDDED_ENCODERS, EMBEDDED_LLMS
     from blsp.models.spec import local_parts
 
-    spec = options.spec()
+    spec = choice.spec()
     paths = local_parts(spec)
     found = [
         _check_part("encoder", spec.name, spec.encoder, paths.encoder, EMBEDDED_ENCODERS.get(spec.encoder)),
@@ -65,12 +65,12 @@ def check_model(options: ModelOptions) -> Iterator[Check]:
         yield Check("offline", "failed", f"the model {spec.name} is not complete on this machine", _download(spec.name))
 
 
-def check_memory(options: ModelOptions) -> Iterator[Check]:
+def check_memory(choice: ModelChoice) -> Iterator[Check]:
     """Whether the model has enough memory to run, where it is known what it takes."""
     from blsp.models.memory import available_memory
     from blsp.models.spec import preset_parts
 
-    parts, free = preset_parts(options.spec()), available_memory()
+    parts, free = preset_parts(choice.spec()), available_memory()
     needed = max((part.needed_memory for part in parts), default=0)
     if not needed or free is None:
         return

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from voicechat.model_options import ModelOptions
+    from blsp.models.model_choice import ModelChoice
 
 MIN_FREE_BYTES = 200_000_000
 """Room that sessions and their audio should find."""
@@ -28,13 +28,13 @@ QUIET_DBFS = -60.0
 CLIPPED_DBFS = -0.1
 
 
-def run_checks(options: ModelOptions, *, input_device: str | None, level_test: bool) -> Iterator[Check]:
+def run_checks(choice: ModelChoice, *, input_device: str | None, level_test: bool) -> Iterator[Check]:
     """All checks, one after the other as they are done; none of them raises."""
     yield from _guard("settings", check_settings)
     yield from _guard("torch", check_torch)
     yield from _guard("accelerator", check_accelerator)
-    yield from _guard("model", lambda: check_model(options))
-    yield from _guard("memory", lambda: check_memory(options))
+    yield from _guard("model", lambda: check_model(choice))
+    yield from _guard("memory", lambda: check_memory(choice))
     yield from _guard("folders", check_folders)
     yield from _guard("audio", lambda: check_audio(input_device, level_test=level_test))
 

@@ -15,7 +15,6 @@ from voicechat.commands.options import (
     ModelOption,
 )
 from voicechat.errors import EXIT_FAILURE
-from voicechat.model_options import ModelOptions
 from voicechat.runtime.terminal_text import harmless_line
 from voicechat.settings import load_settings
 
@@ -51,8 +50,7 @@ def doctor(
     settings = load_settings({**given, "input_device": input_device})
     from voicechat.commands.checks import run_checks
 
-    options = ModelOptions.from_settings(settings)
-    checks = run_checks(options, input_device=settings.input_device, level_test=level_test)
+    checks = run_checks(settings.model, input_device=settings.input_device, level_test=level_test)
     shown = _print_json(checks) if as_json else _print_lines(checks)
     if any(check.status == "failed" for check in shown):
         raise typer.Exit(EXIT_FAILURE)

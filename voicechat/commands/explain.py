@@ -18,8 +18,8 @@ from voicechat.commands.options import (
     QuantizeOption,
 )
 from voicechat.errors import print_notice
-from voicechat.model_options import ModelOptions
 from voicechat.runtime.terminal_text import harmless_line
+from voicechat.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,16 +57,15 @@ def explain(
     quantize: QuantizeOption = None,
 ) -> None:
     """Show what the LLM hears in a recording: for each word what it is handed, and what else was heard in its place."""
-    options = ModelOptions.from_flags(
-        model=model, encoder=encoder, llm=llm, adapter=adapter, device=device, dtype=dtype, quantize=quantize
-    )
+    given = {"model": model, "encoder": encoder, "llm": llm, "adapter": adapter, "device": device, "dtype": dtype}
+    choice = load_settings({**given, "quantize": quantize}).model
     from blsp.audio.read import load_audio
     from voicechat.answering.loading import load_explainer
     from voicechat.ui.progress import show_progress
 
     waveform = load_audio(file if file == "-" else expand_user(file), warn=print_notice)
     with show_progress() as progress:
-        explain_speech = load_explainer(options, progress)
+        explain_speech = load_explainer(choice, progress)
     words = explain_speech(waveform)
     if is_json:
         _print_json(file, words)

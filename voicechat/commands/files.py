@@ -29,8 +29,7 @@ from voicechat.commands.options import (
     generation_config,
 )
 from voicechat.errors import EXIT_FAILURE, UsageError
-from voicechat.model_options import ModelOptions
-from voicechat.settings import Settings, load_settings
+from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
     from blsp.audio.waveform import Waveform
@@ -251,7 +250,7 @@ def ask(
 
 def _given(arguments: dict[str, object]) -> dict[str, object]:
     """Those of a command's arguments that settings have too."""
-    return {name: value for name, value in arguments.items() if name in Settings.__dataclass_fields__}
+    return {name: value for name, value in arguments.items() if name in schema()}
 
 
 def _only_language(settings: Settings) -> str | None:
@@ -260,7 +259,7 @@ def _only_language(settings: Settings) -> str | None:
 
     if settings.engine == "cascade":
         return None
-    known = adapter_languages(ModelOptions.from_settings(settings).spec())
+    known = adapter_languages(settings.model.spec())
     return known[0] if known is not None and len(known) == 1 else None
 
 
@@ -273,7 +272,7 @@ def _check_written(settings: Settings, code: str, name: str) -> None:
     from blsp.models.model_languages import llm_languages, presets_that_write
     from voicechat.languages import listed
 
-    spec = ModelOptions.from_settings(settings).spec()
+    spec = settings.model.spec()
     known = llm_languages(spec)
     if known is None or code in known:
         return
@@ -356,7 +355,6 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
 
     if source.raw_rate is not None and source.track is not None:
         raise UsageError("--track does nothing for raw PCM, which has no tracks.", hint="Leave out --track.")
-    options = ModelOptions.from_settings(settings)
 
     def load() -> LoadedWriter:
         from voicechat.answering.loading import load_engine
@@ -365,7 +363,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
         with show_progress() as progress:
             if sys.stderr.isatty():  # a spinner; a log needs no such line
                 progress.start("Loading the model", None)
-            engine = load_engine(options, settings.engine, progress, language=source.language)
+            engine = load_engine(settings.model, settings.engine, progress, language=source.language)
         begin, language = partial(task.make, engine), lambda: engine.language
         look = SecondLook(engine.is_speech, engine.believing)
         if not task.has_words:
@@ -378,7 +376,7 @@ def _run(files: list[str], settings: Settings, output: OutputOptions, source: _S
     recording = RecordingOptions(detector, source.raw_rate, whole=task.whole, track=source.track, at_once=at_once)
     hint = f"Let Whisper write the words: voicechat {task.name} {{file}}{task.arguments} --engine cascade"
     key = f"{__version__} {task.name}{task.arguments} {task.language} {source} {settings}"
-    about = Task(options.model, task.language, hint, key)
+    about = Task(settings.model.name, task.language, hint, key)
     if run_batch(files, load, recording, output, about):
         raise typer.Exit(EXIT_FAILURE)
 

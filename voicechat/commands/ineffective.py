@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 
 from voicechat.errors import UsageError
-from voicechat.model_options import ModelOptions
 from voicechat.settings import Settings
 
 Values = Mapping[str, Any]
-"""A command's parameters by name, and the settings in force, which go before them."""
+"""A command's parameters by name, the settings in force, which go before them, and these as `settings`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def refuse_ineffective(context: typer.Context, settings: Settings | None = None)
     Raises:
         UsageError: There is one.
     """
-    values = {**context.params, **(asdict(settings) if settings else {})}
+    values = {**context.params, **(settings.by_name() if settings else {}), "settings": settings}
     flags = {parameter.name: max(parameter.opts, key=len) for parameter in context.command.params}
     for rule in _RULES.get(str(context.info_name), ()):
         source = context.get_parameter_source(rule.parameter)
@@ -59,7 +58,7 @@ def _hears_others(values: Values) -> bool:
     from blsp.models.model_languages import adapter_languages
     from voicechat.languages import spoken_code
 
-    known = adapter_languages(ModelOptions(**{name: values[name] for name in _MODEL}).spec())
+    known = adapter_languages(values["settings"].model.spec())
     return known is not None and spoken_code(values["language"]) not in known
 
 
@@ -80,7 +79,6 @@ def _idle_with(parameter: str, flag: str, *idle: str) -> tuple[Rule, ...]:
     )
 
 
-_MODEL = tuple(ModelOptions.__dataclass_fields__)
 _LEAVE_OUT = "Leave it out, or leave out --engine cascade."
 _ADAPTER = Rule("adapter", _is_cascade, "in the cascade the LLM reads Whisper's transcript", _LEAVE_OUT)
 _RULES: Mapping[str, tuple[Rule, ...]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voicechat.commands.options import AdapterOption, EncoderOption, LlmOption
-from voicechat.model_options import ModelOptions
+from voicechat.settings import load_settings
 
 if TYPE_CHECKING:
     from blsp.models.spec import ModelPaths, ModelSpec
@@ -127,7 +127,7 @@ def download(
     from blsp.models.spec import fetch_parts
     from voicechat.ui.progress import show_progress
 
-    spec = ModelOptions.from_flags(model=name, encoder=encoder, llm=llm, adapter=adapter).spec()
+    spec = load_settings({"model": name, "encoder": encoder, "llm": llm, "adapter": adapter}).model.spec()
     with show_progress() as progress:
         paths = fetch_parts(spec, progress)
     _print_paths(paths)
@@ -151,7 +151,7 @@ def path(
 
     if part not in {None, "encoder", "llm", "adapter"}:
         raise UsageError(f"--part must be encoder, llm or adapter, but is {part!r} instead.")
-    spec = ModelOptions.from_flags(model=name).spec()
+    spec = load_settings({"model": name}).model.spec()
     paths = local_parts(spec)
     wanted = ["encoder", "llm", "adapter"] if part is None else [part]
     if part is None:

@@ -29,8 +29,7 @@ from voicechat.commands.options import (
     generation_config,
 )
 from voicechat.errors import UsageError
-from voicechat.model_options import ModelOptions
-from voicechat.settings import Settings, load_settings
+from voicechat.settings import load_settings, schema
 
 _SOUND, _SESSION = "Sound", "Session"
 
@@ -137,13 +136,13 @@ def talk(
     an answer is written to stop it. Commands such as /help, /say FILE, /undo and /new are typed.
     """
     given = locals()
-    settings = load_settings({name: given[name] for name in Settings.__dataclass_fields__})
+    settings = load_settings({name: given[name] for name in schema()})
     files = join_files(input_files or [], more_files or [])
     from voicechat.languages import spoken_code
     from voicechat.sessions.setup import TalkOptions, hold_conversation
 
     options = TalkOptions(
-        model=ModelOptions.from_settings(settings),
+        model=settings.model,
         generation=generation_config(settings),
         engine=settings.engine,
         system=settings.system,

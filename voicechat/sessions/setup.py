@@ -41,15 +41,15 @@ from voicechat.ui.progress import show_progress
 
 if TYPE_CHECKING:
     from blsp.decoding.sampling import GenerationConfig
+    from blsp.models.model_choice import ModelChoice
     from voicechat.answering.speech_output import Synthesize
-    from voicechat.model_options import ModelOptions
 
 
 @dataclass(frozen=True)
 class TalkOptions:
     """What `voicechat talk` was asked for."""
 
-    model: ModelOptions
+    model: ModelChoice
     generation: GenerationConfig
     engine: EngineKind = "blsp"
     system: str | None = None
@@ -104,7 +104,7 @@ def hold_conversation(options: TalkOptions) -> int:
     if options.is_spoken:
         find_device(options.output_device, "output")
         voice = load_voice()
-    header = SessionHeader(options.model.model, options.engine, options.system)
+    header = SessionHeader(options.model.name, options.engine, options.system)
     recording, stored = open_recording(
         header, name=options.session, is_continued=options.is_continued, keep_audio=options.keep_audio
     )

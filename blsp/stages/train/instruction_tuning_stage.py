@@ -52,6 +52,8 @@ class InstructionTuningConfig(StageConfig):
         for name, least in (("held_out", 0), ("max_tokens", 2), ("max_batch_tokens", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, but is {getattr(self, name)} instead.")
+        if self.model.quantize is not None:
+            raise ValueError(f"`model.quantize` must be null where the LLM is trained, but is {self.model.quantize}.")
 
 
 class InstructionTuningStage(TrainingStage[InstructionTuningConfig]):

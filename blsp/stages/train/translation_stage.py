@@ -36,6 +36,8 @@ class TranslationConfig(AlignmentConfig):
             )
         if self.objective.distillation > 0:
             raise ValueError("`objective.distillation` must be 0 where the LLM itself is trained.")
+        if self.model.quantize is not None:
+            raise ValueError(f"`model.quantize` must be null where the LLM is trained, but is {self.model.quantize}.")
 
 
 class TranslationStage(TrainingStage[TranslationConfig]):

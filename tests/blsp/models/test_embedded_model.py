@@ -92,11 +92,11 @@ def test_the_recording_is_transcribed(model: BlspModel) -> None:
 
 
 def test_it_answers_what_whisper_wrote() -> None:
+    from blsp.models.model_choice import ModelChoice
     from voicechat.answering.loading import load_engine
-    from voicechat.model_options import ModelOptions
 
     skip_unless_ready()
-    engine = load_engine(ModelOptions(model="embedded"), "cascade")
+    engine = load_engine(ModelChoice("embedded"), "cascade")
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))
 

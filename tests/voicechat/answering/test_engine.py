@@ -24,11 +24,11 @@ from blsp.decoding.spoken_language import SpokenLanguage
 from blsp.decoding.whisper import Recognition
 from blsp.errors import BlspError, ForeignSpeechError, NoSpeechError
 from blsp.instructions import repeat_instruction
+from blsp.models.model_choice import ModelChoice
 from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.answering.cascade import CascadeEngine
 from voicechat.answering.engine import BlspEngine
 from voicechat.answering.loading import load_engine
-from voicechat.model_options import ModelOptions
 
 ASSETS = Path(__file__).parents[2] / "assets"
 DATA = Path(os.environ.get("VOICECHAT_DATA", Path(__file__).parents[4] / "shared")) / "speech"
@@ -193,9 +193,9 @@ def test_the_scripted_engine_stops_when_it_is_told() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_or_skip() -> ModelOptions:
+def tiny_or_skip() -> ModelChoice:
     """Options for the model `tiny`, where it can be had."""
-    options = ModelOptions(model="tiny", adapter=os.environ.get("VOICECHAT_ADAPTER"))
+    options = ModelChoice("tiny", adapter=os.environ.get("VOICECHAT_ADAPTER"))
     try:
         load_engine(options)
     except BlspError as error:
@@ -204,7 +204,7 @@ def tiny_or_skip() -> ModelOptions:
 
 
 @pytest.mark.slow
-def test_the_tiny_model_answers_the_spoken_question(tiny_or_skip: ModelOptions) -> None:
+def test_the_tiny_model_answers_the_spoken_question(tiny_or_skip: ModelChoice) -> None:
     engine = load_engine(tiny_or_skip)
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert "Paris" in "".join(engine.reply([Turn("user", speech=question)], GenerationConfig(max_new_tokens=24)))
@@ -212,7 +212,7 @@ def test_the_tiny_model_answers_the_spoken_question(tiny_or_skip: ModelOptions) 
 
 
 @pytest.mark.slow
-def test_the_tiny_cascade_hears_the_words(tiny_or_skip: ModelOptions) -> None:
+def test_the_tiny_cascade_hears_the_words(tiny_or_skip: ModelChoice) -> None:
     engine = load_engine(tiny_or_skip, "cascade")
     question = load_audio(ASSETS / "capital_of_france.flac")
     assert engine.transcribe(question) == "What is the capital of France?"
@@ -223,7 +223,7 @@ def test_the_tiny_cascade_hears_the_words(tiny_or_skip: ModelOptions) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("waveform", [np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.1, 48_000)])
-def test_the_tiny_cascade_invents_nothing(tiny_or_skip: ModelOptions, waveform: np.ndarray) -> None:
+def test_the_tiny_cascade_invents_nothing(tiny_or_skip: ModelChoice, waveform: np.ndarray) -> None:
     assert load_engine(tiny_or_skip, "cascade").transcribe(waveform.clip(-1, 1).astype(np.float32)) == ""
 
 
@@ -277,7 +277,7 @@ def test_judging_a_language_can_be_cancelled(tiny_model: Any, make_speech: MakeS
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "kerstin_de").is_dir(), reason="needs kerstin_de in VOICECHAT_DATA")
-def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelOptions) -> None:
+def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelChoice) -> None:
     engine = load_engine(tiny_or_skip)
     for path, language in (
         (ASSETS / "capital_of_france.flac", None),
@@ -297,7 +297,7 @@ def test_the_tiny_model_knows_what_it_does_not_hear(tiny_or_skip: ModelOptions) 
 @pytest.mark.data
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "speechocean762").is_dir(), reason="needs speechocean762 in VOICECHAT_DATA")
-def test_the_tiny_model_tells_words_from_sounds_at_a_second_look(tiny_or_skip: ModelOptions) -> None:
+def test_the_tiny_model_tells_words_from_sounds_at_a_second_look(tiny_or_skip: ModelChoice) -> None:
     engine = load_engine(tiny_or_skip)
     noises = [load_audio(DATA / f"noise_esc10/audio/000{number}.ogg") for number in ("02", "41")]
     assert [engine.is_speech(noise) for noise in noises] == [False, False]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from blsp.models import embedded
 from blsp.models import spec as specs
 from blsp.models.checkpoint import save_adapter
+from blsp.models.model_choice import ModelChoice
 from blsp.storage import write_manifest
 from voicechat.answering.model_checks import check_memory, check_model
 from voicechat.check import Check
@@ -23,7 +24,6 @@ from voicechat.commands.checks import check_audio, check_folders, judge_level, r
 from voicechat.errors import AudioDeviceError
 from voicechat.hearing import audio_devices, microphone
 from voicechat.hearing.audio_devices import Device
-from voicechat.model_options import ModelOptions
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def _states(found: Iterator[Check]) -> dict[str, str]:
 
 
 def test_a_healthy_model(weights: dict[str, Path]) -> None:
-    found = list(check_model(ModelOptions()))
+    found = list(check_model(ModelChoice()))
     assert [(check.name, check.status) for check in found] == [
         (name, "ok") for name in ("encoder", "llm", "adapter", "offline")
     ]
@@ -80,7 +80,7 @@ def test_a_healthy_model(weights: dict[str, Path]) -> None:
 def test_damaged_weights_are_found_by_their_hash(weights: dict[str, Path]) -> None:
     path = weights["whisper-base"] / "model.safetensors"
     path.write_bytes(b"Weights")
-    found = {check.name: check for check in check_model(ModelOptions())}
+    found = {check.name: check for check in check_model(ModelChoice())}
     assert found["encoder"] == Check(
         "encoder",
         "failed",
@@ -93,13 +93,13 @@ def test_damaged_weights_are_found_by_their_hash(weights: dict[str, Path]) -> No
 def test_a_damaged_adapter_is_found(weights: dict[str, Path]) -> None:
     path = weights["adapter"] / "adapter.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    found = {check.name: check for check in check_model(ModelOptions())}
+    found = {check.name: check for check in check_model(ModelChoice())}
     assert found["adapter"].status == "failed"
     assert "has the sha256" in found["adapter"].message
 
 
 def test_missing_weights_name_the_command() -> None:
-    found = {check.name: check for check in check_model(ModelOptions(model="paper"))}
+    found = {check.name: check for check in check_model(ModelChoice("paper"))}
     assert found["llm"] == Check(
         "llm", "failed", "meta-llama/Llama-2-7b-hf is not on this machine", "voicechat models download paper"
     )
@@ -108,10 +108,10 @@ def test_missing_weights_name_the_command() -> None:
 
 def test_memory_is_compared_with_what_the_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blsp.models.memory.available_memory", lambda: 2_000_000_000)
-    assert list(check_memory(ModelOptions(model="tiny"))) == [Check("memory", "ok", "2.0 GB free, 1.5 GB needed")]
+    assert list(check_memory(ModelChoice("tiny"))) == [Check("memory", "ok", "2.0 GB free, 1.5 GB needed")]
     cure = "Close other programs, or take the smaller model: -m tiny"
-    assert list(check_memory(ModelOptions())) == [Check("memory", "warning", "2.0 GB free, 3.7 GB needed", cure)]
-    assert list(check_memory(ModelOptions(model="paper"))) == []
+    assert list(check_memory(ModelChoice())) == [Check("memory", "warning", "2.0 GB free, 3.7 GB needed", cure)]
+    assert list(check_memory(ModelChoice("paper"))) == []
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch, sound
 
     monkeypatch.setattr(audio_devices, "load_portaudio", no_portaudio)
     monkeypatch.setattr(checks, "check_model", explode)
-    found = {check.name: check for check in run_checks(ModelOptions(), input_device=None, level_test=True)}
+    found = {check.name: check for check in run_checks(ModelChoice(), input_device=None, level_test=True)}
     assert found["audio"] == Check("audio", "failed", "PortAudio is missing.", "apt-get install libportaudio2")
     assert found["model"] == Check("model", "failed", "RuntimeError: boom", "voicechat --debug doctor")
     assert found["torch"].message.startswith(f"torch {torch.__version__}")

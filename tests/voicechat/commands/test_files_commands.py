@@ -23,11 +23,11 @@ from blsp.conversation import Turn
 from blsp.decoding.recording_segments import RecordingOptions, write_segments
 from blsp.decoding.translate import Translation
 from blsp.errors import ContextFullError, ModelNotFoundError
+from blsp.models.model_choice import ModelChoice
 from tests.blsp.audio.encoded_audio import Track, encode
 from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.vad import make_detector
-from voicechat.model_options import ModelOptions
 
 ASSETS = Path(__file__).parents[2] / "assets"
 QUESTION = ASSETS / "capital_of_france.flac"
@@ -43,7 +43,7 @@ class EchoEngine(ScriptedEngine):
     def __init__(self, *answers: str | BaseException) -> None:
         super().__init__(answers)
         self.asked: list[tuple[str, float]] = []
-        self.loads: list[tuple[ModelOptions, str]] = []
+        self.loads: list[tuple[ModelChoice, str]] = []
         self.max_new_tokens = 0
         self.before: list[str] = []
         self.speech: list[bool] = []
@@ -92,7 +92,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EchoEngine:
     """The engine that the commands load."""
     echo = EchoEngine()
 
-    def load(options: ModelOptions, kind: str = "blsp", progress: object = None, **_: object) -> EchoEngine:
+    def load(options: ModelChoice, kind: str = "blsp", progress: object = None, **_: object) -> EchoEngine:
         echo.loads.append((options, kind))
         return echo
 
@@ -126,7 +126,7 @@ def test_one_file_is_text_on_stdout_and_nothing_else(engine: EchoEngine) -> None
     ((what, seconds),) = engine.asked
     assert what == "transcribe None"
     assert 1.8 < seconds <= 2.75  # the words, without most of the silence around them
-    assert engine.loads == [(ModelOptions(), "blsp")]
+    assert engine.loads == [(ModelChoice(), "blsp")]
 
 
 def test_a_pause_makes_two_segments(engine: EchoEngine, tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ def test_all_formats_in_a_folder_with_whispers_names(
 def test_the_cascade_and_every_model_option_reach_the_engine(engine: EchoEngine) -> None:
     options = ("-m", "paper", "--encoder", "e", "--device", "cpu", "--dtype", "float32")
     result = run("transcribe", QUESTION, *options, "--engine", "cascade", "-f", "json")
-    assert engine.loads == [(ModelOptions("paper", encoder="e", device="cpu", dtype="float32"), "cascade")]
+    assert engine.loads == [(ModelChoice("paper", encoder="e", device="cpu", dtype="float32"), "cascade")]
     assert json.loads(result.stdout)["language"] is None  # this engine finds none
     run("transcribe", QUESTION, *options, "--llm", "l", "--adapter", "a")
-    everything = ModelOptions("paper", encoder="e", llm="l", adapter="a", device="cpu", dtype="float32")
+    everything = ModelChoice("paper", encoder="e", llm="l", adapter="a", device="cpu", dtype="float32")
     assert engine.loads[1:] == [(everything, "blsp")]
 
 

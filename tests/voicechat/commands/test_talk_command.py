@@ -20,10 +20,10 @@ from typer.testing import CliRunner, Result
 import voicechat.sessions.setup
 from blsp.audio.write import save_audio
 from blsp.errors import ModelNotFoundError
+from blsp.models.model_choice import ModelChoice
 from tests.voicechat.scripted_engine import ScriptedEngine
 from voicechat.cli import app
 from voicechat.hearing.audio_devices import Device
-from voicechat.model_options import ModelOptions
 from voicechat.sessions.session_log import locked_session
 from voicechat.sessions.setup import TalkOptions, hold_conversation
 from voicechat.ui.keyboard import read_lines
@@ -134,6 +134,16 @@ def test_a_missing_file_is_found_before_the_model_is_loaded(
     assert result.stderr == "Error: no/such.wav does not exist.\nHint: Check the name: ls no\n"
 
 
+def test_every_model_option_reaches_the_engine(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(voicechat.sessions.setup, "load_engine", lambda *what, **_: loads.append(what[:2]) or engine)
+    parts = ("--encoder", "e", "--llm", "l", "--device", "cpu", "--dtype", "float32", "--quantize", "8bit")
+    run("talk", "--input", QUESTION, "-m", "paper", *parts, "--adapter", "a")
+    run("talk", "--input", QUESTION, "-m", "paper", "--engine", "cascade")
+    everything = ModelChoice("paper", "e", "l", "a", device="cpu", dtype="float32", quantize="8bit")
+    assert loads == [(everything, "blsp"), (ModelChoice("paper"), "cascade")]
+
+
 @pytest.fixture
 def no_model(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is wrong is found before the model is loaded."""
@@ -212,7 +222,7 @@ def test_audio_on_standard_input_is_no_text(
 def test_standard_input_can_be_spoken(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with Path(QUESTION).open() as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        options = TalkOptions(ModelOptions(), None, files=(Path("-"),))  # type: ignore[arg-type]
+        options = TalkOptions(ModelChoice(), None, files=(Path("-"),))  # type: ignore[arg-type]
         assert hold_conversation(options) == 0
     assert engine.turns[0].speech is not None
 

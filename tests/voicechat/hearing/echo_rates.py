@@ -173,10 +173,10 @@ def measure(arguments: argparse.Namespace) -> None:
 def _engine(model: str | None) -> Any:
     if model is None:
         return None
+    from blsp.models.model_choice import ModelChoice
     from voicechat.answering.loading import load_engine
-    from voicechat.model_options import ModelOptions
 
-    return load_engine(ModelOptions(model=model), "blsp", lambda *_: None)
+    return load_engine(ModelChoice(model), "blsp", lambda *_: None)
 
 
 def summary(name: str, lines: list[Line], *, with_words: bool) -> str:
