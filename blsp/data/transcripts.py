@@ -56,6 +56,16 @@ def as_written(text: str) -> str:
     return " ".join(plain.split()).lstrip(",.?! ").removesuffix(",")
 
 
+def check_spelling(case: Case, spelling: Sequence[Path]) -> None:
+    """Refuse a config that names texts for another case than `true`, or none for it.
+
+    Raises:
+        ValueError: It does.
+    """
+    if (case == "true") != bool(spelling):
+        raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {case!r}.")
+
+
 def speller(case: Case, spelling: Sequence[Path] = ()) -> Callable[[str], str]:
     """What gives transcripts the spelling that `SourceConfig.case` names.
 

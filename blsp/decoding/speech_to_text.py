@@ -23,7 +23,7 @@ from blsp.decoding.second_hearing import is_speech_after_all
 from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.spoken_language import LanguageJudge
 from blsp.decoding.transcribe import transcribe_batch
-from blsp.decoding.translate import Translation, Translator
+from blsp.decoding.translate import Translation, Translator, in_context
 from blsp.errors import ForeignSpeechError, NoSpeechError
 from blsp.languages import LANGUAGES, find_language
 from blsp.modeling.model import BlspModel
@@ -89,16 +89,12 @@ def translate(model: BlspModel, audio: Audio, to: str, *, language: str | None =
     code, name = _language(to, "to")
     translator, words = Translator(model, name), _Words(model)
     finds_words = speech_reader(model).finds_words
-    before: list[Translation] = []
 
-    def write(waveform: Waveform) -> str:
-        translation = translator.translate_speech(waveform, words if finds_words else None, before)
-        if translation.text:
-            before.append(translation)
-        return translation.text
+    def translate_next(waveform: Waveform, before: Sequence[Translation]) -> Translation:
+        return translator.translate_speech(waveform, words if finds_words else None, before)
 
     prepare = words.prepare if finds_words else _nothing
-    return _written(model, audio, _How(write, prepare, _no_times, language=code), _code(language))
+    return _written(model, audio, _How(in_context(translate_next), prepare, _no_times, language=code), _code(language))
 
 
 def ask(model: BlspModel, audio: Audio, instruction: str = "", config: GenerationConfig | None = None) -> str:

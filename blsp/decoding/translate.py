@@ -76,6 +76,25 @@ class Translation:
     """What it answered; empty where nobody spoke."""
 
 
+def in_context(
+    translate: Callable[[npt.NDArray[np.float32], Sequence[Translation]], Translation],
+) -> Callable[[npt.NDArray[np.float32]], str]:
+    """What translates the utterances of one recording in turn, each after those before it.
+
+    Args:
+        translate: Translates an utterance, given what was translated before.
+    """
+    before: list[Translation] = []
+
+    def write(speech: npt.NDArray[np.float32]) -> str:
+        translation = translate(speech, before)
+        if translation.text:
+            before.append(translation)
+        return translation.text
+
+    return write
+
+
 class Translator:
     """Translates into one language.
 

@@ -32,9 +32,7 @@ from voicechat.errors import EXIT_FAILURE, UsageError
 from voicechat.settings import Settings, load_settings, schema
 
 if TYPE_CHECKING:
-    from blsp.audio.waveform import Waveform
     from blsp.decoding.recording_segments import Writer
-    from blsp.decoding.translate import Translation
     from voicechat.answering.engine import ChatEngine
     from voicechat.files.results import OutputOptions
 
@@ -193,15 +191,9 @@ def translate(
     _check_written(settings, code, name)
 
     def make(e: ChatEngine) -> Writer:
-        before: list[Translation] = []
+        from blsp.decoding.translate import in_context
 
-        def write(waveform: Waveform) -> str:
-            translation = e.translate(waveform, name, before)
-            if translation.text:
-                before.append(translation)
-            return translation.text
-
-        return write
+        return in_context(lambda waveform, before: e.translate(waveform, name, before))
 
     task = _Task("translate", make, code, f" --to {shlex.quote(to)}")
     _run(files, settings, output, _Source(raw_rate, track, spoken), task)

@@ -15,7 +15,7 @@ from blsp.data.answers.answer_lines import AnswerLines, KeysOfLines, UtteranceKe
 from blsp.data.answers.behaviours import BehaviourLine, fault, read_behaviours
 from blsp.data.answers.wordings import CONVERSATION, asr_instructions
 from blsp.data.sample import Sample
-from blsp.data.transcripts import Case, speller
+from blsp.data.transcripts import Case, check_spelling, speller
 from blsp.errors import DataError
 from blsp.instructions import REPEAT, TRANSLATE, Instruction, repeat_instruction
 
@@ -70,8 +70,7 @@ class SourceConfig:
             raise ValueError(f"`manifest` must be null without `path`, but is {self.manifest}.")
         if self.learns_earlier and self.behaviour != CONVERSATION:
             raise ValueError(f"`learns_earlier` must be false for {self.behaviour!r}: it is one exchange.")
-        if (self.case == "true") != bool(self.spelling):
-            raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
+        check_spelling(self.case, self.spelling)
 
 
 class Source(Protocol):

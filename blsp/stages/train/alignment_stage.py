@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp.data.answers.answer_sources import SourceConfig
-from blsp.data.transcripts import Case
+from blsp.data.transcripts import Case, check_spelling
 from blsp.errors import DataError
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
@@ -66,8 +66,7 @@ class AlignmentConfig(SpeechTrainingConfig):
         super().__post_init__()
         if not self.sources:
             raise ValueError("`sources` must name at least one behaviour, but is empty instead.")
-        if (self.case == "true") != bool(self.spelling):
-            raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
+        check_spelling(self.case, self.spelling)
         if (self.model.readout == "ctc_residual") != (self.found is not None):
             raise ValueError(f"`found` must be given for the readout ctc_residual only, but is {self.found}.")
         if (self.found is None or self.validation is None) != (self.validation_found is None):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from blsp.data.transcripts import Case
+from blsp.data.transcripts import Case, check_spelling
 from blsp.errors import ConfigError
 from blsp.models.model_config import model_inputs
 from blsp.progress import Watcher
@@ -58,8 +58,7 @@ class CtcConfig(SpeechTrainingConfig):
         super().__post_init__()
         if self.head == "token_embeddings" and self.model.is_new_without_head:
             raise ValueError("`head: token_embeddings` needs an adapter that reads: set `model.readout: ctc_expected`.")
-        if (self.case == "true") != bool(self.spelling):
-            raise ValueError(f"`spelling` must name texts for the case `true` only, but `case` is {self.case!r}.")
+        check_spelling(self.case, self.spelling)
         if self.sampled is not None and (self.sampled < 1 or self.head == "linear"):
             raise ValueError(
                 f"`sampled` must be null, or at least 1 for `head: token_embeddings`, but is {self.sampled}."

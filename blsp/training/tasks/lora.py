@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blsp.errors import UnsupportedError
+from blsp.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +85,7 @@ def save_lora(folder: Path, llm: nn.Module) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    from blsp.models.lora_weights import PREFIX, WEIGHTS_NAME
+    from blsp.models.lora_weights import CONFIG_NAME, PREFIX, WEIGHTS_NAME
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -93,6 +94,11 @@ def save_lora(folder: Path, llm: nn.Module) -> None:
     }
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     llm.peft_config[ADAPTER].save_pretrained(folder)  # type: ignore[operator, index, union-attr]
+    values = read_json(folder / CONFIG_NAME)
+    for name, value in values.items():
+        if isinstance(value, list):  # peft writes sets, in the order of this process
+            values[name] = sorted(value)
+    write_json(folder / CONFIG_NAME, values)
 
 
 def merged_state(llm: nn.Module) -> dict[str, Any]:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +145,19 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
 def test_an_llm_without_such_layers_is_refused(tiny_llm: LlamaForCausalLM) -> None:
     with pytest.raises(UnsupportedError, match="no layers named c_attn"):
         add_lora(copy.deepcopy(tiny_llm), LoraConfig(modules=("c_attn",)))
+
+
+@pytest.mark.slow
+def test_what_is_written_does_not_depend_on_the_process(tmp_path: Path) -> None:
+    """peft keeps the names of layers in a set, whose order is another one in each process."""
+    written = set()
+    for seed in ("1", "2", "3"):
+        code = (
+            "import sys; from pathlib import Path; from tests.blsp.tiny_llms import tiny_llm_of\n"
+            "from blsp.training.tasks.lora import LoraConfig, add_lora, save_lora\n"
+            "llm = tiny_llm_of('qwen2'); add_lora(llm, LoraConfig()); save_lora(Path(sys.argv[1]), llm)"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[4])}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed)], check=True, env=environment)
+        written.add((tmp_path / seed / "adapter_config.json").read_bytes())
+    assert len(written) == 1
