@@ -27,6 +27,11 @@ _BUSY = 0.75
 """Load for each processor above which a measurement holds for this start alone."""
 
 
+def kept_choice(name: str) -> CpuChoice | None:
+    """What was found to be fastest for an LLM, by its name; None where nothing was measured yet, or not on this CPU."""
+    return _choice(_read(_path()).get(_key(name)))
+
+
 def tune(llm: nn.Module, name: str, again: Callable[[], nn.Module] | None = None) -> None:
     """Run an LLM whose matrices are packed in the fastest way that this CPU has, measured at the first start.
 
@@ -38,16 +43,18 @@ def tune(llm: nn.Module, name: str, again: Callable[[], nn.Module] | None = None
     """
     from blsp.modeling.packed.cpu_choice import apply, measure
 
-    path, key = _path(), f"{name}, {describe_cpu()}"
-    kept = _read(path)
-    if (choice := _choice(kept.get(key))) is None:
+    if (choice := kept_choice(name)) is None:
         choice = measure(llm if again is None else again())
         give_back_memory()
-        if path is not None and not _is_busy():
+        if (path := _path()) is not None and not _is_busy():
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json_atomically(path, {**_read(path), key: dataclasses.asdict(choice)})
+                write_json_atomically(path, {**_read(path), _key(name): dataclasses.asdict(choice)})
     apply(llm, choice)
+
+
+def _key(name: str) -> str:
+    return f"{name}, {describe_cpu()}"
 
 
 def describe_cpu() -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from blsp.modeling.adapter import Adapter
     from blsp.modeling.encoder import SpeechEncoder
     from blsp.modeling.model import BlspModel
+    from blsp.modeling.packed.matrices import Matrices
 
 
 def load_model(
@@ -61,21 +62,26 @@ def load_model(
         StorageError: The cache cannot be written, or the disk is full.
         UnsupportedError: The device, dtype or quantisation is not to be had on this machine.
     """
-    from blsp.decoding.speech_reader import make_model
-    from blsp.decoding.spoken_language import SpokenLanguage
-    from blsp.instructions import VOICE_ASSISTANT
-
     target = select_device(device)
     kind = select_dtype(dtype, target)
     check_quantization(quantize, target)
     # The adapter comes first: it is small, and what most likely is missing.
     adapter = _load_adapter(spec) if speech and new_adapter is None else None
-    encoder = _load_encoder(spec, progress) if speech else None
+    if speech:
+        part_path(spec.encoder, EMBEDDED_ENCODERS, progress, model=spec.name)
     llm_folder = part_path(spec.llm, EMBEDDED_LLMS, progress, model=spec.name)
     packed = packed and dtype == "auto" and quantize is None and target.type == "cpu"
+    matrices = _read_matrices(spec, llm_folder) if packed else None  # before transformers, whose import takes seconds
+
+    from blsp.decoding.speech_reader import make_model
+    from blsp.decoding.spoken_language import SpokenLanguage
+    from blsp.instructions import VOICE_ASSISTANT
+
+    encoder = _load_encoder(spec, progress) if speech else None
     with quiet_transformers():
         tokenizer = _load_tokenizer(llm_folder)
-        llm = _load_llm(spec, llm_folder, _Placement(target, kind, quantize, chosen=dtype != "auto"), packed=packed)
+        where = _Placement(target, kind, quantize, chosen=dtype != "auto")
+        llm = _load_llm(spec, llm_folder, where, matrices, packed=packed)
     if encoder is not None and new_adapter is not None:
         adapter = new_adapter(encoder.width, int(llm.get_input_embeddings().embedding_dim))
     if encoder is not None and adapter is not None:
@@ -199,16 +205,38 @@ class _Placement:
     """Whether the user said which dtype."""
 
 
-def _load_llm(spec: ModelSpec, folder: Path, where: _Placement, *, packed: bool) -> PreTrainedModel:
-    from blsp.modeling.packed.llm import is_packed, load_packed
+def _read_matrices(spec: ModelSpec, folder: Path) -> Matrices | None:
+    """The matrices of packed weights, which another thread begins to lay out where that is known to be fastest.
+
+    None where they are not packed, or have to be changed.
+    """
+    from blsp.modeling.packed.cpu_choice import apply_to_linears
+    from blsp.modeling.packed.matrices import is_packed, read_matrices
+    from blsp.models.cpu_tuning import kept_choice
+
+    if not is_packed(folder) or spec.lora is not None:
+        return None
+    with _readable(folder):
+        matrices = read_matrices(folder)
+    if (choice := kept_choice(folder.name)) is not None:
+        apply_to_linears(matrices.linears, choice)
+    return matrices
+
+
+def _load_llm(
+    spec: ModelSpec, folder: Path, where: _Placement, matrices: Matrices | None, *, packed: bool
+) -> PreTrainedModel:
+    from blsp.modeling.packed.later import when_laid_out
+    from blsp.modeling.packed.llm import load_packed
+    from blsp.modeling.packed.matrices import is_packed, read_matrices
     from blsp.modeling.packed.packing import pack_llm
     from blsp.models.cpu_tuning import tune
 
-    if is_packed(folder) and packed and spec.lora is None:
+    if matrices is not None:
         with _readable(folder):
-            llm = load_packed(folder)
-        give_back_memory()  # what reading the tokenizer took, before the weights are laid out
-        tune(llm, folder.name, again=partial(load_packed, folder))
+            llm = load_packed(matrices)
+        tune(llm, folder.name, again=lambda: load_packed(read_matrices(folder)))
+        when_laid_out(give_back_memory)
         return llm
     llm = _load_dense_llm(folder, where) if not is_packed(folder) else _unpack_llm(folder, where)
     _apply_lora(spec, llm, where.quantize)

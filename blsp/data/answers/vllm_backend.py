@@ -90,7 +90,7 @@ def load_vllm(spec: ModelSpec, *, dtype: str, max_new_tokens: int) -> VllmAnswer
         UnsupportedError: vLLM is not installed, or cannot run this model.
         ModelNotFoundError: The LLM is not there.
     """
-    from blsp.modeling.packed.llm import is_packed
+    from blsp.modeling.packed.matrices import is_packed
     from blsp.models.embedded import EMBEDDED_LLMS
     from blsp.models.placement import select_device, select_dtype
     from blsp.models.spec import part_path

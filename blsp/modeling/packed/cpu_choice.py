@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from blsp.modeling.packed.int8_products import multiplies_exactly
-from blsp.modeling.packed.linear import FewRows, ManyRows, PackedEmbedding, PackedLinear, block_together
+from blsp.modeling.packed.linear import FewRows, ManyRows, PackedEmbedding, PackedLinear, block_later
 from blsp.models.placement import cpu_multiplies_bfloat16
 
 _ROUNDS = 4
@@ -32,8 +31,6 @@ _MUCH_BETTER = 0.7
 """A second copy of the weights, in 4 bits, has to take less than this share of the time that the one in 8 takes."""
 _LAYER = 7
 """Matrices of a layer."""
-_WORKERS = 2
-"""Weights that are laid out at the same time."""
 _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of the matrices of a layer that read the same, in the order in which they do."""
 _SOME_LAYERS = 8
@@ -79,33 +76,46 @@ def apply(llm: nn.Module, choice: CpuChoice) -> None:
     Raises:
         RuntimeError: Weights are to be laid out for products that this CPU does not have.
     """
-    for module in llm.modules():
-        if isinstance(module, (PackedLinear, PackedEmbedding)):
+    linears: dict[str, PackedLinear] = {}
+    for name, module in llm.named_modules():
+        if isinstance(module, PackedEmbedding):
             module.many_rows = choice.many_rows
         if isinstance(module, PackedLinear):
-            module.few_rows = choice.output_rows if module.n_exact else choice.few_rows
-    if choice.many_rows == "blocked":
-        _block(llm, together=choice.few_rows == "as many")
+            linears[name] = module
+    apply_to_linears(linears, choice)
     if choice.threads is not None:
         torch.set_num_threads(choice.threads)
 
 
-def _block(llm: nn.Module, *, together: bool) -> None:
-    """Lay out all weights but that of the output layer, which is looked up by rows too."""
-    jobs: list[Callable[[], None]] = []
-    taken: set[PackedLinear] = set()
-    for module in llm.modules():
-        for names in _SAME_INPUT if together else ():
-            children = [getattr(module, name, None) for name in names]
-            linears = [child for child in children if isinstance(child, PackedLinear) and child.values is not None]
-            if len(linears) == len(names):
-                jobs.append(partial(block_together, linears))
-                taken.update(linears)
-        if isinstance(module, PackedLinear) and not module.n_exact and module.dense is None and module not in taken:
-            jobs.append(module.block)
-    with ThreadPoolExecutor(_WORKERS) as pool:  # oneDNN lays a weight out on one thread, mostly
-        for job in [pool.submit(job) for job in jobs]:
-            job.result()
+def apply_to_linears(linears: Mapping[str, PackedLinear], choice: CpuChoice) -> None:
+    """Let linear layers multiply as chosen, by their names in the LLM; what is laid out already stays.
+
+    Raises:
+        RuntimeError: As of `apply`.
+    """
+    fresh = {name: linear for name, linear in linears.items() if linear.blocked is None}
+    for linear in fresh.values():
+        linear.many_rows = choice.many_rows
+        linear.few_rows = choice.output_rows if linear.n_exact else choice.few_rows
+    if choice.many_rows != "blocked":
+        return
+    taken: set[str] = set()
+    for name, linear in fresh.items():
+        if name in taken or linear.n_exact or linear.dense is not None:  # rows of the output layer are looked up, too
+            continue
+        together = _same_input(name, fresh) if choice.few_rows == "as many" else [name]
+        block_later([fresh[other] for other in together])
+        taken.update(together)
+
+
+def _same_input(name: str, linears: Mapping[str, PackedLinear]) -> list[str]:
+    """Names of the layers that read the same input as one of them, itself among them, in the order in which they do."""
+    parent, dot, own = name.rpartition(".")
+    for names in _SAME_INPUT:
+        together = [f"{parent}{dot}{other}" for other in names]
+        if own in names and all(other in linears for other in together):
+            return together
+    return [name]
 
 
 def _fastest_few(linears: Sequence[PackedLinear], second_copy: float) -> FewRows:

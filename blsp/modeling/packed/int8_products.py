@@ -10,7 +10,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -97,15 +97,16 @@ class BlockedWeight:
 
 
 class BlockedTogether:
-    """Weights of layers that read the same input: who asks first computes for all.
+    """A weight of layers that read the same input: who asks first computes for all.
 
     Args:
-        weights: Values and scales of each, as of `BlockedWeight`, in the order in which they are asked for.
+        weight: Gives the products of all of them.
+        sizes: Outputs of each, in the order in which they are asked for.
     """
 
-    def __init__(self, weights: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self._weight = BlockedWeight(*(torch.cat(parts) for parts in zip(*weights)))
-        self._sizes = [len(values) for values, _ in weights]
+    def __init__(self, weight: Callable[[Tensor], Tensor], sizes: Sequence[int]) -> None:
+        self._weight = weight
+        self._sizes = list(sizes)
         self._latest: tuple[Tensor, Sequence[Tensor]] | None = None
 
     def product(self, i: int, x: Tensor) -> Tensor:
@@ -171,6 +172,22 @@ def multiply_plain(rows: Tensor, parts: Iterable[Tensor]) -> Iterator[Tensor]:
     for values in parts:
         high, low = torch._int_mm(terms, values.t()).chunk(2)
         yield high.float().add_(low, alpha=1 / (2 * LEVELS)).mul_(scales)
+
+
+def multiply_like_blocked(terms: Tensor, scales: Tensor, weights: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """What `BlockedWeight.product` gives, to the last bit, by weights that are not laid out.
+
+    Args:
+        terms: Of rows, from `split_rows` with `LEVELS`, uint8 (2 N, K).
+        scales: Of the rows, float32 (N, 1).
+        weights: Values, int8 (M, K), and scales, float32 (M,), of each; their outputs stand side by side.
+    """
+    signed = (terms ^ (LEVELS + 1)).view(torch.int8)
+    products = []
+    for values, output_scales in weights:
+        high, low = torch._int_mm(signed, values.t()).float().mul_(output_scales).chunk(2)
+        products.append(high.add_(low, alpha=1 / (2 * LEVELS)).mul_(scales))
+    return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
 
 def _full_range(n_rows: int) -> Tensor:

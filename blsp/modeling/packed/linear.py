@@ -25,6 +25,7 @@ from blsp.modeling.packed.int8_products import (
     multiplies_exactly,
     multiply_plain,
 )
+from blsp.modeling.packed.later import LaidOutLater
 from blsp.modeling.packed.layout import GROUP, this_cpu_layout, to_kernel
 
 FEW_ROWS = 4
@@ -240,18 +241,27 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, many_rows={many}"
 
 
-def block_together(linears: Sequence[PackedLinear]) -> None:
-    """Lay out the 8-bit weights of layers that read the same input as one; they take few rows `"as many"`.
+def block_later(linears: Sequence[PackedLinear]) -> LaidOutLater:
+    """Let another thread lay out the 8-bit weights of layers; they are used meanwhile.
 
     Args:
-        linears: In the order in which they read it.
+        linears: Layers that read the same input, in the order in which they do: they take few rows `"as many"` then.
+            Or a single one.
+
+    Returns:
+        The weight that they have together.
 
     Raises:
         RuntimeError: As of `PackedLinear.block`.
     """
-    together = BlockedTogether([linear._in_8_bits() for linear in linears])
-    for i, linear in enumerate(linears):
-        linear._use_blocked(partial(together.product, i))
+    weight = LaidOutLater([linear._in_8_bits() for linear in linears])
+    if len(linears) == 1:
+        linears[0]._use_blocked(weight)
+    else:
+        together = BlockedTogether(weight, [linear.out_features for linear in linears])
+        for i, linear in enumerate(linears):
+            linear._use_blocked(partial(together.product, i))
+    return weight
 
 
 def multiply(rows: Tensor, values: Tensor, how: ManyRows = "int8") -> Tensor:
@@ -294,7 +304,7 @@ class PackedEmbedding(nn.Module):
             self.register_buffer(name, tensor, persistent=False)
         self.num_embeddings, self.embedding_dim = values.shape
         self.many_rows: ManyRows = "int8"
-        self._blocked: list[BlockedWeight] = []
+        self._blocked: list[LaidOutLater] = []
 
     @property
     def device(self) -> torch.device:
@@ -316,7 +326,7 @@ class PackedEmbedding(nn.Module):
         part.many_rows = self.many_rows
         if self.many_rows == "blocked":
             shares = zip(torch.split(part.values, _MAX_OUTPUTS), torch.split(part.norms, _MAX_OUTPUTS))
-            part._blocked = [BlockedWeight(values, norms.reciprocal()) for values, norms in shares]
+            part._blocked = [LaidOutLater([(values, norms.reciprocal())]) for values, norms in shares]
         return part
 
     def likeness(self, x: Tensor) -> Tensor:

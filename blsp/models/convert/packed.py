@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blsp.modeling.packed.layout import GROUP, LAYOUTS, this_cpu_layout, to_kernel
 from blsp.modeling.packed.linear import coarse_group, quantize_groups, quantize_rows, row_norms
-from blsp.modeling.packed.llm import EMBEDDINGS, write_format
+from blsp.modeling.packed.matrices import EMBEDDINGS, write_format
 from blsp.models.convert.gguf import GgufModel, write_shards
 
 if TYPE_CHECKING:

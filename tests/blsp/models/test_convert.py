@@ -329,7 +329,8 @@ def test_a_packed_folder_is_the_file_for_use_and_for_training(
     tmp_path: Path, tiny_tokenizer: Any, architecture: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from blsp.modeling.packed.linear import PackedEmbedding, PackedLinear
-    from blsp.modeling.packed.llm import is_packed, load_dense, load_packed, token_table
+    from blsp.modeling.packed.llm import load_dense, load_packed, token_table
+    from blsp.modeling.packed.matrices import is_packed, read_matrices
     from blsp.models.convert.packed import convert_gguf_packed
 
     monkeypatch.setattr("blsp.models.convert.packed._VALUES_AT_ONCE", 64 * 64)  # several parts
@@ -345,7 +346,7 @@ def test_a_packed_folder_is_the_file_for_use_and_for_training(
     ids = torch.tensor([[5, 9, 200, 17, 3, 80, 41]])
     expected = type(llm).from_pretrained(plain, local_files_only=True)
     assert expected.config.tie_word_embeddings == tied
-    dense, packed = load_dense(folder, torch.float32), load_packed(folder)
+    dense, packed = load_dense(folder, torch.float32), load_packed(read_matrices(folder))
     state = dense.state_dict()
     for name, tensor in expected.state_dict().items():
         assert float((state[name] - tensor).norm() / tensor.norm()) < 0.01, name
@@ -370,9 +371,10 @@ def test_a_packed_folder_is_the_file_for_use_and_for_training(
 def test_a_packed_folder_works_on_another_cpu(
     tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blsp.modeling.packed import llm as packed_llm
+    from blsp.modeling.packed import matrices
     from blsp.modeling.packed.layout import LAYOUTS, this_cpu_layout
     from blsp.modeling.packed.llm import load_dense, load_packed
+    from blsp.modeling.packed.matrices import read_matrices
     from blsp.models.convert.packed import convert_gguf_packed
     from blsp.storage import read_json
 
@@ -388,14 +390,14 @@ def test_a_packed_folder_works_on_another_cpu(
     assert own is not None
     row, rows = torch.tensor([[7]]), torch.tensor([[7, 9, 11, 200, 5, 6]])
     with torch.no_grad():
-        expected = load_packed(folders[own])
+        expected = load_packed(read_matrices(folders[own]))
         dense = load_dense(folders[own], torch.float32).state_dict()
         for folder in folders.values():
-            found = load_packed(folder)
+            found = load_packed(read_matrices(folder))
             assert torch.equal(found(row).logits, expected(row).logits)
             assert all(torch.equal(load_dense(folder, torch.float32).state_dict()[n], t) for n, t in dense.items())
-        monkeypatch.setattr(packed_llm, "this_cpu_layout", lambda: None)  # a torch without the product for 4 bits
-        without = load_packed(folders[own])
+        monkeypatch.setattr(matrices, "this_cpu_layout", lambda: None)  # a torch without the product for 4 bits
+        without = load_packed(read_matrices(folders[own]))
         logits = expected(rows).logits
         assert float((without(rows).logits - logits).norm() / logits.norm()) < 1e-6
         assert without.lm_head.bits == 8  # type: ignore[union-attr]
@@ -406,6 +408,7 @@ def test_a_packed_folder_that_cannot_be_used(tmp_path: Path, tiny_tokenizer: Any
     from safetensors.torch import load_file, save_file
 
     from blsp.modeling.packed.llm import load_dense, load_packed
+    from blsp.modeling.packed.matrices import read_matrices
     from blsp.models.convert.packed import convert_gguf_packed
 
     _write_gguf(tmp_path / "m.gguf", _wide_llm("llama", tiny_tokenizer, tied=True), tiny_tokenizer, "llama", "Q4_1")
@@ -416,17 +419,17 @@ def test_a_packed_folder_that_cannot_be_used(tmp_path: Path, tiny_tokenizer: Any
     for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.scales", "model.layers.0.mlp.down_proj.groups"):
         save_file({key: tensor for key, tensor in weights.items() if key != name}, folder / "model.safetensors")
         with pytest.raises(CheckpointError, match=f"lacks the tensor '{name}'"):
-            load_packed(folder)
+            load_packed(read_matrices(folder))
     save_file({**weights, "model.norm.weight": torch.ones(3)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"must have the shape \[64\], but has \[3\]"):
         load_dense(folder, torch.bfloat16)
     for text in ('{"format_version": 9, "layout": "halves64"}', '{"format_version": 1, "layout": "x"}'):
         (folder / "packed.json").write_text(text)
         with pytest.raises(CheckpointError, match="must have the format version 1 and a layout of"):
-            load_packed(folder)
+            load_packed(read_matrices(folder))
     (folder / "packed.json").write_text("{")
     with pytest.raises(CheckpointError, match="Cannot read"):
-        load_packed(folder)
+        load_packed(read_matrices(folder))
 
 
 @pytest.mark.parametrize(("kind", "n_bytes", "columns"), [("Q4_K", 144, 256), ("Q4_1", 20, 32)])

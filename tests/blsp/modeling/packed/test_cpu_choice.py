@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from blsp.modeling.packed import cpu_choice, int8_products
-from blsp.modeling.packed.cpu_choice import CpuChoice, apply, measure, physical_cores
+from blsp.modeling.packed.cpu_choice import CpuChoice, apply, apply_to_linears, measure, physical_cores
 from blsp.modeling.packed.linear import PackedLinear
 from blsp.models import cpu_tuning
 from blsp.storage import read_json, write_json
@@ -104,6 +104,22 @@ def test_layers_that_read_the_same_are_one_weight() -> None:
         assert layer.values is None
         torch.testing.assert_close(layer(x), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(layers[1](x[:1]), before[1][:1], rtol=1e-3, atol=1e-3)
+
+
+def test_layers_may_be_told_before_there_is_an_llm() -> None:
+    torch.manual_seed(0)
+    sizes = {"k_proj": 32, "o_proj": 64, "q_proj": 64, "v_proj": 32}  # as names of a file are sorted
+    linears = {f"layers.0.{name}": PackedLinear.of(torch.randn(n, 64), keep=False) for name, n in sizes.items()}
+    x = torch.randn(9, 64)
+    before = {name: linear(x) for name, linear in linears.items()}
+    choice = CpuChoice("as many", "blocked", "as many", None)
+    apply_to_linears(linears, choice)
+    told = {name: linear.blocked for name, linear in linears.items()}
+    apply_to_linears(linears, choice)  # as `apply` does later
+    assert all(linear.blocked is told[name] for name, linear in linears.items())
+    for own in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        name = f"layers.0.{own}"
+        torch.testing.assert_close(linears[name](x), before[name], rtol=1e-3, atol=1e-3)
 
 
 def test_an_output_layer_keeps_the_weight_that_scores_exactly() -> None:

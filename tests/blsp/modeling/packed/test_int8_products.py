@@ -13,6 +13,7 @@ from blsp.modeling.packed.int8_products import (
     BlockedTogether,
     BlockedWeight,
     multiplies_exactly,
+    multiply_like_blocked,
     multiply_plain,
     row_levels,
     split_rows,
@@ -59,7 +60,8 @@ def test_a_blocked_weight_multiplies_as_it_did_before(values: torch.Tensor, n_ro
 @needs_blocked
 def test_weights_together_multiply_each_input_once(values: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = [(part, torch.rand(len(part))) for part in values.split([64, 16, 16])]
-    together, calls = BlockedTogether(weights), []
+    weight = BlockedWeight(values, torch.cat([scales for _, scales in weights]))
+    together, calls = BlockedTogether(weight, [len(part) for part, _ in weights]), []
     product = int8_products.product_of_terms
     monkeypatch.setattr(int8_products, "product_of_terms", lambda *given: calls.append(1) or product(*given))
     for x in (torch.randn(3, 256), torch.randn(2, 5, 256), torch.randn(3, 256)):
@@ -76,6 +78,14 @@ def test_integers_multiply_as_the_weight_says(values: torch.Tensor) -> None:
     rows = torch.randn(9, 256)
     (product,) = multiply_plain(rows, [values])
     assert relative_error(product, rows @ values.float().T) < 2e-4
+
+
+@pytest.mark.skipif(row_levels() != LEVELS or not multiplies_exactly(), reason="this CPU has no such products")
+@pytest.mark.parametrize("n_rows", [1, 7, 40])
+def test_weights_that_are_not_laid_out_give_the_same_numbers(values: torch.Tensor, n_rows: int) -> None:
+    scales, rows = torch.rand(96), torch.randn(n_rows, 256) * torch.randn(256).exp()
+    weights = list(zip(values.split([64, 32]), scales.split([64, 32])))
+    assert torch.equal(multiply_like_blocked(*split_rows(rows), weights), BlockedWeight(values, scales)(rows))
 
 
 def test_what_a_build_of_torch_lacks_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
