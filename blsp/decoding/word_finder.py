@@ -139,12 +139,15 @@ class WordFinder:
         evidence: Sequence[float] | None = None,
         config: JointConfig | None = None,
     ) -> list[str]:
-        """What each of U stretches says, by sound and LLM together; arguments as of `sentences`."""
+        """What each of U stretches says, by sound and LLM together; arguments as of `sentences`.
+
+        Nobody waits for the first word: the search is wider than that of `sentences`, and misreads fewer words.
+        """
         logits = self.token_scores(frames)
         if self._writes:
             return [
                 decode(self._model.tokenizer, sentence.ids).strip()
-                for sentence in self._written(logits, lengths, letters, evidence, config)
+                for sentence in self._written(logits, lengths, letters, evidence, config or JointConfig())
             ]
         tree = LlmTree(self._model, self._prompt_ids(write_instruction()), self.spellings.openings)
         ends = sorted(self._model.stop_token_ids)

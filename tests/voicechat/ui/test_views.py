@@ -76,7 +76,6 @@ def test_plain_lines() -> None:
         "The microphone is off.\n"
         "There is no command /x.\n"
         "Hint: Type /help to see the commands.\n"
-        "The end.\n"
     )
 
 
@@ -165,7 +164,6 @@ def test_the_whole_screen_of_a_conversation() -> None:
         "Assistant  (no answer)",
         "There is no command /x.",
         "Type /help to see the commands.",
-        "The end.",
         "",
         "○ microphone off (/mute)  ▯▯▯▯▯▯▯▯▯▯▯▯▯▯▯▯",
     ]
