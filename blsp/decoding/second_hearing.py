@@ -26,7 +26,7 @@ FIT_WEIGHT, EVIDENCE_WEIGHT = 0.25, 0.2
 
 
 @dataclass(frozen=True)
-class SecondOpinion:
+class SecondHearing:
     """What is found in an utterance that is doubtful."""
 
     letter_fit: float
@@ -54,11 +54,11 @@ class SecondOpinion:
 
 def is_speech_after_all(reader: SpeechReader, waveform: np.ndarray) -> bool:
     """Whether somebody speaks in what passes for noise; no where nobody can be asked. As `hear_again`."""
-    opinion = hear_again(reader, waveform)
-    return opinion is not None and opinion.is_speech
+    hearing = hear_again(reader, waveform)
+    return hearing is not None and hearing.is_speech
 
 
-def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondOpinion | None:
+def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondHearing | None:
     """Ask about an utterance at 16 kHz, float32 (N,), of one over 30 s about the beginning.
 
     None where it is too short, and where the reader has no letters or no Whisper to ask.
@@ -73,7 +73,7 @@ def hear_again(reader: SpeechReader, waveform: np.ndarray) -> SecondOpinion | No
     sounds = whisper.sounds(window)
     if sounds is None:
         return None
-    opinion = SecondOpinion(reader.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))
-    if opinion.score < LEAST_SCORE:
-        return opinion
-    return replace(opinion, likelihood=whisper.likelihood(window))
+    hearing = SecondHearing(reader.letter_fit(window), sounds.no_speech, sounds.description, speech_evidence(window))
+    if hearing.score < LEAST_SCORE:
+        return hearing
+    return replace(hearing, likelihood=whisper.likelihood(window))

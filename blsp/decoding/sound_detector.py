@@ -26,7 +26,7 @@ _MOST_WRITTEN = 15
 
 
 @dataclass(frozen=True)
-class SoundOpinion:
+class SoundScores:
     """What Whisper takes an utterance for."""
 
     no_speech: float
@@ -69,11 +69,11 @@ class SoundDetector:
         self._languages, self._signs = torch.tensor(tokens.languages), torch.tensor(tokens.signs)
 
     @torch.inference_mode()
-    def __call__(self, hidden_states: Tensor) -> SoundOpinion:
+    def __call__(self, hidden_states: Tensor) -> SoundScores:
         """What 30 s of sound are taken for, by their encoder states, float (1500, D)."""
         first = self._log_probs(hidden_states, [self._tokens.start])
         second = self._log_probs(hidden_states, self._before_words(first))
-        return SoundOpinion(float(first[self._tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
+        return SoundScores(float(first[self._tokens.no_speech]), float(second[self._signs].logsumexp(dim=0)))
 
     @torch.inference_mode()
     def likelihood(self, hidden_states: Tensor) -> float:

@@ -30,7 +30,7 @@ from blsp.modeling.encoder import SpeechEncoder
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperDecoder
 
-    from blsp.decoding.sound_detector import SoundDetector, SoundOpinion
+    from blsp.decoding.sound_detector import SoundDetector, SoundScores
 
 
 SUSPICIOUS_NATS = 0.5
@@ -45,7 +45,7 @@ MAX_SURE, MAX_HEARD = 3, 10
 
 
 @dataclass(frozen=True)
-class LanguageOpinion:
+class LanguageScores:
     """What Whisper takes an utterance for."""
 
     log_probs: Mapping[str, float]
@@ -75,10 +75,10 @@ class LanguageDetector:
         self._codes = tuple(codes)
 
     @torch.inference_mode()
-    def __call__(self, hidden_states: Tensor) -> LanguageOpinion:
+    def __call__(self, hidden_states: Tensor) -> LanguageScores:
         """What an utterance sounds like, by its encoder states, float (L, D)."""
         log_probs = next_scores(self._decoder, hidden_states, [0])[1:].log_softmax(dim=0)  # the first begins a text
-        return LanguageOpinion(dict(zip(self._codes, log_probs.tolist())))
+        return LanguageScores(dict(zip(self._codes, log_probs.tolist())))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LanguageDetector:
         """Move it to where the encoder is."""
@@ -135,7 +135,7 @@ class SpokenLanguage:
         return self._languages() is not None
 
     @torch.inference_mode()
-    def opinion(self, waveform: np.ndarray, *, padded: bool) -> LanguageOpinion | None:
+    def scores(self, waveform: np.ndarray, *, padded: bool) -> LanguageScores | None:
         """What an utterance of at most 30 s at 16 kHz, float32 (N,), sounds like; None where Whisper does not tell.
 
         Args:
@@ -149,7 +149,7 @@ class SpokenLanguage:
         return detector.to(states.device, states.dtype)(states)
 
     @torch.inference_mode()
-    def sounds(self, waveform: np.ndarray) -> SoundOpinion | None:
+    def sounds(self, waveform: np.ndarray) -> SoundScores | None:
         """Whether an utterance of at most 30 s at 16 kHz, float32 (N,), has words; None where Whisper does not tell.
 
         Raises:
@@ -237,6 +237,6 @@ class LanguageJudge:
         return False
 
     def _nats(self, window: np.ndarray, *, padded: bool) -> tuple[str, float]:
-        opinion = self.spoken.opinion(window, padded=padded)
-        assert opinion is not None
-        return opinion.foreign(self.known)
+        scores = self.spoken.scores(window, padded=padded)
+        assert scores is not None
+        return scores.foreign(self.known)

@@ -47,14 +47,14 @@ class Recognition:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class Hypothesis:
     """What Whisper writes of an utterance, and what speaks for it."""
 
     text: str
     language: str | None
     """Code of the likeliest language, or of the one that was given."""
     no_speech: float
-    """Probability that nobody speaks, in Whisper's opinion."""
+    """Probability that nobody speaks, by Whisper."""
     mean_log_prob: float
     """Of the tokens that were written, the end among them."""
     evidence: float
@@ -109,39 +109,41 @@ class WhisperRecogniser:
     def recognise_batch(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Recognition]:
         """A batch of utterances of at most 30 s, none too short for a spectrum; longer ones are cut."""
         return [
-            Recognition(opinion.text, opinion.language) if opinion and self.is_believed(opinion) else Recognition()
-            for opinion in self.consider(waveforms, language)
+            Recognition(hypothesis.text, hypothesis.language)
+            if hypothesis and self.is_believed(hypothesis)
+            else Recognition()
+            for hypothesis in self.consider(waveforms, language)
         ]
 
-    def is_believed(self, opinion: Opinion) -> bool:
+    def is_believed(self, hypothesis: Hypothesis) -> bool:
         """Whether there are words that somebody said."""
-        certain = is_certain(opinion.evidence)
+        certain = is_certain(hypothesis.evidence)
         rules = self._rules
         is_likely = (
-            opinion.no_speech <= rules.no_speech
-            and opinion.mean_log_prob >= rules.mean_log_prob
-            and opinion.repetition <= rules.repetition
+            hypothesis.no_speech <= rules.no_speech
+            and hypothesis.mean_log_prob >= rules.mean_log_prob
+            and hypothesis.repetition <= rules.repetition
         )
-        return bool(opinion.text) and (is_likely if certain is None else certain)
+        return bool(hypothesis.text) and (is_likely if certain is None else certain)
 
-    def consider(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Opinion | None]:
+    def consider(self, waveforms: Sequence[np.ndarray], language: str | None = None) -> list[Hypothesis | None]:
         """What Whisper writes of a batch as in `recognise_batch`; None where surely nobody speaks: it is not asked."""
         from blsp.models.transformers_log import quiet_transformers
 
         evidence = [speech_evidence(waveform) for waveform in waveforms]
         asked = [i for i, nats in enumerate(evidence) if is_certain(nats) is not False]
-        opinions: list[Opinion | None] = [None] * len(waveforms)
+        hypotheses: list[Hypothesis | None] = [None] * len(waveforms)
         if not asked:
-            return opinions
+            return hypotheses
         limit = min(400, max(repeat_limit(waveforms[i]) for i in asked))
         with torch.inference_mode(), quiet_transformers():
             encoded = self._encode([waveforms[i] for i in asked])
             first = self._first_impressions(encoded, language, [evidence[i] for i in asked])
-            for row, (i, opinion) in enumerate(zip(asked, self.write(encoded, first, limit))):
-                if is_certain(opinion.evidence) and opinion.repetition > self._rules.repetition:
-                    (opinion,) = self.write(encoded[row : row + 1], [opinion], limit, no_repeat_ngram_size=3)
-                opinions[i] = opinion
-        return opinions
+            for row, (i, hypothesis) in enumerate(zip(asked, self.write(encoded, first, limit))):
+                if is_certain(hypothesis.evidence) and hypothesis.repetition > self._rules.repetition:
+                    (hypothesis,) = self.write(encoded[row : row + 1], [hypothesis], limit, no_repeat_ngram_size=3)
+                hypotheses[i] = hypothesis
+        return hypotheses
 
     def _encode(self, waveforms: Sequence[np.ndarray]) -> Tensor:
         """Encoder states of 30 s each, float (B, 1500, D)."""
@@ -152,7 +154,7 @@ class WhisperRecogniser:
         states: Tensor = encoder(features.to(device=weights.device, dtype=weights.dtype)).last_hidden_state
         return states
 
-    def _first_impressions(self, encoded: Tensor, language: str | None, evidence: Sequence[float]) -> list[Opinion]:
+    def _first_impressions(self, encoded: Tensor, language: str | None, evidence: Sequence[float]) -> list[Hypothesis]:
         """What the first scores say, (B, 1500, D): whether somebody speaks, and in which language."""
         settings = self._whisper.generation_config
         start = torch.full((len(encoded), 1), settings.decoder_start_token_id, device=encoded.device)
@@ -167,13 +169,13 @@ class WhisperRecogniser:
         elif language is None:
             best = scores[:, torch.tensor(list(tokens.values()))].argmax(dim=1)
             languages = [list(tokens)[i].strip("<|>") for i in best.tolist()]
-        return [Opinion("", code, p, 0.0, nats) for code, p, nats in zip(languages, silence, evidence)]
+        return [Hypothesis("", code, p, 0.0, nats) for code, p, nats in zip(languages, silence, evidence)]
 
-    def write(self, encoded: Tensor, opinions: Sequence[Opinion], limit: int, **how: Any) -> list[Opinion]:
+    def write(self, encoded: Tensor, hypotheses: Sequence[Hypothesis], limit: int, **how: Any) -> list[Hypothesis]:
         """Decode greedily, each in its language."""
         from transformers.modeling_outputs import BaseModelOutput
 
-        languages = [opinion.language for opinion in opinions]
+        languages = [hypothesis.language for hypothesis in hypotheses]
         result = self._whisper.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=torch.ones(encoded.shape[:2], dtype=torch.int64, device=encoded.device),
@@ -190,8 +192,8 @@ class WhisperRecogniser:
         texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
         means = [_mean_to_end(row, ids == end) for row, ids in zip(log_probs, written)]
         return [
-            replace(opinion, mean_log_prob=mean, text=text.strip())
-            for opinion, mean, text in zip(opinions, means, texts)
+            replace(hypothesis, mean_log_prob=mean, text=text.strip())
+            for hypothesis, mean, text in zip(hypotheses, means, texts)
         ]
 
 

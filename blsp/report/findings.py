@@ -152,17 +152,17 @@ def _deafness(found: Collection, task: str, typed: str | None, config: Resamplin
             continue
         values = ", ".join(f"{name} {_value(by_system[name], config)}" for name in named)
         test = paired_test(by_system[ASR_PRETRAINING], by_system[BLSP], config)
-        beginning = (
+        lead_in = (
             f"Does the instruction matter? Mean {metric} of the same input under two instructions (near 1: ignored): "
             f"{values}. {ASR_PRETRAINING} minus {BLSP}: "
         )
         claim = f"Obedience to the instruction ({BLSP} beside {ASR_PRETRAINING})"
         judge = partial(verdict, metric, -test.difference, higher_is_better=True)  # near 1: it is ignored
-        yield _Finding(claim, test, metric, judge, partial(_bare, beginning, test, metric))
+        yield _Finding(claim, test, metric, judge, partial(_bare, lead_in, test, metric))
 
 
-def _bare(beginning: str, test: PairedTest, metric: str, corrected: float) -> str:
-    return f"{beginning}{_difference(test, metric, corrected)}."
+def _bare(lead_in: str, test: PairedTest, metric: str, corrected: float) -> str:
+    return f"{lead_in}{_difference(test, metric, corrected)}."
 
 
 def _alignment(found: Collection, config: ResamplingConfig) -> Iterator[_Finding]:
@@ -192,9 +192,9 @@ def _judged(
             yield _Finding(f"{claim} ({one} beside {other})", test, f"{metric} of {task}", judge, write)
 
 
-def _judgement(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
+def _judgement(lead_in: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
     word = verdict(own.metric, test.difference, corrected, higher_is_better=own.higher_is_better)
-    return f"{beginning}{_difference(test, own.metric, corrected)}: {word}."
+    return f"{lead_in}{_difference(test, own.metric, corrected)}: {word}."
 
 
 def _agreements(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[str]:
@@ -207,8 +207,8 @@ def _agreements(found: Collection, subject: Subject, config: ResamplingConfig) -
             )
         elif ", % of " in metric and subject.main in by_system:
             statistics = by_system[subject.main].statistics
-            beginning = f"{task}: {metric.split(', % of ')[0]} of {subject.main} is "
-            yield f"{beginning}{_value(statistics, config)} % of {subject.cascade}'s (n = {statistics.n})."
+            lead_in = f"{task}: {metric.split(', % of ')[0]} of {subject.main} is "
+            yield f"{lead_in}{_value(statistics, config)} % of {subject.cascade}'s (n = {statistics.n})."
 
 
 def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> Iterator[_Finding]:
@@ -221,16 +221,16 @@ def _limits(found: Collection, subject: Subject, config: ResamplingConfig) -> It
         if {subject.typed, subject.main} <= by_system.keys():
             ceiling, own = by_system[subject.typed].statistics, by_system[subject.main].statistics
             test = paired_test(own, ceiling, config)
-            beginning = (
+            lead_in = (
                 f"{task}: the LLM itself, given the true transcript, reaches {metric} {_value(ceiling, config)}; "
                 f"{subject.main} {_value(own, config)} "
             )
             judge = partial(verdict, metric, test.difference, higher_is_better=own.higher_is_better)
             claim = f"Speech beside the true transcript ({subject.main} beside {subject.typed})"
-            yield _Finding(claim, test, f"{metric} of {task}", judge, partial(_limit, beginning, test, own))
+            yield _Finding(claim, test, f"{metric} of {task}", judge, partial(_limit, lead_in, test, own))
 
 
-def _limit(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
+def _limit(lead_in: str, test: PairedTest, own: UtteranceStatistics, corrected: float) -> str:
     word = verdict(own.metric, test.difference, corrected, higher_is_better=own.higher_is_better)
     if word == "worse":
         limit = "the rest is lost in hearing"
@@ -240,7 +240,7 @@ def _limit(beginning: str, test: PairedTest, own: UtteranceStatistics, corrected
         limit = "the LLM is the limit here, not the method"
     else:
         limit = f"{own.n} utterances do not tell whether hearing is a limit here"
-    return f"{beginning}(difference {_difference(test, own.metric, corrected)}): {limit}."
+    return f"{lead_in}(difference {_difference(test, own.metric, corrected)}): {limit}."
 
 
 def _value(statistics: UtteranceStatistics, config: ResamplingConfig) -> str:

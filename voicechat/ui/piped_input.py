@@ -9,7 +9,7 @@ from typing import TextIO
 
 from voicechat.errors import UsageError
 
-_BEGINNINGS = (
+_MAGIC_BYTES = (
     *(b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3\2", b"ID3\3", b"ID3\4", b"FORM", b"caff", b".snd", b"#!AMR"),
     *(b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75"),  # Matroska and WebM, Windows Media
 )
@@ -57,4 +57,4 @@ def is_audio(data: bytes) -> bool:
     """Whether bytes are the beginning of an audio or video file."""
     is_frame = int.from_bytes(data[:2], "big") & _FRAME_SYNC == _FRAME_SYNC and data[:2] != b"\xff\xfe"
     is_binary = b"\0" in data or not data.isascii()  # a text may begin with any of these letters
-    return (is_binary and data.startswith(_BEGINNINGS)) or data[4:8] == b"ftyp" or is_frame
+    return (is_binary and data.startswith(_MAGIC_BYTES)) or data[4:8] == b"ftyp" or is_frame

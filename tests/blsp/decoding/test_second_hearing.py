@@ -11,12 +11,12 @@ import pytest
 
 from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
 from blsp.audio.speech_gate import SURE_EVIDENCE
-from blsp.decoding.second_hearing import LEAST_LIKELIHOOD, LEAST_SCORE, SecondOpinion, hear_again
-from blsp.decoding.sound_detector import SoundOpinion
+from blsp.decoding.second_hearing import LEAST_LIKELIHOOD, LEAST_SCORE, SecondHearing, hear_again
+from blsp.decoding.sound_detector import SoundScores
 from blsp.decoding.speech_reader import SpeechReader
 
-WORDS = SoundOpinion(no_speech=-2.0, description=-3.0)
-SURELY = SecondOpinion(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0, likelihood=-0.5)
+WORDS = SoundScores(no_speech=-2.0, description=-3.0)
+SURELY = SecondHearing(letter_fit=-0.5, no_speech=-2.0, description=-3.0, evidence=0.0, likelihood=-0.5)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_words_have_to_be_likelier_than_sounds(change: dict[str, Any]) -> None:
 
 
 def test_every_sign_counts() -> None:
-    limit = SecondOpinion(0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0, likelihood=LEAST_LIKELIHOOD)
+    limit = SecondHearing(0.0, no_speech=-LEAST_SCORE, description=0.0, evidence=0.0, likelihood=LEAST_LIKELIHOOD)
     assert limit.is_speech
     for name, change in (("letter_fit", -0.1), ("no_speech", 0.1), ("description", 0.1)):
         doubtful = replace(limit, **{name: getattr(limit, name) + change})
@@ -38,7 +38,7 @@ def test_every_sign_counts() -> None:
     assert replace(limit, evidence=1e9).score == replace(limit, evidence=SURE_EVIDENCE).score
 
 
-def model(*, letters: str = "abc", sounds: SoundOpinion | None = WORDS) -> Any:
+def model(*, letters: str = "abc", sounds: SoundScores | None = WORDS) -> Any:
     """What is asked of a model; it keeps how long what it is asked about is."""
     asked: list[int] = []
 
@@ -58,10 +58,10 @@ def test_whisper_and_letters_are_asked_about_30_seconds() -> None:
 
 
 def test_whisper_writes_nothing_where_all_else_speaks_against_speech() -> None:
-    sounds = SoundOpinion(no_speech=-0.1, description=-0.1)
-    opinion = hear_again(model(sounds=sounds), np.zeros(16_000, np.float32))
-    assert opinion is not None
-    assert (opinion.is_speech, opinion.likelihood) == (False, None)
+    sounds = SoundScores(no_speech=-0.1, description=-0.1)
+    hearing = hear_again(model(sounds=sounds), np.zeros(16_000, np.float32))
+    assert hearing is not None
+    assert (hearing.is_speech, hearing.likelihood) == (False, None)
 
 
 def test_nobody_can_be_asked() -> None:

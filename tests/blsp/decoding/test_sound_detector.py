@@ -35,16 +35,16 @@ def test_two_steps_give_whispers_own_probabilities(
     write_json(tmp_path / "generation_config.json", SETTINGS)
     waveform = make_speech(0.7)
     spoken = SpokenLanguage(tiny_encoder, lambda: None, lambda: load_sound_detector(tmp_path))
-    opinion = spoken.sounds(waveform)
-    assert opinion is not None
+    scores = spoken.sounds(waveform)
+    assert scores is not None
     features, _ = extract_features([waveform], 80, padded=True)
     with torch.no_grad():
         states = tiny_encoder(features, torch.tensor([3000]))[0]
         first = step(tiny_whisper, states, [START])
         language = max(LANGUAGES.values(), key=lambda token: float(first[token]))
         second = step(tiny_whisper, states, [START, language, TRANSCRIBE, NO_TIMESTAMPS])
-    assert opinion.no_speech == pytest.approx(float(first[NO_TIMESTAMPS - 1]), abs=1e-4)
-    assert opinion.description == pytest.approx(float(second[SIGNS].logsumexp(0)), abs=1e-4)
+    assert scores.no_speech == pytest.approx(float(first[NO_TIMESTAMPS - 1]), abs=1e-4)
+    assert scores.description == pytest.approx(float(second[SIGNS].logsumexp(0)), abs=1e-4)
 
 
 def test_how_sure_whisper_is_of_what_it_writes(

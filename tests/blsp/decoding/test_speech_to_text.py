@@ -12,7 +12,7 @@ import pytest
 import blsp
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding import second_hearing, speech_to_text
-from blsp.decoding.second_hearing import SecondOpinion
+from blsp.decoding.second_hearing import SecondHearing
 from blsp.decoding.speech_reader import SpeechReader
 
 MakeSpeech = Callable[..., np.ndarray]
@@ -61,7 +61,7 @@ def test_silence_has_an_empty_transcript(tiny_model: Any, seconds: float) -> Non
 def test_what_passed_for_noise_is_heard_again(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = iter(["", "after all"])
     monkeypatch.setattr(speech_to_text, "transcribe_batch", lambda _, waveforms: [next(texts) for _ in waveforms])
-    monkeypatch.setattr(second_hearing, "hear_again", lambda *_: SecondOpinion(0.0, -9.0, -9.0, 50.0, 0.0))
+    monkeypatch.setattr(second_hearing, "hear_again", lambda *_: SecondHearing(0.0, -9.0, -9.0, 50.0, 0.0))
     assert blsp.transcribe(tiny_model, CLIP).text == "after all"
 
 

@@ -1,4 +1,4 @@
-"""Which language is spoken: against Whisper itself, on a tiny random one; and what is made of its opinions."""
+"""Which language is spoken: against Whisper itself, on a tiny random one; and what is made of its scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 import blsp.decoding.spoken_language as module
 from blsp.audio.log_mel import extract_features
-from blsp.decoding.spoken_language import LanguageJudge, LanguageOpinion, SpokenLanguage, load_language_detector
+from blsp.decoding.spoken_language import LanguageJudge, LanguageScores, SpokenLanguage, load_language_detector
 from blsp.modeling.encoder import SpeechEncoder
 from blsp.storage import write_json
 
@@ -37,15 +37,15 @@ def test_one_step_gives_whispers_own_probabilities(
     tiny_whisper: Any, tiny_encoder: SpeechEncoder, folder: Path, make_speech: MakeSpeech, padded: bool
 ) -> None:
     waveform = make_speech(0.7)
-    opinion = SpokenLanguage(tiny_encoder, lambda: load_language_detector(folder)).opinion(waveform, padded=padded)
-    assert opinion is not None
+    scores = SpokenLanguage(tiny_encoder, lambda: load_language_detector(folder)).scores(waveform, padded=padded)
+    assert scores is not None
     features, lengths = extract_features([waveform], 80, padded=padded)
     with torch.no_grad():
         states = tiny_encoder(features, torch.tensor([3000]) if padded else lengths)[0]
         logits = tiny_whisper(encoder_outputs=(states,), decoder_input_ids=torch.tensor([[START]])).logits[0, 0]
     expected = logits[list(LANGUAGES.values())].log_softmax(dim=0)
-    assert list(opinion.log_probs) == ["en", "de", "it"]
-    torch.testing.assert_close(torch.tensor(list(opinion.log_probs.values())), expected, rtol=0, atol=1e-4)
+    assert list(scores.log_probs) == ["en", "de", "it"]
+    torch.testing.assert_close(torch.tensor(list(scores.log_probs.values())), expected, rtol=0, atol=1e-4)
 
 
 def test_a_whisper_of_one_language_or_without_decoder_tells_nothing(
@@ -55,7 +55,7 @@ def test_a_whisper_of_one_language_or_without_decoder_tells_nothing(
     tiny_whisper.save_pretrained(tmp_path)
     write_json(tmp_path / "generation_config.json", {"decoder_start_token_id": START})
     spoken = SpokenLanguage(tiny_encoder, lambda: load_language_detector(tmp_path))
-    assert (spoken.is_known, spoken.opinion(SPEECH, padded=False)) == (False, None)
+    assert (spoken.is_known, spoken.scores(SPEECH, padded=False)) == (False, None)
     judge = LanguageJudge(spoken, ["en"])
     judge.hear(SPEECH)
     assert (judge.is_settled, judge.foreign) == (True, None)
@@ -70,7 +70,7 @@ def test_an_utterance_is_encoded_once(tiny_encoder: SpeechEncoder, folder: Path,
         for waveform in (*waveforms[:2], *waveforms[:2], waveforms[2], waveforms[0]):
             tiny_encoder(*extract_features([waveform]))
     assert len(passes) == 4  # the last two are kept
-    SpokenLanguage(tiny_encoder, lambda: load_language_detector(folder)).opinion(waveforms[0], padded=False)
+    SpokenLanguage(tiny_encoder, lambda: load_language_detector(folder)).scores(waveforms[0], padded=False)
     assert len(passes) == 4
     tiny_encoder(*extract_features([waveforms[0]]))  # what is kept is of no use to training
     assert len(passes) == 5
@@ -91,8 +91,8 @@ def test_an_utterance_is_encoded_once(tiny_encoder: SpeechEncoder, folder: Path,
     ],
 )
 def test_how_much_likelier_an_unknown_language_is(known: list[str], expected: tuple[str, float]) -> None:
-    opinion = LanguageOpinion({"en": math.log(0.3), "de": math.log(0.1), "it": math.log(0.6)})
-    code, nats = opinion.foreign(known)
+    scores = LanguageScores({"en": math.log(0.3), "de": math.log(0.1), "it": math.log(0.6)})
+    code, nats = scores.foreign(known)
     assert (code, nats) == (expected[0], pytest.approx(expected[1]))
 
 
@@ -105,14 +105,14 @@ class Scripted:
         self._nats = list(nats)
         self.asked = 0
 
-    def opinion(self, waveform: np.ndarray, *, padded: bool) -> LanguageOpinion:
+    def scores(self, waveform: np.ndarray, *, padded: bool) -> LanguageScores:
         del waveform
         self.asked += 1
         first, second = self._nats[0]
         nats = second if padded else first
         if padded or first <= module.SUSPICIOUS_NATS:
             self._nats.pop(0)
-        return LanguageOpinion({"en": 0.0, "it": nats})
+        return LanguageScores({"en": 0.0, "it": nats})
 
 
 @pytest.fixture

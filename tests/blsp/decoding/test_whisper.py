@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import blsp.decoding.whisper as module
-from blsp.decoding.whisper import Opinion, Recognition, WhisperRecogniser
+from blsp.decoding.whisper import Hypothesis, Recognition, WhisperRecogniser
 
 MakeSpeech = Callable[..., np.ndarray]
-LIKELY = Opinion("What is the capital of France?", "en", no_speech=0.1, mean_log_prob=-0.2, evidence=30.0)
+LIKELY = Hypothesis("What is the capital of France?", "en", no_speech=0.1, mean_log_prob=-0.2, evidence=30.0)
 START, LANGUAGES = 50_258, {"<|en|>": 50_259, "<|de|>": 50_261}
 
 
@@ -88,18 +88,18 @@ def test_how_sure_whisper_is_of_what_it_writes(
 ) -> None:
     """Against one pass of the model over the same tokens."""
     evidence += [99.0, 99.0]
-    (opinion,) = recogniser.consider([make_speech(0.5)], "de")
-    assert opinion is not None
-    ids = [int(word) for word in opinion.text.split()]
+    (hypothesis,) = recogniser.consider([make_speech(0.5)], "de")
+    assert hypothesis is not None
+    ids = [int(word) for word in hypothesis.text.split()]
     assert ids
     given = [START, LANGUAGES["<|de|>"], 50_359, 50_363]
     features, _ = module.extract_features([make_speech(0.5)], 80, padded=True)
     with torch.no_grad():
         logits = whisper(features, decoder_input_ids=torch.tensor([given + ids])).logits[0]
     silence = float(logits[0].softmax(0)[50_362])
-    assert opinion.no_speech == pytest.approx(silence, rel=1e-3)
+    assert hypothesis.no_speech == pytest.approx(silence, rel=1e-3)
     found = logits.log_softmax(1)[torch.arange(3, 3 + len(ids)), torch.tensor(ids)]
-    assert opinion.mean_log_prob == pytest.approx(float(found.mean()), abs=0.05)
+    assert hypothesis.mean_log_prob == pytest.approx(float(found.mean()), abs=0.05)
     best = max(LANGUAGES, key=lambda name: float(logits[0, LANGUAGES[name]]))
     (unsaid,) = recogniser.consider([make_speech(0.5)])
     assert unsaid is not None
@@ -124,9 +124,9 @@ def test_what_goes_in_circles_is_written_without(
 ) -> None:
     asked: list[dict[str, Any]] = []
 
-    def write(encoded: torch.Tensor, opinions: list[Opinion], limit: int, **how: Any) -> list[Opinion]:
+    def write(encoded: torch.Tensor, hypotheses: list[Hypothesis], limit: int, **how: Any) -> list[Hypothesis]:
         asked.append(how)
-        return [replace(opinion, text="never mind" if how else "ha " * 99) for opinion in opinions]
+        return [replace(hypothesis, text="never mind" if how else "ha " * 99) for hypothesis in hypotheses]
 
     monkeypatch.setattr(recogniser, "write", write)
     evidence += [99.0, 30.0]

@@ -34,7 +34,7 @@ from blsp.audio.speech_detector import DEFAULT_MODE, FRAME_MS, SpeechDetector
 from blsp.audio.speech_gate import FRAME_SAMPLES, needed_letter_fit, speech_evidence
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.search.ctc_beam import SearchConfig, Words, search_words
-from blsp.decoding.second_hearing import LEAST_SCORE, SecondOpinion, hear_again
+from blsp.decoding.second_hearing import LEAST_SCORE, SecondHearing, hear_again
 from blsp.decoding.speech_reader import speech_reader
 from blsp.decoding.word_finder import WordFinder
 from blsp.modeling.model import BlspModel
@@ -96,8 +96,8 @@ def hear(model: BlspModel, waveform: np.ndarray, mode: int, min_fit: float) -> C
     doubtful = DoubtfulSpeech(SpeechDetector(mode))
     case: Case = {"utterances": [_read(model, x.waveform) for x in segment_stream([waveform], doubtful)]}
     if not is_heard_at_once(case, min_fit):
-        opinions = [hear_again(speech_reader(model), stretch.waveform) for stretch in doubtful.stretches(len(waveform))]
-        case["again"] = [asdict(opinion) for opinion in opinions if opinion is not None]
+        hearings = [hear_again(speech_reader(model), stretch.waveform) for stretch in doubtful.stretches(len(waveform))]
+        case["again"] = [asdict(hearing) for hearing in hearings if hearing is not None]
     return case
 
 
@@ -129,7 +129,7 @@ def is_heard_at_once(case: Case, min_fit: float) -> bool:
 
 def is_heard(case: Case, min_fit: float, least_score: float = LEAST_SCORE) -> bool:
     """Whether text comes out."""
-    again = (SecondOpinion(**opinion) for opinion in case.get("again", ()))
+    again = (SecondHearing(**hearing) for hearing in case.get("again", ()))
     return is_heard_at_once(case, min_fit) or any(o.is_speech and o.score >= least_score for o in again)
 
 

@@ -25,7 +25,7 @@ import torch
 from blsp.audio.read import load_audio
 from blsp.audio.waveform import SAMPLING_RATE
 from blsp.decoding.speech_reader import speech_reader
-from blsp.decoding.spoken_language import LanguageOpinion, SpokenLanguage
+from blsp.decoding.spoken_language import LanguageScores, SpokenLanguage
 from blsp.modeling.model import BlspModel
 
 CUTS = (1.0, 1.5, 2.0, 3.0)
@@ -46,9 +46,9 @@ class Counted:
     def is_known(self) -> bool:
         return self._spoken.is_known
 
-    def opinion(self, waveform: np.ndarray, *, padded: bool) -> LanguageOpinion | None:
+    def scores(self, waveform: np.ndarray, *, padded: bool) -> LanguageScores | None:
         self.n_padded += padded
-        return self._spoken.opinion(waveform, padded=padded)
+        return self._spoken.scores(waveform, padded=padded)
 
 
 def cases(corpora: Path, n_clips: int | None, seed: int) -> Iterator[tuple[Case, np.ndarray]]:
