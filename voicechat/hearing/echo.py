@@ -24,14 +24,22 @@ COMPARED_SAMPLES = 8 * FRAME_SAMPLES
 """240 ms: the stretch in which what is heard is compared with what was played."""
 MAX_DELAY_SAMPLES = round(0.4 * SAMPLING_RATE)
 """Longest way from the loudspeaker's queue into the microphone's, and the room's reverberation."""
-ECHO_LIKENESS, RESIDUE_LIKENESS = 0.4, 0.65
-"""Echo in rooms of 0.2 to 0.6 s reverberation is mostly above the first one, a user's voice below, even over an echo as
-loud. The second one is asked for where the canceller is known to work: what it lets through is mostly the user's."""
+ECHO_LIKENESS, RESIDUE_LIKENESS = 0.4, 0.5
+"""In rooms of 0.2 to 0.6 s reverberation, 19 in 20 frames of echo are above the first one, and a user's voice mostly is
+below, even over an echo as loud. The second one counts where the canceller works well: what it lets through is mostly
+the user's."""
 QUIET_RMS = 1e-3
 """-60 dBFS: what is played below is not heard."""
+RESIDUE_DB = -9.0
+"""Where the canceller takes so much of the last 90 ms, what is left is what it could not take."""
+SOFT_DB = 6.0
+"""What is no louder than that above the quietest of the last seconds is the end of an echo, or noise after one: speech
+detectors go on to take it for speech."""
 FRAMES_PER_PROBE = 10
 N_PROBES, N_TELLING_PROBES = 15, 7
 """Probes that are remembered, 4.5 s of playing, and how many of them decide."""
+LEARNING_FRAMES = N_TELLING_PROBES * FRAMES_PER_PROBE
+"""2.1 s of playing, at the beginning: a canceller lets most echo through while it learns the room."""
 POOR_DB, GOOD_DB = -6.0, -12.0
 """A canceller that takes less than the first of the echo does not work; one that takes the second does."""
 _FFT_SAMPLES = 16_384
@@ -118,13 +126,16 @@ class EchoCanceller:
         self._played = np.zeros(MAX_DELAY_SAMPLES + COMPARED_SAMPLES, np.float32)
         self._probes: deque[_Probe] = deque(maxlen=N_PROBES)
         self._n_audible = 0  # frames in which something is played
+        self._powers: deque[tuple[float, float]] = deque(maxlen=100)  # of the last 3 s, before and after the canceller
 
     @property
     def handling(self) -> EchoHandling:
         """What to tell the user."""
         if self._fixed is not None:
             return self._fixed
-        if len(self._probes) >= N_TELLING_PROBES and not any(probe.is_echo for probe in self._probes):
+        if self._n_audible < LEARNING_FRAMES:
+            return "waits its turn"
+        if not any(probe.is_echo for probe in self._probes):
             return "headphones"
         left_db = self._left_db
         if self._canceller is None or (left_db is not None and left_db > POOR_DB):
@@ -146,29 +157,40 @@ class EchoCanceller:
         samples = frame.samples
         if self._canceller is not None:
             samples = self._canceller.process(samples, to_pcm16(played))
+        self._powers.append((_power(frame.samples), _power(samples)))
         if self._is_audible:
             self._n_audible += 1
             if self._n_audible % FRAMES_PER_PROBE == 0:
-                self._probe(samples)
+                is_echo = likeness(self._heard, self._played) > ECHO_LIKENESS
+                self._probes.append(_Probe(is_echo, _ratio_db(*self._powers[-1])))
         return replace(frame, samples=samples)
 
     def rejects(self) -> bool:
         """Whether what passes for speech in the last frame is the assistant's own voice, or may be."""
         if self._fixed == "headphones" or not self._is_audible:
             return False
-        if self.handling == "waits its turn":
+        if self.handling == "waits its turn" or self._is_residue:
             return True
         left_db = self._left_db
-        limit = RESIDUE_LIKENESS if left_db is not None and left_db < GOOD_DB else ECHO_LIKENESS
-        return likeness(self._heard, self._played) > limit
+        is_good = left_db is not None and left_db < GOOD_DB
+        return likeness(self._heard, self._played) > (RESIDUE_LIKENESS if is_good else ECHO_LIKENESS)
+
+    @property
+    def _is_residue(self) -> bool:
+        """Whether the last 90 ms are what the canceller leaves of an echo, by how loud they are."""
+        before, after = np.sum(list(self._powers)[-3:], axis=0)
+        quietest = 3 * float(np.percentile([power for _, power in self._powers], 10))
+        return _ratio_db(before, after) < RESIDUE_DB or _ratio_db(quietest, after) < SOFT_DB
 
     @property
     def _is_audible(self) -> bool:
         """Whether the last thing heard may hold an echo of anything."""
         return bool(np.abs(self._played).max() > QUIET_RMS)
 
-    def _probe(self, cleaned: npt.NDArray[np.int16]) -> None:
-        before = float(np.mean(self._heard[-len(cleaned) :] ** 2)) + 1e-12
-        after = float(np.mean(from_pcm16(cleaned) ** 2)) + 1e-12
-        is_echo = likeness(self._heard, self._played) > ECHO_LIKENESS
-        self._probes.append(_Probe(is_echo, 10 * float(np.log10(after / before))))
+
+def _power(samples: npt.NDArray[np.int16]) -> float:
+    return float(np.mean(from_pcm16(samples) ** 2)) + 1e-12
+
+
+def _ratio_db(before: float, after: float) -> float:
+    return 10 * float(np.log10(after / before))
