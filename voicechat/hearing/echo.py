@@ -38,6 +38,8 @@ detectors go on to take it for speech."""
 FRAMES_PER_PROBE = 10
 N_PROBES, N_TELLING_PROBES = 15, 7
 """Probes that are remembered, 4.5 s of playing, and how many of them decide."""
+N_ECHOES = 3
+"""Fewer probes that resemble what is played are chance, as where two voices say the same vowel."""
 LEARNING_FRAMES = N_TELLING_PROBES * FRAMES_PER_PROBE
 """2.1 s of playing, at the beginning: a canceller lets most echo through while it learns the room."""
 POOR_DB, GOOD_DB = -6.0, -12.0
@@ -104,6 +106,9 @@ class _Probe:
     """A look at the echo while something is played."""
 
     is_echo: bool
+    """Whether what is heard resembles what is played."""
+    is_quiet: bool
+    """Whether little more is heard than in the quietest of the last seconds."""
     left_db: float
     """How much louder the frame is after the canceller than before it; negative."""
 
@@ -135,8 +140,9 @@ class EchoCanceller:
             return self._fixed
         if self._n_audible < LEARNING_FRAMES:
             return "waits its turn"
-        if not any(probe.is_echo for probe in self._probes):
-            return "headphones"
+        if sum(probe.is_echo for probe in self._probes) < N_ECHOES:
+            n_quiet = sum(probe.is_quiet for probe in self._probes)
+            return "headphones" if 2 * n_quiet > len(self._probes) else "waits its turn"
         left_db = self._left_db
         if self._canceller is None or (left_db is not None and left_db > POOR_DB):
             return "waits its turn"
@@ -161,8 +167,7 @@ class EchoCanceller:
         if self._is_audible:
             self._n_audible += 1
             if self._n_audible % FRAMES_PER_PROBE == 0:
-                is_echo = likeness(self._heard, self._played) > ECHO_LIKENESS
-                self._probes.append(_Probe(is_echo, _ratio_db(*self._powers[-1])))
+                self._probe()
         return replace(frame, samples=samples)
 
     def rejects(self) -> bool:
@@ -179,8 +184,21 @@ class EchoCanceller:
     def _is_residue(self) -> bool:
         """Whether the last 90 ms are what the canceller leaves of an echo, by how loud they are."""
         before, after = np.sum(list(self._powers)[-3:], axis=0)
-        quietest = 3 * float(np.percentile([power for _, power in self._powers], 10))
-        return _ratio_db(before, after) < RESIDUE_DB or _ratio_db(quietest, after) < SOFT_DB
+        _, quietest = self._quietest
+        return _ratio_db(before, after) < RESIDUE_DB or _ratio_db(3 * quietest, after) < SOFT_DB
+
+    @property
+    def _quietest(self) -> npt.NDArray[np.float64]:
+        """Power of the quietest frames of the last 3 s, before and after the canceller."""
+        powers: npt.NDArray[np.float64] = np.percentile(self._powers, 10, axis=0)
+        return powers
+
+    def _probe(self) -> None:
+        """Look at how much of the echo is left."""
+        before, after = self._powers[-1]
+        quietest, _ = self._quietest
+        is_echo = likeness(self._heard, self._played) > ECHO_LIKENESS
+        self._probes.append(_Probe(is_echo, _ratio_db(quietest, before) < SOFT_DB, _ratio_db(before, after)))
 
     @property
     def _is_audible(self) -> bool:

@@ -19,6 +19,9 @@ STEP_SECONDS = 0.03
 """Clocks that differ by less are brought together one sample a frame: after a step, a canceller learns anew."""
 TOLERATED_SAMPLES = 8
 """0.5 ms: what blocks that come late can pretend."""
+FRAMES_MISSED = 5
+"""After so many frames in a row that lack more than blocks can be late, samples were lost: a system that is busy
+gives the loudspeaker silence instead, and goes on later."""
 KEPT_SECONDS = 3.0
 MAX_LAG_SECONDS = 0.1
 SAFE_LAG_SECONDS = 0.015
@@ -50,6 +53,10 @@ class SampleClock:
         while self._earliest[0][0] < at - WINDOW_SECONDS:
             self._earliest.popleft()
 
+    def forget(self) -> None:
+        """Go by what comes from now on alone."""
+        self._earliest.clear()
+
     @property
     def start(self) -> float | None:
         """When the stream would have begun had no sample been lost, `time.monotonic` seconds; None before any."""
@@ -75,6 +82,7 @@ class Playback:
         self._clock = SampleClock()
         self._samples = np.zeros(0, np.float32)  # the last ones
         self._shift: int | None = None  # from the microphone's samples to these
+        self._n_missed = 0  # frames in a row
         self._n_lag = 0  # samples by which they come later than they could, so that late blocks are there in time
 
     def begin(self, sampling_rate: int) -> None:
@@ -144,5 +152,10 @@ class Playback:
     def _wait_for_late_blocks(self, n_missing: int) -> None:
         """Give everything later from now on where a block came too late, but never later than its echo."""
         most = round(min(self.latency_seconds + SAFE_LAG_SECONDS, MAX_LAG_SECONDS) * SAMPLING_RATE)
-        if 0 < n_missing <= most - self._n_lag:
+        is_lost = n_missing > most - self._n_lag
+        self._n_missed = self._n_missed + 1 if is_lost else 0
+        if self._n_missed >= FRAMES_MISSED:
+            self._clock.forget()
+            self._shift, self._n_missed = None, 0
+        elif n_missing > 0 and not is_lost:
             self._n_lag += n_missing

@@ -18,8 +18,7 @@ import pytest
 from tests.voicechat.conftest import ASSETS, REPOSITORY, SoundCard
 
 pytestmark = [pytest.mark.slow, pytest.mark.device, pytest.mark.data]
-SENTENCES = "The old house stands on a hill above the river. Nobody has lived there for years. "
-ANSWER = SENTENCES * 6
+ANSWER = "The old house stands on a hill above the river and nobody has lived there for years and " * 7 + "that is all."
 FRAME = 160
 
 
@@ -39,7 +38,8 @@ class Talk:
         )
         self.events: list[dict[str, Any]] = []
         self._new: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -63,6 +63,11 @@ class Talk:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(10)
+        self._reader.join(10)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
 
 
 def pactl(card: SoundCard, *arguments: str) -> str:
@@ -127,6 +132,7 @@ def test_it_does_not_hear_itself_and_stops_when_spoken_over(user: SoundCard, tmp
     begun = int(np.argmax(asked))
     silences = np.convolve(heard[begun:], np.ones(50), "valid") == 0
     milliseconds = 10 * int(np.argmax(silences))
+    assert heard[begun - 50 : begun].any()  # it was speaking
     print(f"{decibels} dB: silent {milliseconds} ms after the user began")
     assert silences.any()
     assert milliseconds < 1000

@@ -95,6 +95,17 @@ def test_where_no_echo_is_heard_there_are_headphones() -> None:
     assert echo.handling == "headphones"
 
 
+def test_what_is_heard_and_resembles_nothing_is_not_taken_for_headphones() -> None:
+    """As when what was played could not be laid beside what is heard."""
+    room, echo = make_room(Room(NO_ECHO), webrtc_canceller())
+    n = 4 * SAMPLING_RATE
+    room.loudspeaker.play(np.tile(spoken("old_house.ogg", PLAYED_RMS), 2)[:n], SAMPLING_RATE)
+    others = np.tile(spoken("train_station.ogg", USER_RMS)[4800:-4800], 3)[:n]
+    for frame in frames_of(others):
+        room.hear(frame)
+    assert echo.handling == "waits its turn"
+
+
 def test_without_a_canceller_it_waits_its_turn() -> None:
     room, echo = make_room(Room(USER_RMS), None)
     assert not speak(room, 4)
