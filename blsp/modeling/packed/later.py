@@ -31,8 +31,10 @@ _MOST_USES, _TOGETHER = 8, 6
 """Products with a weight that is not laid out, after which it is done at once: so many, and one more for each so many
 weights before it, so that nobody waits for all of them in one pass."""
 
-_numbers = itertools.count()
-_last_use = 0.0
+numbers = itertools.count()
+"""Numbers of the weights that wait."""
+last_use = 0.0
+"""When a weight was last multiplied with, by `time.monotonic`."""
 
 
 class LaidOutLater:
@@ -54,10 +56,10 @@ class LaidOutLater:
         self._weights = tuple(weights)  # none once they are laid out
         self._n_inputs = self._weights[0][0].size(1)
         may_go_on = levels == LEVELS and multiplies_exactly()
-        self._uses_left = _MOST_USES + next(_numbers) // _TOGETHER if may_go_on else 0
+        self._uses_left = _MOST_USES + next(numbers) // _TOGETHER if may_go_on else 0
         self._blocked: BlockedWeight | None = None
         self._lock = threading.Lock()
-        self._done = _layout_thread().submit(self._lay_out_in_a_pause)
+        self._done = layout_thread().submit(self._lay_out_in_a_pause)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rows by the weight: float (..., K) -> float32 (N, M)."""
@@ -69,8 +71,8 @@ class LaidOutLater:
 
     def product(self, terms: Tensor, scales: Tensor) -> Tensor:
         """As `BlockedWeight.product`."""
-        global _last_use
-        _last_use = time.monotonic()
+        global last_use
+        last_use = time.monotonic()
         weights = self._weights  # before the next line: they go once the other is there
         if (blocked := self._blocked) is None:
             if self._uses_left > 0:
@@ -84,7 +86,7 @@ class LaidOutLater:
         self._done.result()
 
     def _lay_out_in_a_pause(self) -> None:
-        while self._blocked is None and time.monotonic() < _last_use + _PAUSE_SECONDS:
+        while self._blocked is None and time.monotonic() < last_use + _PAUSE_SECONDS:
             time.sleep(_CHECK_SECONDS)
         self._lay_out()
 
@@ -99,11 +101,12 @@ class LaidOutLater:
 
 def when_laid_out(action: Callable[[], object]) -> None:
     """Have the other thread do something after all that it was given until now."""
-    _layout_thread().submit(action)
+    layout_thread().submit(action)
 
 
 @cache
-def _layout_thread() -> Executor:
+def layout_thread() -> Executor:
+    """The one thread that lays weights out."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="lay-out")
     before = torch.get_num_threads()
     pool.submit(_be_alone).result()

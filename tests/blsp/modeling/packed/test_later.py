@@ -61,10 +61,10 @@ def test_a_weight_that_is_used_often_is_laid_out_at_once(
     weights: list[tuple[torch.Tensor, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(later, "_PAUSE_SECONDS", 60)  # the other thread has no pause to lay out in
-    monkeypatch.setattr(later, "_numbers", iter([0]))
+    monkeypatch.setattr(later, "numbers", iter([0]))
     laid_out = []
     monkeypatch.setattr(later, "BlockedWeight", lambda *given: laid_out.append(1) or BlockedWeight(*given))
-    monkeypatch.setattr(later, "_last_use", time.monotonic())
+    monkeypatch.setattr(later, "last_use", time.monotonic())
     weight, x = LaidOutLater(weights), torch.randn(3, 256)
     found = [weight(x) for _ in range(later._MOST_USES)]
     assert not laid_out
@@ -101,7 +101,7 @@ def test_an_error_while_laying_out_is_told(
 
 def test_threads_of_the_program_stay_as_they_are(weights: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     before = torch.get_num_threads()
-    later._layout_thread.__wrapped__().submit(int).result()  # type: ignore[attr-defined]
+    later.layout_thread.__wrapped__().submit(int).result()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == before
 
 
