@@ -25,7 +25,7 @@ from blsp.audio.read import load_audio
 from blsp.audio.speech_detector import SpeechDetector
 from blsp.audio.speech_gate import FRAME_SAMPLES
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
-from blsp.metrics.corpus_metrics import wer
+from blsp.metrics.corpus_metrics import corpus_word_errors
 from blsp.metrics.normalizers import normalizer
 from tests.voicechat.hearing.simulated_room import PLAYED_RMS, Room, SimulatedRoom, speech_rms
 from voicechat.answering.speech_output import load_voice
@@ -199,7 +199,8 @@ def summary(name: str, lines: list[Line], *, with_words: bool) -> str:
         parts.append(f"silent after {np.median(silent):.0f} ms (p95 {np.percentile(silent, 95):.0f});")
     if with_words and cut:
         tidy = normalizer("whisper-english")
-        rate = wer(references=[x["words"] for x in cut], hypotheses=[x["heard"] for x in cut], normalize=tidy)
+        said, heard = [x["words"] for x in cut], [x["heard"] for x in cut]
+        rate = corpus_word_errors(references=said, hypotheses=heard, normalize=tidy).rate
         parts.append(f"WER {rate:.1f} %")
     return " ".join(parts)
 
