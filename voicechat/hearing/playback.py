@@ -16,7 +16,9 @@ WINDOW_SECONDS = 4.0
 JUMP_SECONDS = 0.25
 """A block that comes so much too late was not late: samples were lost before it, or the program was suspended."""
 STEP_SECONDS = 0.03
-"""Clocks that differ by less are brought together one sample a frame: after a step, a canceller learns anew."""
+"""Clocks that differ by less are brought together slowly: after a step, a canceller learns anew."""
+FRAMES_PER_SAMPLE = 4
+"""By one sample in 120 ms, 500 ppm; clocks drift by up to 100."""
 TOLERATED_SAMPLES = 8
 """0.5 ms: what blocks that come late can pretend."""
 FRAMES_MISSED = 5
@@ -83,6 +85,7 @@ class Playback:
         self._samples = np.zeros(0, np.float32)  # the last ones
         self._shift: int | None = None  # from the microphone's samples to these
         self._n_missed = 0  # frames in a row
+        self._n_taken = 0  # frames
         self._n_lag = 0  # samples by which they come later than they could, so that late blocks are there in time
 
     def begin(self, sampling_rate: int) -> None:
@@ -143,9 +146,11 @@ class Playback:
             return None
         self._n_lag = max(self._n_lag, round(min(self.latency_seconds / 2, MAX_LAG_SECONDS) * SAMPLING_RATE))
         shift = round((microphone.start - self._clock.start) * SAMPLING_RATE) - self._n_lag
-        if self._shift is None or abs(shift - self._shift) > STEP_SECONDS * SAMPLING_RATE:
+        self._n_taken += 1
+        is_silent = not self._samples.any()
+        if self._shift is None or is_silent or abs(shift - self._shift) > STEP_SECONDS * SAMPLING_RATE:
             self._shift = shift
-        elif abs(shift - self._shift) > TOLERATED_SAMPLES:
+        elif abs(shift - self._shift) > TOLERATED_SAMPLES and self._n_taken % FRAMES_PER_SAMPLE == 0:
             self._shift += 1 if shift > self._shift else -1
         return microphone.n_samples + self._shift
 
@@ -159,3 +164,5 @@ class Playback:
             self._shift, self._n_missed = None, 0
         elif n_missing > 0 and not is_lost:
             self._n_lag += n_missing
+            if self._shift is not None:
+                self._shift -= n_missing

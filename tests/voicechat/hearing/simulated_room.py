@@ -24,6 +24,7 @@ from voicechat.hearing.speaker import PlayQueue
 
 BLOCK_SAMPLES = 160
 """The loudspeaker asks for 10 ms at a time."""
+SILENT_FRAMES = 100
 _FFT_SAMPLES = 16_384
 
 
@@ -92,6 +93,8 @@ class SimulatedRoom:
         self.n_frames = 0
         self.silent_since = 0.0
         """When the loudspeaker's last sound was heard, seconds since the beginning."""
+        for _ in range(SILENT_FRAMES):  # a loudspeaker is open for some seconds before the first answer
+            self.hear(np.zeros(FRAME_SAMPLES, np.float32))
 
     @property
     def seconds(self) -> float:
