@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,10 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         from blsp.stages.evaluate.comparison import comparison_jobs
 
         return Recipe(path, comparison_jobs(path, values, _job), read_header(path))
-    jobs = _steps(path, values) if is_pipeline else [_job(None, values, str(path))]
-    return Recipe(path, jobs, read_header(path))
+    if not is_pipeline:
+        return Recipe(path, [_job(None, values, str(path))], read_header(path))
+    made_by = _commands(path, values)
+    return Recipe(path, [_hinted(job, made_by) for job in _steps(path, values)], read_header(path))
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -57,12 +59,27 @@ def _steps(path: Path, values: Values) -> list[Job]:
     out, steps = values.get("out"), values.get("steps")
     if not isinstance(out, str) or not isinstance(steps, Values) or not steps:
         raise ConfigError(f"{path}: a pipeline must have `out`, its folder, and `steps`, names with configs.")
-    if unknown := [name for name in values if name not in {"stage", "out", "steps", "seed", *steps}]:
+    if unknown := [name for name in values if name not in {"stage", "out", "steps", "seed", "made_by", *steps}]:
         raise ConfigError(
             f"{values.places.get(unknown[0], path)}: unknown key {unknown[0]!r}.",
             hint=f"Steps of this pipeline: {', '.join(steps)}",
         )
     return [_step(path, values, name, out) for name in steps]
+
+
+def _commands(path: Path, values: Values) -> dict[Path, str]:
+    """By folder the commands that make what is there for this recipe: `made_by: {COMMAND: FOLDER}`."""
+    folders = values.get("made_by", Values())
+    if not isinstance(folders, Values) or not all(isinstance(folder, str) for folder in folders.values()):
+        raise ConfigError(f"{path}: 'made_by' must be commands with folders, but is {shown(folders)}.")
+    return {Path(folder): command for command, folder in folders.items()}
+
+
+def _hinted(job: Job, made_by: Mapping[Path, str]) -> Job:
+    """The job with the command for each of its inputs that lies in one of these folders."""
+    inputs = job.stage.inputs(job.config)
+    hints = {path: made_by[at] for path in inputs for at in (path, *path.parents) if at in made_by}
+    return replace(job, hints=hints)
 
 
 def _step(path: Path, values: Values, name: str, out: str) -> Job:

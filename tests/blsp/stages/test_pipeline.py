@@ -141,6 +141,13 @@ def test_a_step_whose_inputs_are_missing_does_not_begin(recipe_path: Path, tmp_p
     assert not (tmp_path / "runs/second").exists()
 
 
+def test_the_command_that_makes_what_is_missing_is_named(recipe_path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_path, [f"made_by={{voicechat train first: {tmp_path}/runs/first}}"])
+    with pytest.raises(DataError) as caught:
+        run(choose(recipe, ["second"]))
+    assert caught.value.hint == "voicechat train first"
+
+
 def test_force_runs_again_and_keeps_what_was_there(recipe_path: Path, tmp_path: Path) -> None:
     run(load_recipe(recipe_path))
     run(choose(load_recipe(recipe_path), ["second"]), force=True)
@@ -181,6 +188,7 @@ def test_planning_touches_nothing_and_names_what_is_missing(recipe_path: Path, t
         (["first.sum=1"], "argument .first.sum=1.: unknown key .sum."),
         (["first.stage=numbr"], "There is no stage 'numbr'"),
         (["steps.first=3"], "the step 'first' must be a file's name or a config, but is 3"),
+        (["made_by=first"], "'made_by' must be commands with folders, but is 'first'"),
         (["steps=null"], "must have `out`, its folder, and `steps`"),
     ],
 )
