@@ -25,8 +25,7 @@ from typing import Any
 
 from blsp.data.manifest import Manifest, load_waveform, write_manifest
 from blsp.errors import BlspError, DataError, ModelNotFoundError
-from blsp.json_lines import parse_object
-from blsp.storage import atomic_file, sha256_of, write_json_atomically
+from blsp.storage import atomic_file, read_json, sha256_of, write_json_atomically
 
 LIST_NAME = "parcels.json"
 MAX_MEGABYTES = 60.0
@@ -120,8 +119,7 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ModelNotFoundError(f"There is no {LIST_NAME} in {folder}.", hint="Send it with the first parcels.")
     try:
-        values = parse_object(path.read_bytes())
-        parcels: list[dict[str, Any]] = values["parcels"]
+        parcels: list[dict[str, Any]] = read_json(path)["parcels"]
     except (ValueError, KeyError) as error:
         raise DataError(f"{path} must list parcels, but does not: {error!r}.") from error
     return parcels

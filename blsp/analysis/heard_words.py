@@ -51,6 +51,15 @@ class HeardWord:
     added: float = 0.0
     """Length of what the frames add to the token's embedding, as a share of its own length."""
 
+    @property
+    def handed(self) -> str:
+        """The token that was found; where none was, the one nearest to the frame."""
+        return self.text if self.text is not None else self.nearest[0].text if self.nearest else ""
+
+    def with_dash(self, text: str) -> str:
+        """A text in its place, after a dash where it goes on with a word."""
+        return text if self.starts_word or not text.isalpha() else f"-{text}"
+
 
 @torch.no_grad()
 def explain_speech(model: BlspModel, waveform: Waveform, *, k: int = 3) -> list[HeardWord]:

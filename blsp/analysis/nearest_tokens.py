@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES, extract_features
+from blsp.audio.log_mel import MIN_SAMPLES, WINDOW_SAMPLES
 from blsp.audio.waveform import WHISPER_WINDOW_SECONDS, Waveform
 from blsp.decoding.search.ctc_alignment import align
 from blsp.decoding.speech_reader import speech_reader
@@ -90,9 +90,7 @@ def match_tokens(model: BlspModel, waveform: Waveform, *, k: int = 3) -> Utteran
             f"`waveform` must hold {MIN_SAMPLES} to {WINDOW_SAMPLES} samples ({WHISPER_WINDOW_SECONDS} s), "
             f"but holds {len(waveform)} instead."
         )
-    features, lengths = extract_features([waveform], model.encoder.n_mels, padded=model.encoder.padded)
-    hidden_states, lengths = model.encoder(features.to(model.device), lengths.to(model.device))
-    embeds, lengths, letters = model.adapter.forward_with_letters(hidden_states[:, : int(lengths[0])], lengths)
+    embeds, lengths, letters = model.adapter.forward_with_letters(*speech_reader(model).encode_windows([waveform]))
     cosines = likeness(model, embeds[0])  # (S, V)
     found = cosines.topk(k, dim=1)
     frame_seconds = 1 / model.adapter.config.embeds_per_second

@@ -160,7 +160,7 @@ class SpeechReader:
         finder, heard = self._finder(), self._read_windows([window])
         (sentence,) = finder.sentences(*heard, evidence=self.evidence([window]), tree=tree)
         embeds, _ = finder.embed([sentence.ids], *heard)
-        return sentence.ids, embeds[0]
+        return sentence.ids, embeds[0, : len(sentence.ids)]
 
     def embed_words(
         self,

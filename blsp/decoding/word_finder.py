@@ -116,18 +116,13 @@ class WordFinder:
         """
         if logits is None:
             logits = self.token_scores(frames)
-        found = self.words(logits, lengths, letters, evidence)
-        if not self._writes:
-            return [list(best[0].ids) if best else [] for best in found]
-        marks = self._marks
-        assert marks is not None
-        ends = [*sorted(self._model.stop_token_ids), *marks.ends]
         typed = PlainText(self._model.tokenizer)
         rows = []
-        for best, heard in zip(found, self.readings(logits, lengths, letters, SearchConfig().tokens_per_frame)):
-            path = tuple(best[0].ids) if best else ()
-            text = Punctuation(heard, marks, ends, self._model.tokenizer).by_sound(path) if path else ""
-            rows.append(list(typed.ids(text)))
+        for words, heard in self._by_sound(logits, lengths, letters, evidence):
+            path = tuple(words[0].ids) if words else ()
+            if path and self._writes:
+                path = typed.ids(self._punctuation(heard).by_sound(path))
+            rows.append(list(path))
         return rows
 
     @torch.no_grad()
@@ -168,14 +163,13 @@ class WordFinder:
         Returns:
             speech_embeds, float (U, K, E), zero past each row's length, and their lengths, int64 (U,).
         """
-        pad = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-        embeds = pad([self._model.embed_tokens(row) for row in rows])
-        n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
-        if self.adapter.residual is None or not embeds.size(1):
-            return embeds, n_tokens
-        spans = pad(token_spans(self._model.tokenizer, rows, letters, lengths.tolist())).to(frames.device)
-        changed = self.adapter.residual(embeds, n_tokens, frames, lengths, spans)
-        return changed.to(embeds.dtype), n_tokens
+        embeds = [self._model.embed_tokens(row) for row in rows]
+        if self.adapter.residual is None:
+            n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
+            return nn.utils.rnn.pad_sequence(embeds, batch_first=True), n_tokens
+        spans = token_spans(self._model.tokenizer, rows, letters, lengths.tolist())
+        changed, n_tokens = self.adapter.residual.add_to(embeds, spans, frames, lengths)
+        return changed.to(self._model.dtype), n_tokens
 
     def token_scores(self, frames: Tensor) -> Tensor:
         """The CTC head's scores of the blank and of each token that it tells apart.
@@ -228,13 +222,32 @@ class WordFinder:
             letters: What the adapter read letter by letter.
             evidence: How much speaks for speech in each, in nats; None where only head and letters are there to tell.
         """
+        return [words for words, _ in self._by_sound(logits, lengths, letters, evidence)]
+
+    def _by_sound(
+        self, logits: Tensor, lengths: Tensor, letters: LetterScores | None, evidence: Sequence[float] | None
+    ) -> list[tuple[list[Words], Reading]]:
+        """As `words`, each with what it was found in."""
         config = SearchConfig()
         has_evidence = evidence is not None  # what is no speech by it has no words; of all else they are looked for
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
-            find_words(heard, self.spellings, config, min_letter_fit=fit, is_speech=has_evidence) if maybe else []
+            (
+                find_words(heard, self.spellings, config, min_letter_fit=fit, is_speech=has_evidence) if maybe else [],
+                heard,
+            )
             for heard, maybe, fit in zip(readings, *self._doubts(logits, lengths, letters, evidence))
         ]
+
+    @property
+    def _ends(self) -> list[int]:
+        """Tokens that may end what somebody writes: a turn, or a sentence."""
+        assert self._marks is not None
+        return [*sorted(self._model.stop_token_ids), *self._marks.ends]
+
+    def _punctuation(self, reading: Reading) -> Punctuation:
+        assert self._marks is not None
+        return Punctuation(reading, self._marks, self._ends, self._model.tokenizer)
 
     @torch.inference_mode()
     def letter_fit(self, frames: Tensor, lengths: Tensor, letters: LetterScores | None) -> float:
@@ -255,9 +268,6 @@ class WordFinder:
         after: Sequence[int] = (),
     ) -> list[Sentence]:
         """What each of U stretches says, as people write it; arguments as of `words` and `sentences`."""
-        marks = self._marks
-        assert marks is not None
-        ends = [*sorted(self._model.stop_token_ids), *marks.ends]
         is_conversation = tree is not None
         tree = tree or LlmTree(self._model, self._prompt_ids(sentence_instruction()), self.spellings.openings)
         typed = PlainText(self._model.tokenizer)
@@ -265,7 +275,7 @@ class WordFinder:
 
         def punctuation(reading: Reading) -> Punctuation:
             if id(reading) not in written:
-                written[id(reading)] = Punctuation(reading, marks, ends, self._model.tokenizer)
+                written[id(reading)] = self._punctuation(reading)
             return written[id(reading)]
 
         def last_paths(reading: Reading, path: Path) -> list[Path]:
@@ -273,7 +283,7 @@ class WordFinder:
 
         sentences = []
         foreseen = last_paths if is_conversation else None
-        for found in self._search(tree, ends, logits, lengths, letters, evidence, config or NARROW, foreseen):
+        for found in self._search(tree, self._ends, logits, lengths, letters, evidence, config or NARROW, foreseen):
             if found is None:
                 sentences.append(Sentence([], []))
                 continue

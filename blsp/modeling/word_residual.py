@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from blsp.modeling.attention_block import rotate, valid_positions
 
@@ -64,6 +67,28 @@ class WordResidual(nn.Module):
         size = embeds.float().norm(dim=2, keepdim=True).to(kind) / embeds.size(2) ** 0.5
         changed: Tensor = embeds.to(kind) + size * self.out(self.norm(x))
         return changed * is_token[:, :, None]
+
+    def add_to(
+        self, embeds: Sequence[Tensor], spans: Sequence[Tensor], frames: Tensor, frame_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As forward(), for rows that are not padded yet.
+
+        Args:
+            embeds: B rows of token embeddings, each float (K, E).
+            spans: First and last frame of each token, B rows, each float (K, 2).
+            frames: As of forward().
+            frame_lengths: As of forward().
+
+        Returns:
+            float (B, K', E), zero past each row's length, and the lengths, int64 (B,). K' is 1 where nothing was found
+            in any row, so that there is a gradient, of zero.
+        """
+        lengths = torch.tensor([len(row) for row in embeds], device=frames.device)
+        padded = [
+            F.pad(pad_sequence(list(rows), batch_first=True), (0, 0, 0, int(not lengths.any()))).to(frames.device)
+            for rows in (embeds, spans)
+        ]
+        return self(padded[0], lengths, frames, frame_lengths, padded[1]), lengths
 
 
 class LookBlock(nn.Module):

@@ -100,9 +100,9 @@ def _lines(words: Sequence[HeardWord]) -> list[str]:
 
 
 def _row(word: HeardWord) -> tuple[str, ...]:
-    name = "" if word.text is None else word.text if word.starts_word or not word.text.isalpha() else f"-{word.text}"
     nearest = ", ".join(f"{match.text} {match.cosine:.2f}" for match in word.nearest)
     others = ", ".join(f"{other.text} {other.share:.0%}" for other in word.alternatives if other.share >= _WORTH_SAYING)
+    name = word.with_dash(word.text or "")
     cells = (f"{word.start:.2f}-{word.end:.2f}", name, word.letters, nearest, others, f"{word.added:.0%}")
     return tuple(harmless_line(cell) for cell in cells)
 

@@ -31,6 +31,11 @@ class Answer:
     top_tokens: TopTokens | None = None
     """What was expected at each of its tokens, where that was asked for."""
 
+    @property
+    def kept_tokens(self) -> str | None:
+        """The same as a line of a file holds it."""
+        return None if self.top_tokens is None else self.top_tokens.encode()
+
 
 @dataclass(frozen=True)
 class AnswerFormat:

@@ -213,8 +213,7 @@ class _Draft:
         text, finished = answer.text.strip(), answer.finished
         if self.max_sentences is not None and len(found := sentences(text)) > self.max_sentences:
             text, finished = " ".join(found[: self.max_sentences]), False
-        top = None if answer.top_tokens is None else answer.top_tokens.encode()
-        return replace(self.line, response=text, finished=finished, top_tokens=top)
+        return replace(self.line, response=text, finished=finished, top_tokens=answer.kept_tokens)
 
 
 def _draft(

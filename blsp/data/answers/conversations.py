@@ -98,8 +98,9 @@ class ConversationLine:
         """The conversation with the answer to turn `n_turns`."""
         turns = list(self.turns)
         text = answer.text.strip()
-        top = None if answer.top_tokens is None else answer.top_tokens.encode()
-        turns[n_turns - 1] = replace(turns[n_turns - 1], answer=text, finished=answer.finished, top_tokens=top)
+        turns[n_turns - 1] = replace(
+            turns[n_turns - 1], answer=text, finished=answer.finished, top_tokens=answer.kept_tokens
+        )
         if n_turns < len(turns) and not answer.finished:  # what is said next follows on whole sentences
             turns[n_turns - 1] = replace(turns[n_turns - 1], answer=_whole_sentences(text))
         return replace(self, turns=tuple(turns))

@@ -92,12 +92,11 @@ def _draw_words(axes: Axes, words: Sequence[HeardWord], edges: tuple[float, floa
 def _cells(word: HeardWord) -> tuple[str, ...]:
     """What stands in the rows of a word's column."""
     nearest = word.nearest[0].text if word.nearest else ""
-    handed = nearest if word.text is None else word.text
     other = word.alternatives[0] if word.alternatives else None
     return (
         word.letters,
-        handed if word.starts_word or not handed.isalpha() else f"-{handed}",
-        "" if nearest == handed else nearest,
+        word.with_dash(word.handed),
+        "" if nearest == word.handed else nearest,
         "" if other is None or other.share < _LEAST_SHARE else f"{other.text} {other.share:.0%}",
         "" if word.added < _LEAST_SHARE / 2 else f"{word.added:.0%}",
     )

@@ -39,7 +39,6 @@ from blsp.modeling.batch import (
 )
 from blsp.modeling.model import BlspModel
 from blsp.modeling.prompt import CACHED_SPEECH
-from blsp.modeling.word_residual import WordResidual
 from blsp.models.checkpoint import save_adapter
 from blsp.models.spec import write_checkpoint_spec
 from blsp.training.product import Product, save_encoder
@@ -207,7 +206,9 @@ class AlignmentModule(nn.Module):
             losses["ctc"] = ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary)
         if adapter.residual is None:
             return Heard(SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), losses)
-        embeds = _embed_found(adapter.residual, batch.found, frames, lengths, token_embeds)
+        ids = [torch.tensor(words.ids, dtype=torch.int64, device=frames.device) for words in batch.found]
+        spans = [torch.from_numpy(words.spans) for words in batch.found]
+        embeds = SpeechEmbeds(*adapter.residual.add_to([token_embeds[row] for row in ids], spans, frames, lengths))
         if self._objective.embedding > 0:
             losses["embedding"] = _embedding_loss(batch, embeds, token_embeds)
         return Heard(embeds, losses)
@@ -219,22 +220,6 @@ class Heard:
 
     embeds: SpeechEmbeds
     losses: Mapping[str, Tensor]
-
-
-def _embed_found(
-    residual: WordResidual, found: Sequence[FoundWords], frames: Tensor, lengths: Tensor, token_embeds: Tensor
-) -> SpeechEmbeds:
-    """Embeddings of the words found in U utterances, with what their frames (U, S, E) add."""
-    device = frames.device
-    n_tokens = torch.tensor([len(words.ids) for words in found], device=device)
-    # One place at least, so that there is a gradient, of zero, where nothing was found in any of them.
-    ids = torch.zeros(len(found), max(1, int(n_tokens.max())), dtype=torch.int64)
-    spans = torch.zeros(*ids.shape, 2)
-    for row, words in enumerate(found):
-        ids[row, : len(words.ids)] = torch.tensor(words.ids, dtype=torch.int64)
-        spans[row, : len(words.ids)] = torch.from_numpy(words.spans)
-    embeds = token_embeds[ids.to(device)]
-    return SpeechEmbeds(residual(embeds, n_tokens, frames, lengths, spans.to(device)), n_tokens)
 
 
 def _embedding_loss(batch: AnswerBatch, embeds: SpeechEmbeds, token_embeds: Tensor) -> Tensor:

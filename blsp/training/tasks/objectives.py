@@ -63,12 +63,7 @@ def distillation_sum(student: Tensor, teacher: Tensor, temperature: float = 1.0)
 
 
 def top_distillation_sum(student: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
-    """As `distillation_sum`, of a teacher of whom only the K likeliest tokens are known: sum of `top_distances`."""
-    return top_distances(student, ids, log_probs).sum()
-
-
-def top_distances(student: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
-    """KL divergence at each of N tokens from a teacher of whom only the K likeliest tokens are known.
+    """As `distillation_sum`, of a teacher of whom only the K likeliest tokens are known.
 
     All other tokens count as one: what is left of the probability. So it is never more than the whole distance.
 
@@ -78,14 +73,14 @@ def top_distances(student: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
         log_probs: Their log probabilities, float (N, K).
 
     Returns:
-        float32 (N,); zero where both agree.
+        float32 (); zero where both agree.
     """
     scores = student.float()
     own = scores.gather(1, ids) - scores.logsumexp(dim=1, keepdim=True)  # (N, K)
     teacher = log_probs.float()
     listed = (teacher.exp() * (teacher - own)).sum(dim=1)
     left, own_left = _left(teacher), _left(own)
-    return listed + left * (left.log() - own_left.log())
+    return (listed + left * (left.log() - own_left.log())).sum()
 
 
 def _left(log_probs: Tensor) -> Tensor:
