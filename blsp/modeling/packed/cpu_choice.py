@@ -71,7 +71,7 @@ def measure(llm: nn.Module) -> CpuChoice:
 
 
 def apply(llm: nn.Module, choice: CpuChoice) -> None:
-    """Run an LLM whose matrices are packed as chosen. Threads are torch's, of the whole process.
+    """Run an LLM whose matrices are packed as chosen. Threads are torch's, of the whole process, unless they are given.
 
     Raises:
         RuntimeError: Weights are to be laid out for products that this CPU does not have.
@@ -83,7 +83,7 @@ def apply(llm: nn.Module, choice: CpuChoice) -> None:
         if isinstance(module, PackedLinear):
             linears[name] = module
     apply_to_linears(linears, choice)
-    if choice.threads is not None:
+    if choice.threads is not None and not _threads_are_given():
         torch.set_num_threads(choice.threads)
 
 
@@ -161,7 +161,7 @@ def _fastest_many(linears: Sequence[PackedLinear]) -> ManyRows:
 
 
 def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:
-    if any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
+    if _threads_are_given():
         return None
     before = torch.get_num_threads()
 
@@ -175,6 +175,11 @@ def _fastest_threads(linears: Sequence[PackedLinear]) -> int | None:
         return _fastest({n: partial(run, n) for n in sorted(_candidates(physical_cores() or before))})
     finally:
         torch.set_num_threads(before)
+
+
+def _threads_are_given() -> bool:
+    """Whether the user says how many threads there shall be."""
+    return any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
 
 
 def _candidates(cores: int) -> set[int]:

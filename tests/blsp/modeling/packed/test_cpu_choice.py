@@ -131,7 +131,18 @@ def test_an_output_layer_keeps_the_weight_that_scores_exactly() -> None:
     assert torch.equal(llm(x), before)
 
 
-def test_a_choice_is_applied_to_all_matrices(llm: nn.Module) -> None:
+def test_threads_that_were_measured_before_give_way_to_what_the_user_says(
+    llm: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[int]()
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    apply(llm, CpuChoice("8 bits", "float32", "8 bits", 2))
+    assert taken == []
+
+
+def test_a_choice_is_applied_to_all_matrices(llm: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
         apply(llm, CpuChoice("8 bits", "float32", "8 bits", 1))
