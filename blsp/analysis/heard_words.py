@@ -99,7 +99,7 @@ def _words(model: BlspModel, window: Waveform, offset: float, k: int) -> list[He
     (sentence,) = finder.sentences(frames, lengths, letters, logits, reader.evidence([window]))
     if not sentence.ids:
         return []
-    embeds, _ = finder.embed([sentence.ids], frames, lengths, letters)
+    embeds, _ = finder.embed([sentence.ids], frames, lengths, letters, logits)
     plain = model.embed_tokens(sentence.ids).float()
     added = (embeds[0].float() - plain).norm(dim=1) / plain.norm(dim=1).clamp(min=1e-9)
     (spans,) = token_spans(model.tokenizer, [sentence.ids], letters, lengths.tolist())
@@ -151,7 +151,7 @@ def _alternatives(
     known = token_match(model.tokenizer, token, 0.0).text.casefold()
     for other, share in zip(ids, shares.tolist()):
         text = token_match(model.tokenizer, other, 0.0).text
-        if text.casefold() not in (known, *found):  # the same word, written otherwise, is none
+        if text.casefold() not in (known, *found):  # the same word, written otherwise, is not an alternative
             found[text.casefold()] = Alternative(text, share)
     return tuple(itertools.islice(found.values(), k))
 

@@ -158,8 +158,9 @@ class SpeechReader:
             Token ids, and their embeddings with what the sound adds, float (K, E).
         """
         finder, heard = self._finder(), self._read_windows([window])
-        (sentence,) = finder.sentences(*heard, evidence=self.evidence([window]), tree=tree)
-        embeds, _ = finder.embed([sentence.ids], *heard)
+        logits = finder.token_scores(heard[0])
+        (sentence,) = finder.sentences(*heard, logits, self.evidence([window]), tree)
+        embeds, _ = finder.embed([sentence.ids], *heard, logits)
         return sentence.ids, embeds[0, : len(sentence.ids)]
 
     def embed_words(
@@ -179,8 +180,10 @@ class SpeechReader:
             UnsupportedError: The adapter finds no words.
         """
         finder = self._finder()
+        if logits is None and self.adds_sound:  # both read them
+            logits = finder.token_scores(frames)
         sentences = finder.sentences(frames, lengths, letters, logits, evidence)
-        return finder.embed([sentence.ids for sentence in sentences], frames, lengths, letters)
+        return finder.embed([sentence.ids for sentence in sentences], frames, lengths, letters, logits)
 
     def transcripts(self, windows: Sequence[np.ndarray], config: JointConfig | None = None) -> list[str]:
         """What windows of at most 30 s say, by sound and LLM together.

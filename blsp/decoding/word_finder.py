@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from blsp.audio.speech_gate import is_certain, needed_letter_fit
 from blsp.conversation import Turn
 from blsp.decoding.search.ctc_beam import Reading, SearchConfig, Spellings, Words, find_words, reading, search_words
+from blsp.decoding.search.heard_tokens import tokens_heard
 from blsp.decoding.search.joint import NARROW, JointConfig, find_words_jointly
 from blsp.decoding.search.llm_tree import LlmTree, Path
 from blsp.decoding.search.punctuation import Marks, Punctuation
@@ -28,6 +29,7 @@ from blsp.modeling.packed.fast_decoder import reason_against
 from blsp.modeling.packed.linear import PackedEmbedding
 from blsp.modeling.prompt import CACHED_SPEECH, PlainText, render
 from blsp.modeling.weights_mark import WeightsMark
+from blsp.modeling.word_residual import Candidates, Place
 
 SENTENCES_AT_ONCE = 16
 """Sentences whose words an LLM scores in one pass; each takes its vocabulary for each of its tokens."""
@@ -150,7 +152,12 @@ class WordFinder:
         return ["" if found is None else decode(self._model.tokenizer, found.words.ids).strip() for found in searched]
 
     def embed(
-        self, rows: Sequence[Sequence[int]], frames: Tensor, lengths: Tensor, letters: LetterScores | None
+        self,
+        rows: Sequence[Sequence[int]],
+        frames: Tensor,
+        lengths: Tensor,
+        letters: LetterScores | None,
+        logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What the LLM reads of tokens found in U stretches: their embeddings, and what the frames add to them.
 
@@ -159,17 +166,51 @@ class WordFinder:
             frames: As of `sentences`.
             lengths: As of `sentences`.
             letters: As of `sentences`.
+            logits: As of `sentences`.
 
         Returns:
             speech_embeds, float (U, K, E), zero past each row's length, and their lengths, int64 (U,).
         """
-        embeds = [self._model.embed_tokens(row) for row in rows]
         if self.adapter.residual is None:
+            embeds = [self._model.embed_tokens(row) for row in rows]
             n_tokens = torch.tensor([len(row) for row in rows], device=lengths.device)
             return nn.utils.rnn.pad_sequence(embeds, batch_first=True), n_tokens
         spans = token_spans(self._model.tokenizer, rows, letters, lengths.tolist())
-        changed, n_tokens = self.adapter.residual.add_to(embeds, spans, frames, lengths)
+        changed, n_tokens = self.add_sound(rows, spans, frames, lengths, logits)
         return changed.to(self._model.dtype), n_tokens
+
+    def add_sound(
+        self,
+        rows: Sequence[Sequence[int]],
+        spans: Sequence[Tensor],
+        frames: Tensor,
+        lengths: Tensor,
+        logits: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `embed`, where it is known in which frames each token was found; for an adapter with a residual.
+
+        Args:
+            rows: Token ids, U rows.
+            spans: Of each token, U rows, each float (K, 2).
+            frames: As of `sentences`.
+            lengths: As of `sentences`.
+            logits: As of `sentences`.
+
+        Returns:
+            As `embed`, of the type of the residual's weights.
+        """
+        residual, places = self.adapter.residual, []
+        assert residual is not None
+        for i, (ids, row_spans) in enumerate(zip(rows, spans)):
+            with torch.no_grad():  # of the frames' type it would be two and ten times slower
+                one = (
+                    self.token_scores(frames[i : i + 1].to(self._model.dtype)) if logits is None else logits[i : i + 1]
+                )
+                others, log_probs = tokens_heard(one[0, : int(lengths[i])], row_spans, self._head.vocabulary)
+                embeds = self._model.embed_tokens(ids)
+                other_embeds = self._model.embed_tokens(others.flatten()).view(*others.shape, -1)
+            places.append(Place(embeds, row_spans, Candidates(other_embeds, log_probs)))
+        return residual.add_to(places, frames, lengths)
 
     def token_scores(self, frames: Tensor) -> Tensor:
         """The CTC head's scores of the blank and of each token that it tells apart.
@@ -229,7 +270,7 @@ class WordFinder:
     ) -> list[tuple[list[Words], Reading]]:
         """As `words`, each with what it was found in."""
         config = SearchConfig()
-        has_evidence = evidence is not None  # what is no speech by it has no words; of all else they are looked for
+        has_evidence = evidence is not None  # what it takes for noise has no words; in all else they are looked for
         readings = self.readings(logits, lengths, letters, config.tokens_per_frame)
         return [
             (
@@ -313,7 +354,7 @@ class WordFinder:
             self.spellings,
             ends,
             config,
-            is_speech=[evidence is not None for _ in heard],  # what is none by it is not looked at
+            is_speech=[evidence is not None for _ in heard],  # what it takes for noise is not looked at
             last_paths=None if last_paths is None else lambda i, path: last_paths(readings[heard[i]], path),
         )
         found: list[_Found | None] = [None] * len(readings)

@@ -1,8 +1,9 @@
-"""What the sound adds to words: a learned change of each token's embedding by the frames in which it was found."""
+"""What the sound adds to words: a learned change of each token's embedding by what else was heard in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,35 @@ _REACH = 4.0
 """Frames from a token at which the narrowest head sees a tenth of what it sees inside."""
 
 
-class WordResidual(nn.Module):
-    """Tokens look at the frames around them and at each other; what they saw is added to their embeddings.
+class Candidates(NamedTuple):
+    """Tokens that were heard in the places of those found."""
 
-    At first nothing is added: training begins where reading the words alone is, and can only add to it (what sounded
-    alike, what was said but not found, how it was said).
+    embeds: Tensor
+    """Float (B, K, C, E)."""
+    log_probs: Tensor
+    """By the CTC head, float (B, K, C)."""
+
+
+class Place(NamedTuple):
+    """Where K tokens of one stretch of speech were found, and what they could be instead."""
+
+    embeds: Tensor
+    """Embeddings of the tokens, float (K, E)."""
+    spans: Tensor
+    """First and last frame of each, float (K, 2)."""
+    candidates: Candidates
+    """Float (K, C, E) and (K, C)."""
+
+
+class WordResidual(nn.Module):
+    """Tokens look at the frames around them, at each other, and at other tokens that were heard in their places.
+
+    What they saw is added to their embeddings: steps towards the other tokens, and whatever else. At first nothing is
+    added: training begins where reading the words alone is, and can only add to it (what sounded alike, what was said
+    but not found, how it was said).
 
     Shapes:
-        B batch, K tokens found, S frames of the adapter, E LLM width, W own width, H heads.
+        B batch, K tokens found, C candidates for each, S frames of the adapter, E LLM width, W own width, H heads.
 
     Args:
         llm_dim: Width of token embeddings and frames.
@@ -35,14 +57,26 @@ class WordResidual(nn.Module):
         super().__init__()
         self.token_norm = nn.LayerNorm(llm_dim, eps=1e-9)  # embeddings of some LLMs are tiny
         self.frame_norm = nn.LayerNorm(llm_dim)
-        self.tokens, self.frames = nn.Linear(llm_dim, width), nn.Linear(llm_dim, width)
+        self.tokens, self.frames, self.candidates = (nn.Linear(llm_dim, width) for _ in range(3))
         self.blocks = nn.ModuleList(LookBlock(width) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, llm_dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.query = nn.Linear(width, width)
+        self.trust = nn.Parameter(torch.ones(()))
+        """How much the CTC head's own scores count among the candidates."""
+        self.out, self.step = nn.Linear(width, llm_dim), nn.Linear(width, 1)
+        for layer in (self.out, self.step):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, embeds: Tensor, lengths: Tensor, frames: Tensor, frame_lengths: Tensor, spans: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeds: Tensor,
+        lengths: Tensor,
+        frames: Tensor,
+        frame_lengths: Tensor,
+        spans: Tensor,
+        candidates: Candidates,
+    ) -> Tensor:
         """Embeddings with what the sound adds to them.
 
         Args:
@@ -51,13 +85,16 @@ class WordResidual(nn.Module):
             frames: Result of `Adapter.forward`, float (B, S, E).
             frame_lengths: Valid frames in each row, int64 (B,).
             spans: First and last frame of each token, fractions included, float (B, K, 2).
+            candidates: Tokens that were heard there.
 
         Returns:
             float (B, K, E), of the type of the weights.
         """
         kind = self.out.weight.dtype
         is_token = valid_positions(lengths, embeds.size(1))
-        x = self.tokens(self.token_norm(embeds.to(kind)))
+        others, log_probs = candidates.embeds.to(kind), candidates.log_probs.to(kind)
+        keys = self.candidates(self.token_norm(others))  # (B, K, C, W)
+        x = self.tokens(self.token_norm(embeds.to(kind))) + _weighted(log_probs.softmax(dim=2), keys)
         heard = self.frames(self.frame_norm(frames.to(kind)))
         distance = _distance(spans, frames.size(1)).to(kind)
         is_frame = valid_positions(frame_lengths, frames.size(1))
@@ -65,17 +102,17 @@ class WordResidual(nn.Module):
             x = block(x, is_token, heard, is_frame, distance)
         # Of the size of embeddings, whatever that is in an LLM: the same learning rate then serves all.
         size = embeds.float().norm(dim=2, keepdim=True).to(kind) / embeds.size(2) ** 0.5
-        changed: Tensor = embeds.to(kind) + size * self.out(self.norm(x))
+        seen = self.norm(x)
+        likeness = (self.query(seen)[:, :, None] * keys).sum(dim=3) / keys.size(3) ** 0.5
+        towards = _weighted((likeness + self.trust * log_probs).softmax(dim=2), others) - embeds.to(kind)
+        changed: Tensor = embeds.to(kind) + self.step(seen) * towards + size * self.out(seen)
         return changed * is_token[:, :, None]
 
-    def add_to(
-        self, embeds: Sequence[Tensor], spans: Sequence[Tensor], frames: Tensor, frame_lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def add_to(self, places: Sequence[Place], frames: Tensor, frame_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As forward(), for rows that are not padded yet.
 
         Args:
-            embeds: B rows of token embeddings, each float (K, E).
-            spans: First and last frame of each token, B rows, each float (K, 2).
+            places: B rows of tokens found.
             frames: As of forward().
             frame_lengths: As of forward().
 
@@ -83,12 +120,16 @@ class WordResidual(nn.Module):
             float (B, K', E), zero past each row's length, and the lengths, int64 (B,). K' is 1 where nothing was found
             in any row, so that there is a gradient, of zero.
         """
-        lengths = torch.tensor([len(row) for row in embeds], device=frames.device)
-        padded = [
-            F.pad(pad_sequence(list(rows), batch_first=True), (0, 0, 0, int(not lengths.any()))).to(frames.device)
-            for rows in (embeds, spans)
-        ]
-        return self(padded[0], lengths, frames, frame_lengths, padded[1]), lengths
+        lengths = torch.tensor([len(row.embeds) for row in places], device=frames.device)
+        missing = int(not lengths.any())
+
+        def padded(rows: Sequence[Tensor]) -> Tensor:
+            together = pad_sequence(list(rows), batch_first=True).to(frames.device)
+            return F.pad(together, (0, 0) * (together.dim() - 2) + (0, missing))
+
+        candidates = Candidates(*(padded(rows) for rows in zip(*(row.candidates for row in places))))
+        embeds, spans = padded([row.embeds for row in places]), padded([row.spans for row in places])
+        return self(embeds, lengths, frames, frame_lengths, spans, candidates), lengths
 
 
 class LookBlock(nn.Module):
@@ -141,6 +182,11 @@ def _mask(is_valid: Tensor, x: Tensor) -> Tensor:
 def _joined(x: Tensor) -> Tensor:
     """(B, H, N, W / H) -> (B, N, W)."""
     return x.transpose(1, 2).flatten(2)
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Weights (B, K, C) and values (B, K, C, N) -> sums (B, K, N)."""
+    return (weights[:, :, None] @ values)[:, :, 0]
 
 
 def _distance(spans: Tensor, n_frames: int) -> Tensor:

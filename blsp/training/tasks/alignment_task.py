@@ -27,6 +27,7 @@ from blsp.data.speech.found_words import FoundWords
 from blsp.data.speech.speech_batch import SpeechBatch, SpeechLoader
 from blsp.decoding.batched import generate_batch
 from blsp.decoding.sampling import GenerationConfig
+from blsp.decoding.word_finder import WordFinder
 from blsp.errors import ConfigError
 from blsp.modeling.batch import (
     PromptBatch,
@@ -145,6 +146,8 @@ class AlignmentModule(nn.Module):
         super().__init__()
         self.model = model
         self._objective, self._cache = objective, cache
+        adapter = model.adapter
+        self._finder = WordFinder(model) if adapter is not None and adapter.residual is not None else None
         self.register_buffer("vocabulary", vocabulary, persistent=False)
 
     def forward(self, batch: AnswerBatch) -> LossSum:
@@ -206,9 +209,9 @@ class AlignmentModule(nn.Module):
             losses["ctc"] = ctc_loss_sum(logits, lengths, batch.transcripts, self.vocabulary)
         if adapter.residual is None:
             return Heard(SpeechEmbeds(*adapter.read_out(frames, lengths, token_embeds)), losses)
-        ids = [torch.tensor(words.ids, dtype=torch.int64, device=frames.device) for words in batch.found]
-        spans = [torch.from_numpy(words.spans) for words in batch.found]
-        embeds = SpeechEmbeds(*adapter.residual.add_to([token_embeds[row] for row in ids], spans, frames, lengths))
+        assert self._finder is not None
+        ids, spans = [words.ids for words in batch.found], [torch.from_numpy(words.spans) for words in batch.found]
+        embeds = SpeechEmbeds(*self._finder.add_sound(ids, spans, frames, lengths))
         if self._objective.embedding > 0:
             losses["embedding"] = _embedding_loss(batch, embeds, token_embeds)
         return Heard(embeds, losses)

@@ -448,7 +448,7 @@ def test_the_residual_learns_the_words_that_were_said(model: BlspModel, manifest
     batch = task.load(range(6), 0)
     optimizer = torch.optim.Adam([p for p in task.module.parameters() if p.requires_grad], lr=3e-3)
     distances = []
-    for _ in range(60):
+    for _ in range(80):
         optimizer.zero_grad()
         loss = task.module(batch)
         loss.total.backward()

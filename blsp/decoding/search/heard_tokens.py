@@ -1,0 +1,34 @@
+"""What else the CTC head heard where each token was found."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+N_CANDIDATES = 16
+_MARGIN = 1
+"""Frames around a token that count too: CTC scores and letters need not agree to the frame."""
+
+
+def tokens_heard(logits: Tensor, spans: Tensor, vocabulary: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The likeliest tokens in the places of K tokens, the likeliest first.
+
+    Args:
+        logits: Scores of a CTC head in one stretch of speech, float (S, 1 + W), the blank first.
+        spans: First and last frame of each token, float (K, 2).
+        vocabulary: Token ids that the scores belong to, int64 (W,); None: all of the LLM's.
+
+    Returns:
+        Token ids, int64 (K, C), and the log probability of each in the frame where it is likeliest, float32 (K, C).
+        C is 16, or as many as there are.
+    """
+    log_probs = logits.float().log_softmax(dim=1)[:, 1:]
+    n = min(N_CANDIDATES, log_probs.size(1))
+    scores, places = log_probs.new_empty(len(spans), n), log_probs.new_empty(len(spans), n, dtype=torch.int64)
+    for i, (first, last) in enumerate(spans.tolist()):
+        start = max(0, min(math.floor(first), len(log_probs) - 1) - _MARGIN)
+        there = log_probs[start : max(start + 1, math.ceil(last) + _MARGIN)]
+        scores[i], places[i] = there.amax(dim=0).topk(n)
+    return (places if vocabulary is None else vocabulary[places]), scores
