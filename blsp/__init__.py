@@ -17,7 +17,7 @@ import os as _os
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-# Read by torch at its first allocation, and kind to whoever wants something else: large weights in large pages are read
+# Read by torch at its first allocation, and left alone where it is set already: large weights in large pages are read
 # faster by a twelfth, and given back at the end in a third of the time.
 _os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
@@ -85,7 +85,7 @@ _MODULES = {
     "transcribe": "decoding.speech_to_text",
     "translate": "decoding.speech_to_text",
 }
-"""Where the names of `__all__` that are no errors come from."""
+"""Where the names of `__all__` that are not errors come from."""
 
 
 def __getattr__(name: str) -> _Any:

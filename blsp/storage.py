@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Object in a JSON file.
 
     Raises:
-        ValueError: The file does not hold a JSON object (also when it is no JSON, or no UTF-8).
+        ValueError: The file does not hold a JSON object (also when it is not JSON, or not UTF-8).
         OSError: The file cannot be read.
     """
     data = json.loads(path.read_text(encoding="utf-8"))

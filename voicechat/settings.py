@@ -342,7 +342,7 @@ _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 def misspelt_variables() -> Iterator[str]:
-    """A line for each variable of the environment that looks like one of ours, and is none."""
+    """A line for each variable of the environment that looks like one of ours, and is not."""
     names = {*(setting.variable for setting in schema().values()), *OTHER_VARIABLES}
     for variable in sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name not in names):
         name = variable.upper().removeprefix(ENV_PREFIX)

@@ -173,7 +173,7 @@ def _after_id3(file: IO[bytes]) -> int:
 def _last_mp3_frame_is_cut(file: IO[bytes], size: int) -> bool:
     """Whether the last frame is longer than what is there.
 
-    Frames follow each other without a gap, so that a chain of them that leads behind the end of the file is no chance.
+    Frames follow each other without a gap, so a chain of them that leads past the end of the file cannot be chance.
     """
     begin = max(_after_id3(file), size - 2**14)
     tail = _read(file, begin, size - begin)

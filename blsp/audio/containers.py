@@ -62,7 +62,7 @@ class ContainerDecoder:
     """Decodes one audio track of a container.
 
     Raises:
-        AudioError: It is no recording that can be read, or has no such track.
+        AudioError: It is not a recording that can be read, or has no such track.
     """
 
     def __init__(self, file: IO[bytes], name: str, block_seconds: float, track: int | None) -> None:
@@ -182,7 +182,7 @@ def _open(file: IO[bytes], name: str) -> InputContainer:
     """Open a container that can open nothing else.
 
     Raises:
-        AudioError: It is none that can be read.
+        AudioError: It cannot be read.
     """
     _limit_allocations()
     file.seek(0)
@@ -209,7 +209,7 @@ class _Clock:
     def __init__(self, container: InputContainer, tick_seconds: float) -> None:
         self.seconds = 0.0
         self._tick_seconds = tick_seconds
-        # A clock whose ticks are as long as this is none, as in a forged header.
+        # No clock has ticks as long as this: the header is forged.
         self._is_there = container.format.name.split(",")[0] in _CLOCKED and 0 < tick_seconds < _GAP_SECONDS
         self._tolerance = _FLAC_GAP_SECONDS if container.format.name == "flac" else _GAP_SECONDS
         begin = (container.start_time or 0) / av.time_base
@@ -253,14 +253,14 @@ class _Damage:
         self._last_at, self._is_cut = at, is_cut
 
     def ends(self, seconds: float, *, is_mp3: bool) -> bool:
-        """Whether the errors are at the end of a recording of this length; tags at the end of an MP3 file are none."""
+        """Whether the errors are at the end of a recording of this length; tags at the end of an MP3 are not errors."""
         is_last = self.first_at is not None and self._last_at >= seconds - _SHORT_SECONDS
         return is_last and (self._is_cut or not is_mp3)
 
     def begins_before(self, seconds: float, *, is_mp3: bool) -> bool:
         """Whether more came after the first error.
 
-        Where an MP3 file was cut from a stream, its first frame lacks the one before: that is none.
+        Where an MP3 file was cut from a stream, its first frame lacks the one before: that is not an error.
         """
         return (
             self.first_at is not None and self.first_at < seconds - _SHORT_SECONDS and (self.first_at > 0 or not is_mp3)

@@ -30,7 +30,7 @@ def open_decoder(
         track: Which of its audio tracks, from 1.
 
     Raises:
-        AudioError: It is no recording that can be read, or has no such track.
+        AudioError: It is not a recording that can be read, or has no such track.
     """
     if raw_rate is not None:
         check_track(track, 1, name)
@@ -117,7 +117,7 @@ def seconds_of(file: IO[bytes], name: str) -> float:
     """Length of a recording in seconds; it is decoded only where its header is not borne out by what is there.
 
     Raises:
-        AudioError: It is no recording that can be read.
+        AudioError: It is not a recording that can be read.
     """
     if parts := wav_parts(file):
         return sum(part.seconds for part in parts)

@@ -28,7 +28,7 @@ _LOUD_WINDOWS = 5
 _FAULT = 4.0
 """How far above that level a sample must be to be a fault."""
 _FAINT, _FAINT_TARGET = 2.0**-12, 0.1
-"""A peak below this is no speech at the usual scale, and the peak that such a recording is brought to."""
+"""A peak below this cannot be speech at the usual scale, and the peak that such a recording is brought to."""
 
 
 class Mixer:

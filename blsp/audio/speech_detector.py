@@ -100,7 +100,7 @@ def check_mode(mode: int) -> None:
 
 
 def check_frame(frame: Frame) -> None:
-    """Refuse what is no frame.
+    """Refuse what is not a frame.
 
     Raises:
         ValueError: It is not int16 (480,).

@@ -156,7 +156,7 @@ class SpeechGate:
 
 @functools.lru_cache(maxsize=2)
 def _counted(sound: bytes) -> float:
-    """`speech_evidence` of float32 samples; whoever asks for the language and the words of an utterance asks twice."""
+    """`speech_evidence` of float32 samples; the language and the words of an utterance both need it."""
     waveform = np.frombuffer(sound, np.float32)
     network, level = SileroVad(), LevelControl()
     odds = _log_odds(network, level, waveform)

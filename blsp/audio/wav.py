@@ -21,7 +21,7 @@ _UNKNOWN_LENGTH = 0x7FFF_0000
 """Programs that write to a pipe put in a length near 2**31 or 2**32, as they cannot know it."""
 _IGNORED_SECONDS = 0.1
 _MAX_PARTS, _MAX_CHUNKS = 1000, 10_000
-"""More are no recording, and would only take time."""
+"""A file with more chunks is not a recording, and would only take time."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class WavPart:
 
 
 def wav_parts(file: IO[bytes]) -> list[WavPart] | None:
-    """The parts of a file, or None where it is no plain WAV: PCM, floating point, A-law or mu-law."""
+    """The parts of a file, or None where it is not a plain WAV: PCM, floating point, A-law or mu-law."""
     size = file.seek(0, os.SEEK_END)
     parts: list[WavPart] = []
     begin: int | None = 0

@@ -62,7 +62,7 @@ class ManifestSummary:
 
 
 def check_share(value: float) -> None:
-    """Refuse what is no share.
+    """Refuse what is not a share.
 
     Raises:
         ValueError: It is not between 0 and 1.
@@ -181,7 +181,7 @@ def read_manifest(path: Path) -> Iterator[Utterance]:
     """Utterances of a manifest, one after another.
 
     Raises:
-        DataError: The file cannot be read, or a line of it is no utterance.
+        DataError: The file cannot be read, or a line of it is not an utterance.
     """
     try:
         with path.open("rb") as file:
@@ -200,7 +200,7 @@ def parse_utterance(line: bytes, path: Path, number: int) -> Utterance:
         number: Its number, from 1, for errors.
 
     Raises:
-        DataError: The line is no utterance.
+        DataError: The line is not an utterance.
     """
     where = f"{path}, line {number}"
     try:

@@ -151,7 +151,7 @@ class BatchDecoder:
 
     Args:
         model: The model.
-        mask: Which positions of the prompts are no padding, bool (B, P).
+        mask: Which positions of the prompts are not padding, bool (B, P).
         cache: Keys and values of the first positions, where they were read before.
     """
 

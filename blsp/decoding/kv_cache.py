@@ -129,7 +129,7 @@ class CachedContext:
         Args:
             waveform: What was said.
             cancel: Stops the work when set.
-            max_length: A piece that has more positions is not gone on with: its end is missing.
+            max_length: A piece that has more positions is not continued: its end is missing.
             before: All that the LLM has read by then, so that it expects words that follow; none: any sentence.
             after: Token ids that it will read next. It reads them along with what was most likely said, so that
                 `read` has nothing to do where that was right.

@@ -143,7 +143,7 @@ class Adapter(nn.Module):
         """Read more letters at each position, at first what is read now, repeated: training then tells them apart.
 
         Raises:
-            ValueError: No letters are read, or `n` is no multiple of their present number.
+            ValueError: No letters are read, or `n` is not a multiple of their present number.
         """
         reader, now = self.subsampler.letters, self.config.letters_per_position
         if reader is None or n % now:

@@ -8,7 +8,7 @@ _NUMBERS = {letter: number for number, letter in enumerate(LETTERS, start=1)}
 
 
 def letter_labels(text: str, *, strip: bool = True) -> list[int]:
-    """CTC labels of a text's letters, 0 being the blank: case and what is no letter are left out.
+    """CTC labels of a text's letters, 0 being the blank: case and all but letters are left out.
 
     Args:
         text: The text.

@@ -249,7 +249,7 @@ def ensure_part(
 
 
 def download_part(part: EmbeddedPart, progress: Progress | None = None) -> list[Path]:
-    """Fetch the files of a part and leave them as they are; whoever finds them in the cache needs no network.
+    """Fetch the files of a part and leave them as they are; where they are in the cache, no network is needed.
 
     Raises:
         DownloadError: They could not be had.

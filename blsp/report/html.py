@@ -22,7 +22,7 @@ def to_html(title: str, sections: Sequence[Section], *, subtitle: str = "") -> s
     """The whole page.
 
     Raises:
-        ValueError: A figure is no SVG, or holds a script or a link.
+        ValueError: A figure is not an SVG, or holds a script or a link.
     """
     style = files("blsp").joinpath("assets/report/style.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{_anchor(s.title)}">{escape(s.title)}</a>' for s in sections)
@@ -43,7 +43,7 @@ def inline_svg(figure: Figure) -> str:
     """The figure's `<svg>` element, with names of its own, so that several fit into one page.
 
     Raises:
-        ValueError: It is no SVG, or holds a script or a link.
+        ValueError: It is not an SVG, or holds a script or a link.
     """
     match = _ROOT.search(figure.svg)
     if match is None:

@@ -57,10 +57,10 @@ def _cell(cell: Cell) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that is no markup."""
+    """Text that is not read as markup."""
     return re.sub(r"[\\`*_<]|(?<=\])\(", lambda match: "\\" + match.group(), text)
 
 
 def _escape_field(text: str) -> str:
-    """Text that is no markup and stays in its field."""
+    """Text that is not read as markup and stays in its field."""
     return _escape(" ".join(text.split())).replace("|", "\\|")

@@ -86,7 +86,7 @@ def html(report: Report) -> str:
     """The report as one self-contained page.
 
     Raises:
-        ValueError: A figure is no SVG, or holds a script or a link.
+        ValueError: A figure is not an SVG, or holds a script or a link.
     """
     facts = dict(flatten(report.facts))
     subtitle = " · ".join(f"{name} {facts[name]}" for name in HEADLINE_FACTS if name in facts)

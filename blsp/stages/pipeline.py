@@ -149,7 +149,7 @@ def run_jobs(
 
     Args:
         recipe: The jobs.
-        watch: Gives whoever watches a job, called with the job and its log file.
+        watch: Gives the watcher of a job, called with the job and its log file.
         force: Run also what is done; what it left is set aside.
 
     Returns:

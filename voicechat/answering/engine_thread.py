@@ -133,7 +133,7 @@ class EngineThread:
             if not reply.cancel.is_set():
                 self._write(reply, turns, config)
             n_dropped = self._engine.dropped_turns
-        except BaseException as failure:  # whoever waits for the answer must hear of it, whatever it is
+        except BaseException as failure:  # the session must hear of it, whatever it is
             error = failure
         self._post(ReplyEnded(reply, error, n_dropped))
 

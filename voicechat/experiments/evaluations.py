@@ -36,7 +36,7 @@ def load(name: str, assignments: Sequence[str]) -> Recipe:
     recipe = load_recipe(path or training.find_config(name), assignments)
     if not isinstance(recipe.jobs[-1].config, ReportConfig):
         raise ConfigError(
-            f"{recipe.path} is no evaluation: its `stage` is not comparison.", hint=f"voicechat train {name}"
+            f"{recipe.path} is not an evaluation: its `stage` is not comparison.", hint=f"voicechat train {name}"
         )
     return recipe
 

@@ -218,7 +218,7 @@ class _Author:
 
 
 class _Watch:
-    """A bar over the recordings on stderr; nothing where stderr is no terminal."""
+    """A bar over the recordings on stderr; nothing where stderr is not a terminal."""
 
     def __init__(self, bar: Progress | None, n_files: int) -> None:
         self._bar = bar

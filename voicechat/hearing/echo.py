@@ -33,7 +33,7 @@ QUIET_RMS = 1e-3
 RESIDUE_DB = -9.0
 """Where the canceller takes so much of the last 90 ms, what is left is what it could not take."""
 SOFT_DB = 10.0
-"""What is no louder than that above the quietest of the last seconds is the end of an echo, or noise after one: speech
+"""What is not louder than that above the quietest of the last seconds is the end of an echo, or noise after one: speech
 detectors go on to take it for speech."""
 FRAMES_PER_PROBE = 10
 N_PROBES, N_TELLING_PROBES = 15, 7

@@ -1,4 +1,4 @@
-"""Text that others wrote (an LLM, a speaker, whoever named a file) made fit for a terminal."""
+"""Text that others wrote (an LLM, a speaker, the name of a file) made fit for a terminal."""
 
 from __future__ import annotations
 

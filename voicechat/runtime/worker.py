@@ -43,6 +43,6 @@ class Worker:
     def _do(self, job: Job) -> None:
         try:
             job()
-        except BaseException as error:  # not even SystemExit: whoever waits for the next job would wait for ever
+        except BaseException as error:  # not even SystemExit: the next job would never be done
             with contextlib.suppress(BaseException):
                 self._on_error(error)

@@ -165,7 +165,7 @@ def open_recording(
 
     Args:
         header: What a new session is held with.
-        name: Its name; a session of this name that exists is gone on with.
+        name: Its name; a session of this name that exists is continued.
         is_continued: Without a name: go on with the session used last.
         keep_audio: Write the speech too.
         root: Folder of all sessions, if not the usual one.

@@ -384,7 +384,7 @@ class Session:
         """Begin the next typed turn or file, unless an answer is under way."""
         while not self._is_over and self._answer is None and not self._files.is_listening:
             if self._voice.is_speaking:
-                return  # whoever interrupts has made it stop; anyone else wants to hear the end
+                return  # an interruption has made it stop; otherwise it is heard to the end
             if not self._waiting:
                 self._is_over = self._has_input_ended
                 return

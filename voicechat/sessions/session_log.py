@@ -123,7 +123,7 @@ def list_sessions(root: Path | None = None) -> list[str]:
 
 
 def _used_at_ns(folder: Path) -> int | None:
-    """When a session was written to; 0 where nobody knows; None for what is no session."""
+    """When a session was written to; 0 where nobody knows; None for what is not a session."""
     path = folder / TURNS_FILE
     try:
         return path.stat().st_mtime_ns if path.is_file() else None

@@ -19,7 +19,7 @@ _LOOK_BYTES = 65536
 
 
 def first_bytes(stdin: TextIO | None = None) -> bytes:
-    """What of standard input is there already, for whoever reads the rest; nothing where one would have to wait.
+    """What of standard input is there already, before the rest is read; nothing where one would have to wait.
 
     Raises:
         UsageError: It is not text.

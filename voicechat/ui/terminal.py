@@ -40,7 +40,7 @@ def create_terminal_output() -> Output:
 
 @contextlib.contextmanager
 def open_keyboard(*, are_lines_read: bool) -> Iterator[Input]:
-    """The keyboard; where stdin is none, or is not needed and belongs to another job, something that stays silent."""
+    """The keyboard; where stdin is not one, or belongs to another job and is not needed, something silent."""
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     if is_terminal and (are_lines_read or _is_foreground(sys.stdin.fileno())):
         yield create_input(sys.stdin)
@@ -73,7 +73,7 @@ class TerminalSettings:
                 self._kept = termios.tcgetattr(self._fd)
 
     def are_lost(self) -> bool:
-        """Whether there was a terminal, and is none any more."""
+        """Whether there was a terminal, and is not any more."""
         if self._kept is None:
             return False
         import termios

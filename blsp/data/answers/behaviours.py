@@ -74,7 +74,7 @@ def read_behaviours(path: Path) -> Iterator[BehaviourLine]:
     """Lines of a behaviours file, in the order of the manifest.
 
     Raises:
-        DataError: The file cannot be read, or a line is none of a behaviour.
+        DataError: The file cannot be read, or a line is not an answer.
     """
     kinds = {"id": str, "behaviour": str, "instruction": str, "response": str, "finished": bool}
     optional = {"system": str, "top_tokens": str}

@@ -77,7 +77,7 @@ class ConversationLine:
         """What a line of the file `where` holds.
 
         Raises:
-            DataError: It is no conversation.
+            DataError: It is not a conversation.
         """
         try:
             turns = tuple(ConversationTurn(**turn) for turn in fields["turns"])
@@ -146,7 +146,7 @@ def read_conversations(path: Path) -> Iterator[ConversationLine]:
     """Lines of a conversations file.
 
     Raises:
-        DataError: The file cannot be read, or a line is no conversation.
+        DataError: The file cannot be read, or a line is not a conversation.
     """
     for number, fields in read_lines(path, hint="Write it with a config whose stage is `conversations`."):
         yield ConversationLine.from_fields(fields, f"{path}:{number}")

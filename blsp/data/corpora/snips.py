@@ -58,7 +58,7 @@ class Snips(Corpus):
 def _clip(name: str, clip: dict[str, Any], folder: Path, intents: dict[str, str]) -> Utterance:
     text = tidy(clip["text"])
     if text.lower() not in intents:
-        raise ValueError(f"clip {name}: {text!r} is no example of an intent")
+        raise ValueError(f"clip {name}: {text!r} is not an example of an intent")
     return Utterance(
         f"snips-{name}",
         str(folder / clip["filename"]),

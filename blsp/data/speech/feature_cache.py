@@ -1,4 +1,4 @@
-"""Encoder hidden states on disk by key: computed once, whoever asks for them later.
+"""Encoder hidden states on disk by key: computed once, read as often as needed.
 
 The shards are those of `blsp.data.speech.feature_shard`, .
 """
@@ -125,7 +125,7 @@ class FeatureCache:
                     name, writer = found
                     entry = writer.append(rows, {"key": key.hex(), "crc": zlib.crc32(rows)})
                     self._entries[key] = name, entry
-            except OSError as error:  # a cache that cannot be written is no reason to stop training
+            except OSError as error:  # training goes on without a cache
                 self.stopped = f"{self.folder} takes no more encoder states: {error.strerror or error}."
                 self._close_writer()
 

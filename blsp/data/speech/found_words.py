@@ -51,7 +51,7 @@ def read_found_words(path: Path) -> Iterator[FoundWords]:
     """Lines of a file of words found.
 
     Raises:
-        DataError: The file cannot be read, or a line is none.
+        DataError: The file cannot be read, or a line of it.
     """
     for number, fields in read_lines(path, hint="Write it with a config whose stage is `word_finding`."):
         yield FoundWords.from_fields(fields, f"{path}:{number}")

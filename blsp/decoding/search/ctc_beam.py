@@ -1,4 +1,4 @@
-"""Words that an adapter heard: a beam search by its tokens, by the letters it reads on the way, and by whoever else.
+"""Words that an adapter heard: a beam search by its tokens, its letters, and a language model.
 
 Greedy CTC takes the best token of each frame and knows nothing of the frames beside it; letters fail elsewhere than
 tokens do, so that both together read better than either. An LLM may have a say too (`blsp.decoding.search.joint`).
@@ -94,7 +94,7 @@ class Words:
     ids: list[int]
     """Its tokens, as they were found."""
     score: float
-    """By tokens and letters, and by whoever else had a say."""
+    """By tokens, letters and language model."""
     n_letters: int
     """Letters and digits."""
 

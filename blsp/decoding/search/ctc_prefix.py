@@ -76,7 +76,7 @@ class CtcPrefixScorer:
 
     Args:
         log_probs: Of the blank (index 0) and of C candidate tokens, float (T, 1 + C). They need not sum to one: what
-            is missing belongs to tokens that are no candidates.
+            is missing belongs to tokens that are not candidates.
 
     Shapes:
         T frames, C candidates, N prefixes, W entries of these.

@@ -36,7 +36,7 @@ class FastDecoder:
         llm: The LLM; its weights are used where they are.
 
     Raises:
-        ValueError: Its architecture is none of `KNOWN_TYPES`, or it does something that is not computed here.
+        ValueError: Its architecture is not among `KNOWN_TYPES`, or it does something that is not computed here.
     """
 
     def __init__(self, llm: PreTrainedModel) -> None:

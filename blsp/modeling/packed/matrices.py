@@ -102,7 +102,7 @@ def read_tensors(folder: Path) -> tuple[str, Tensors]:
     """Layout of the 4-bit weights in a folder, and all tensors by name.
 
     Raises:
-        CheckpointError: It is no such folder, or of another version.
+        CheckpointError: It is not such a folder, or of another version.
     """
     try:
         facts = read_json(folder / FORMAT_NAME)

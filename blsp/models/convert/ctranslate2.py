@@ -55,7 +55,7 @@ def read_model(data: bytes) -> tuple[str, Tensors]:
             the data; u32 count of aliases, and pairs of alias and name. All little-endian.
 
     Raises:
-        CheckpointError: The bytes are no such file, or end early.
+        CheckpointError: The bytes are not such a file, or end early.
     """
     cursor = _Cursor(data)
     try:

@@ -93,7 +93,7 @@ class GgufModel:
             if stem == "rope_freqs":  # derived from the configuration
                 continue
             if stem not in names:
-                raise CheckpointError(f"{self._path} holds {name!r}, which is no tensor of a {self.architecture}.")
+                raise CheckpointError(f"{self._path} holds {name!r}, which is not a tensor of a {self.architecture}.")
             yield f"{names[stem]}.{suffix}", tensor
 
     def values(self, tensor: ReaderTensor) -> np.ndarray:

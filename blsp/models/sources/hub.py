@@ -145,7 +145,7 @@ def _checked(folder: Path, needs: str | None) -> Path:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise ModelNotFoundError(f"{folder} may not be read.", hint=f"See why: ls -ld {quote(str(folder))}")
     if not names_file(folder / needs):
-        raise ModelNotFoundError(f"{folder} is no model: it holds no {needs}.", hint="voicechat models list")
+        raise ModelNotFoundError(f"{folder} is not a model: it holds no {needs}.", hint="voicechat models list")
     missing = missing_weights(folder)
     if missing and any(folder.glob("*.bin")):
         raise CheckpointError(

@@ -40,7 +40,7 @@ def fetch_wheels(
 ) -> list[Path]:
     """Download wheels into `folder` from wherever the user's pip is configured to look.
 
-    Those that are there already are kept, so that a download that broke off is gone on with.
+    Those that are there already are kept, so that a download that broke off continues.
 
     Args:
         wheels: What to fetch.

@@ -320,7 +320,7 @@ class _Answering:
 
 
 def _batches(test: _Test, lines: range, batch_size: int) -> list[list[int]]:
-    """Lines of like length; the same ones whoever asks, so that a resumed run gives the same answers."""
+    """Lines of like length; the same ones in each run, so that a resumed one gives the same answers."""
     from blsp.data.answers.answering import batches_by_length
 
     groups = [test.group(line) for line in lines]

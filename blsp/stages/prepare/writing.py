@@ -55,7 +55,7 @@ class WritingConfig(StageConfig):
     where two tokens are almost equally likely the answer then depends on the machine."""
 
     def check(self, **counts: int) -> None:
-        """Refuse counts below 1 and patterns that are none."""
+        """Refuse counts below 1 and patterns that cannot be read."""
         for name, value in {**counts, "batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, but is {value}.")
@@ -71,10 +71,10 @@ class WritingConfig(StageConfig):
 
 
 def check_pattern(pattern: str | None) -> None:
-    """Refuse what is no regular expression.
+    """Refuse what is not a regular expression.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     try:
         re.compile(pattern or "")

@@ -104,7 +104,7 @@ def test_names_that_nothing_bears(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelNotFoundError, match="is a file, but must be a folder or a hub id"):
         resolve(str(tmp_path / "file"))
-    with pytest.raises(ModelNotFoundError, match=r"is no model: it holds no blsp\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"is not a model: it holds no blsp\.json"):
         resolve(str(tmp_path))
 
 

@@ -47,7 +47,7 @@ def reports(tmp_path: Path) -> list[Path]:
         (
             ["smoke/pipeline"],
             2,
-            "Error: {shipped}/smoke/pipeline.yaml is no evaluation: its `stage` is not comparison.",
+            "Error: {shipped}/smoke/pipeline.yaml is not an evaluation: its `stage` is not comparison.",
         ),
         (
             ["mine.yaml", "only_systems=[yours]"],

@@ -330,7 +330,9 @@ def test_snips_folder(tmp_path: Path) -> None:
             language="en",
         )
     ]
-    assert errors.errors == [f"{folder}/speech_corpus/metadata.json: clip 1: 'Sing a song' is no example of an intent"]
+    assert errors.errors == [
+        f"{folder}/speech_corpus/metadata.json: clip 1: 'Sing a song' is not an example of an intent"
+    ]
     with pytest.raises(DataError, match="has no split 'test'"):
         read("snips", tmp_path, "test")
 
