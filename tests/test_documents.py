@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import itertools
 import os
 import re
 import shlex
@@ -205,6 +207,31 @@ def load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _imported_by(path: Path) -> set[str]:
+    """Modules, and names in them, that a file imports anywhere."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {str(node.module) for node in froms} | {
+        f"{node.module}.{name.name}" for node in froms for name in node.names
+    }
+
+
+def test_each_journey_is_short_and_leads_from_file_to_file() -> None:
+    text = (ROOT / "docs/how_it_works.md").read_text(encoding="utf-8")
+    journeys = re.split(r"\*\*From .*\*\*", text.split("## Three journeys")[1].split("\n## ")[0])[1:]
+    files = [re.findall(r"^\d+\. `(.+?)`", journey, re.MULTILINE) for journey in journeys]
+    assert [len(each) <= most for each, most in zip(files, (12, 8, 8), strict=True)] == [True] * 3
+    for journey in files:
+        names = [file.removesuffix(".py").replace("/", ".") for file in journey]
+        imported = [_imported_by(ROOT / file) for file in journey]
+        reached, new = {0}, {0}
+        while new:  # along imports, whichever way they go
+            pairs = itertools.product(reached, range(len(names)))
+            new = {j for i, j in pairs if names[i] in imported[j] or names[j] in imported[i]} - reached
+            reached |= new
+        assert [file for i, file in enumerate(journey) if i not in reached] == []
 
 
 def test_the_picture_of_the_data_flow_is_of_this_code() -> None:
