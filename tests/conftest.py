@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from blsp.decoding.speech_reader import make_model
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ:
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported by anything, which reads it then
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker, and for what it starts
 
 if TYPE_CHECKING:
@@ -150,6 +148,7 @@ def tiny_model(
     tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> BlspModel:
     """The three parts together, with the chat template."""
+    from blsp.decoding.speech_reader import make_model
     from blsp.modeling.prompt import ChatPromptTemplate
 
     template = ChatPromptTemplate(tiny_tokenizer)
@@ -177,6 +176,7 @@ def deaf_model(tiny_model: BlspModel) -> BlspModel:
     """The tiny model with an adapter that reads blanks in whatever it hears."""
     import torch
 
+    from blsp.decoding.speech_reader import make_model
     from blsp.modeling.adapter import Adapter, AdapterConfig
 
     adapter = Adapter(AdapterConfig(WIDTH, WIDTH, bottleneck_dim=WIDTH // 2, readout="ctc_expected")).eval()

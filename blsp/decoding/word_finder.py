@@ -208,7 +208,7 @@ class WordFinder:
                 )
                 others, log_probs = tokens_heard(one[0, : int(lengths[i])], row_spans, self._head.vocabulary)
                 embeds = self._model.embed_tokens(ids)
-                other_embeds = self._model.embed_tokens(others.flatten()).view(*others.shape, -1)
+                other_embeds = self._model.embed_tokens(others.flatten()).view(*others.shape, embeds.size(1))
             places.append(Place(embeds, row_spans, Candidates(other_embeds, log_probs)))
         return residual.add_to(places, frames, lengths)
 
