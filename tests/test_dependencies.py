@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("imports")  # each file is read once
 ROOT = Path(__file__).parents[1]
 TERMINAL = {"typer", "click", "rich", "argparse", "curses", "prompt_toolkit", "readline", "getpass", "sounddevice"}
 FORBIDDEN = {
@@ -73,6 +74,12 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 @functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All that a file says."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@functools.cache
 def imported(path: Path) -> tuple[str, ...]:
     """Names of the modules that a file imports when it runs, wherever in it; for `from a import b`, `a` and `a.b`."""
     return tuple(_imported(path))
@@ -80,9 +87,8 @@ def imported(path: Path) -> tuple[str, ...]:
 
 def _imported(path: Path) -> Iterator[str]:
     package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    type_only = {id(x) for node in ast.walk(tree) if is_type_checking(node) for x in ast.walk(node)}
-    for node in ast.walk(tree):
+    type_only = {id(x) for node in nodes(path) if is_type_checking(node) for x in ast.walk(node)}
+    for node in nodes(path):
         if id(node) in type_only:
             continue
         if isinstance(node, ast.Import):
@@ -184,7 +190,7 @@ def test_no_two_modules_go_by_the_same_name(package: str) -> None:
 
 def private_names(path: Path) -> Iterator[str]:
     """Names with an underscore that a file defines, attributes of `self` among them."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
@@ -193,7 +199,7 @@ def private_names(path: Path) -> Iterator[str]:
 
 def spoken_to(path: Path) -> Iterator[str]:
     """Names of others that a file imports, reads, or replaces by name."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.Attribute):
@@ -221,7 +227,7 @@ def test_the_library_neither_prints_nor_asks() -> None:
     wrong = {
         f"{module_name(path)}:{node.lineno} calls {node.func.id}"
         for path in modules("blsp")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"print", "input"}
     }
     assert not wrong
@@ -231,7 +237,7 @@ def test_the_library_reads_no_command_line() -> None:
     wrong = {
         f"{module_name(path)}:{node.lineno} uses sys.{node.attr}"
         for path in modules("blsp")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "sys"

@@ -94,6 +94,7 @@ def losses(
     return found
 
 
+@pytest.mark.xdist_group("golden")  # they share what takes seconds
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_losses_are_what_they_were(losses: dict[str, list[float]], recipe: str) -> None:
     found, expected = losses[recipe], json.loads(LOSSES.read_text())[recipe]

@@ -80,6 +80,8 @@ def test_no_config_says_the_same_many_times() -> None:
     assert not often
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("paper")
 def test_the_paper_is_planned_to_the_sample() -> None:
     plans = {job.name: dict(plan.facts) for job, plan in planned("paper/pipeline")}
     assert plans["speech"]["utterances"] == 281_241 + 8_282_988 + 232_975 == 8_797_204

@@ -439,6 +439,7 @@ def test_with_ctc_the_frames_are_trained_along(model: BlspModel, manifest: Manif
     assert {name.split(".")[2] for name in gradients(task)} == {"residual", "subsampler", "bottleneck", "norm", "ctc"}
 
 
+@pytest.mark.slow
 def test_the_residual_learns_the_words_that_were_said(model: BlspModel, manifest: Manifest) -> None:
     """The warm start: without the LLM, from words that are all wrong."""
     model = residual_model(model)
