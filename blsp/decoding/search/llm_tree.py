@@ -112,8 +112,9 @@ class LlmTree:
             raise ValueError("`adopt` needs an LLM that `FastDecoder` reads, but has another.")
         n = next(n for n in range(len(ids), -1, -1) if tuple(ids[:n]) in self._nodes)
         nodes = [self._nodes[tuple(ids[:end])] for end in range(n + 1)]
-        self._read_so_far.keep(self._n_prompt, [self._n_prompt + node - 1 for node in nodes[1:]])
-        return n, self._found[nodes[-1]]
+        state = self._found[nodes[-1]]
+        self._read_so_far.keep(self._n_prompt, [self._n_prompt + node - 1 for node in nodes[1:]], state)
+        return n, state
 
     def _as_read(self, path: Path) -> Path:
         return (self._openings.get(path[0], path[0]), *path[1:]) if path else path

@@ -113,18 +113,19 @@ class FastDecoder:
         rotation = self._cos[positions], self._sin[positions]
         return self._normed(self._through_layers(embeds, rotation, is_seen), self._llm.model.norm.weight)
 
-    def keep(self, length: int, rows: Sequence[int]) -> None:
+    def keep(self, length: int, rows: Sequence[int], state: Tensor) -> None:
         """Forget all after the first `length` positions but some, which from now on follow each other.
 
         Args:
             length: Positions that stay as they are.
             rows: In which order of reading the others stand, from 0. Each was read at the position that it gets.
+            state: What the output layer got after the last of them, float (E,).
         """
         chosen = torch.tensor(rows, dtype=torch.int64, device=self._cos.device)
         for buffer in [*self._keys, *self._values]:
             buffer[:, :, length : length + len(rows)] = buffer[:, :, chosen]
         self.length = length + len(rows)
-        self._state = None
+        self._state = state
 
     @property
     def state(self) -> Tensor:

@@ -704,6 +704,25 @@ def test_what_was_guessed_right_leaves_nothing_to_read(
     assert runs.positions == [len(ids) + len(word_model.template.user(Turn("user"))[-1].ids)]
 
 
+def test_long_speech_goes_on_after_a_window_that_was_read_to_its_end(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, ids = speech_reader(word_model).read_speech, PlainText(word_model.tokenizer).ids("What is this?")
+
+    def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
+        assert tree is not None
+        tree.read([(*ids, *after)])
+        return find(waveforms)
+
+    monkeypatch.setattr(SpeechReader, "expects_words", True)
+    monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
+    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
+    conversation = Conversation(word_model)
+    list(conversation.reply(Turn("user", speech=make_speech(61.0)), SHORT))
+    assert conversation.heard == "What is this?" * 3
+    assert_cached_equals_uncached(conversation)
+
+
 def test_what_was_said_before_is_read_anew_by_other_weights(
     word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
