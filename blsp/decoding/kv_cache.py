@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from blsp.decoding.search.llm_tree import LlmTree
 from blsp.decoding.speech_reader import speech_reader
 from blsp.modeling.model import BlspModel
 from blsp.modeling.packed.fast_decoder import FastDecoder, reason_against
+from blsp.modeling.prompt import PlainText
 
 _speech_keys = itertools.count(start=-1, step=-1)
 
@@ -144,23 +145,31 @@ class CachedContext:
         with cancelled_by(cancel, self.blocks):
             windows = cut_into_windows(waveform)
             for window in windows:
+                gap = self._gap if ids else ()
                 if expects_words:
                     so_far = Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids))
-                    self._read_before_speech([*before, so_far], cancel)
+                    self._read_before_speech([*before, so_far, Piece(gap)], cancel)
                 if reader.adds_sound:
                     found, values = self._embed_words(window, expects_words=expects_words)
-                    ids += found
-                    embeds.append(values)
+                    if found:
+                        ids += [*gap, *found]
+                        embeds += [self._model.embed_tokens(gap).to(values), values]
                 elif expects_words:
-                    ids += self._read_words(window, after if len(windows) == 1 else ())
+                    found = self._read_words(window, after if len(windows) == 1 else ())
+                    ids += [*gap, *found] if found else []
                 elif (words := reader.read_speech([window])) is not None:
-                    ids += words[0]
+                    ids += [*gap, *words[0]] if words[0] else []
                 else:
                     values, lengths = reader.embed_speech([window])
                     embeds.append(values[0, : int(lengths[0])])
                 if max_length is not None and max(len(ids), sum(map(len, embeds))) > max_length:
                     break
         return Piece.of_speech(torch.cat(embeds), ids) if embeds else Piece(tuple(ids), is_speech=True)
+
+    @cached_property
+    def _gap(self) -> tuple[int, ...]:
+        """Between what is found in two windows: each begins as a text does, without a blank."""
+        return PlainText(self._model.tokenizer).ids(" ")
 
     def _read_before_speech(self, pieces: Sequence[Piece], cancel: threading.Event | None) -> None:
         """As `read`, but nothing is run if the last speech came after the same pieces."""

@@ -719,7 +719,7 @@ def test_long_speech_goes_on_after_a_window_that_was_read_to_its_end(
     monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
     conversation = Conversation(word_model)
     list(conversation.reply(Turn("user", speech=make_speech(61.0)), SHORT))
-    assert conversation.heard == "What is this?" * 3
+    assert conversation.heard == "What is this? What is this? What is this?"
     assert_cached_equals_uncached(conversation)
 
 
