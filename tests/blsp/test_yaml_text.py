@@ -75,6 +75,7 @@ def test_long_values_are_shown_short() -> None:
     assert shown("a\nb") == "'a\\nb'"
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=40))
 def test_any_text_is_values_or_one_line(text: str) -> None:

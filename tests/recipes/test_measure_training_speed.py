@@ -33,6 +33,7 @@ def model(tiny_model: BlspModel, make_speech: object, monkeypatch: pytest.Monkey
     return copy.deepcopy(tiny_model)
 
 
+@pytest.mark.slow
 def test_no_trick_changes_loss_or_gradient(model: BlspModel, tmp_path: Path) -> None:
     utterances = prepare(model, 3, tmp_path)
     assert model.adapter is not None
@@ -50,6 +51,7 @@ def test_no_trick_changes_loss_or_gradient(model: BlspModel, tmp_path: Path) -> 
         assert cosine > 0.999, name
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_step(model: BlspModel, tmp_path: Path) -> None:
     utterances = prepare(model, 2, tmp_path)
     found = measure(model, utterances, argparse.Namespace(micro_batch=2, repeats=1))

@@ -71,6 +71,7 @@ def test_what_cannot_be_packed_is_named(source: Path, tmp_path: Path) -> None:
         pack(tmp_path / "parcels", [source / "short.txt"], source / "a")
 
 
+@pytest.mark.slow
 def test_speech_becomes_small_and_stays_speech(tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> None:
     manifest = Manifest(write_speech(tmp_path / "speech", make_speech))
     assert as_opus(manifest.path, tmp_path / "opus") == 6

@@ -223,6 +223,7 @@ def test_ctrl_c_while_modules_load_is_130() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_with_130() -> None:
     code = (
         "import signal, sys\n"

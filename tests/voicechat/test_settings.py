@@ -212,6 +212,7 @@ def test_options_are_checked_as_settings_are() -> None:
     )
 
 
+@pytest.mark.slow
 @hypothesis_settings(QUICK, max_examples=80)
 @given(
     file=st.dictionaries(st.sampled_from([*schema()]), st.sampled_from(ODD), max_size=2)

@@ -50,6 +50,7 @@ def test_words_are_what_they_read_as(
         assert word.added == 0
 
 
+@pytest.mark.slow
 def test_it_says_how_much_the_sound_changes(
     make_model: Callable[[Readout], BlspModel], make_speech: Callable[..., np.ndarray]
 ) -> None:
@@ -74,6 +75,7 @@ def test_frames_are_explained_by_the_tokens_they_are_near_to(
     assert [word.start for word in words] == sorted(word.start for word in words)
 
 
+@pytest.mark.slow
 def test_long_speech_is_explained_window_by_window(
     make_model: Callable[[Readout], BlspModel], make_speech: Callable[..., np.ndarray]
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_fifo_is_read_to_its_end(tmp_path: Path, wav: Path, after_seconds: flo
         np.testing.assert_allclose(load_audio(tmp_path / "fifo"), TONE, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fifo_that_is_open_but_silent_is_waited_for(
     tmp_path: Path, wav: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

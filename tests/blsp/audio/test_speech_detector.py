@@ -195,6 +195,7 @@ def test_a_word_that_the_end_of_a_recording_cuts_off_is_speech() -> None:
     assert speech_evidence(np.concatenate([begun, np.zeros(SAMPLING_RATE // 2, np.float32)])) < SURE_EVIDENCE
 
 
+@pytest.mark.slow
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(st.integers(0, 3 * FRAME_SAMPLES), st.floats(0, 1, width=32), st.integers(0, 2**32 - 1))
 def test_evidence_of_any_sound_is_a_number(n_samples: int, level: float, seed: int) -> None:

@@ -340,6 +340,7 @@ def test_cancelled_before_the_start(tiny_model: BlspModel) -> None:
     assert runs.positions == []
 
 
+@pytest.mark.slow
 def test_cancel_from_another_thread_stops_within_a_token(tiny_model: BlspModel) -> None:
     """Counted in layers that still run, so that a busy machine changes nothing; the answer would take 1000 of them."""
     model, cancel, n_layers_after = private_copy(tiny_model), threading.Event(), 0
@@ -751,6 +752,7 @@ def test_what_was_said_before_is_read_anew_by_other_weights(
     torch.testing.assert_close(after_use, fresh, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_the_sound_adds_is_read_after_what_was_said_before(
     tiny_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def model(*, letters: str = "abc", sounds: SoundScores | None = WORDS) -> Any:
     return SimpleNamespace(adapter=adapter, spoken_language=whisper, letter_fit=letter_fit, asked=asked)
 
 
+@pytest.mark.slow
 def test_whisper_and_letters_are_asked_about_30_seconds() -> None:
     asked = model()
     assert hear_again(asked, np.zeros(2 * WINDOW_SAMPLES, np.float32)) == SURELY

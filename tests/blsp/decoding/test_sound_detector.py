@@ -47,6 +47,7 @@ def test_two_steps_give_whispers_own_probabilities(
     assert scores.description == pytest.approx(float(second[SIGNS].logsumexp(0)), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_how_sure_whisper_is_of_what_it_writes(
     tiny_whisper: Any, tiny_encoder: SpeechEncoder, tmp_path: Path, make_speech: MakeSpeech
 ) -> None:

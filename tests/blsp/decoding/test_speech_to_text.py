@@ -33,6 +33,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return calls
 
 
+@pytest.mark.slow
 def test_a_path_bytes_and_a_waveform_say_the_same(tiny_model: Any) -> None:
     path, text, data = CLIP, str(CLIP), CLIP.read_bytes()
     waveform = blsp.load_audio(path)

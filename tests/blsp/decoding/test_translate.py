@@ -56,6 +56,7 @@ def test_speech_is_translated_where_no_words_are_known(
     assert (asked[0][1].text, asked[0][1].speech) == ("Translate into German:", speech)
 
 
+@pytest.mark.slow
 def test_long_recordings_stay_within_the_context(tiny_model: Any) -> None:
     translator, before = Translator(tiny_model, "German"), list[Translation]()
     for i in range(12):

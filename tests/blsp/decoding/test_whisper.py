@@ -134,6 +134,7 @@ def test_what_goes_in_circles_is_written_without(
     assert asked == [{}, {"no_repeat_ngram_size": 3}]
 
 
+@pytest.mark.slow
 def test_speech_of_any_length_in_windows(
     recogniser: WhisperRecogniser, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:

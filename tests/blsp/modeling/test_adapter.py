@@ -36,6 +36,7 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_padding() -> None:
     assert not together[1, 6:].any()
 
 
+@pytest.mark.slow
 def test_the_paper_s_size() -> None:
     adapter = Adapter(AdapterConfig(encoder_dim=768, llm_dim=4096))
     convolutions = 2 * (768 * 5 * 2 * 768 + 2 * 768) + (768 * 5 * 2 * 4096 + 2 * 4096)

@@ -229,6 +229,7 @@ def test_embeddings_of_speech_have_the_lengths_of_the_formula(tiny_model: BlspMo
     assert embeds.shape == (3, 21, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 @torch.inference_mode()
 def test_speech_longer_than_the_encoder_takes_is_read_in_windows(
@@ -346,6 +347,7 @@ def test_the_position_that_predicts_the_answer_is_not_in_the_prefix(tiny_model: 
     assert len(shared_prefix(batch.rows)) == sum(len(s.ids) for s in row.segments if isinstance(s, TokenSegment)) - 1
 
 
+@pytest.mark.slow
 def test_words_are_read_with_what_the_sound_adds(tiny_model: BlspModel, make_speech: Callable[..., np.ndarray]) -> None:
     model = copy.deepcopy(tiny_model)
     torch.manual_seed(5)

@@ -244,6 +244,7 @@ def test_gguf_becomes_an_ordinary_folder(
     assert (tokenizer.eos_token, tokenizer.model_max_length) == ("<|im_end|>", 1024)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
 def test_qwen2_has_biases_and_one_of_two_copies_of_its_embeddings(tmp_path: Path, tiny_tokenizer: Any) -> None:
     import gguf
@@ -323,6 +324,7 @@ def _wide_llm(architecture: str, tokenizer: Any, *, tied: bool) -> Any:
     return llm
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
 @pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("qwen2", True), ("llama", True)])
 def test_a_packed_folder_is_the_file_for_use_and_for_training(
@@ -367,6 +369,7 @@ def test_a_packed_folder_is_the_file_for_use_and_for_training(
     assert packed.generation_config.eos_token_id == tiny_tokenizer.eos_token_id  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:gguf")
 def test_a_packed_folder_works_on_another_cpu(
     tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch

@@ -226,6 +226,7 @@ def test_a_lock_that_is_never_released(shop: Shop, monkeypatch: pytest.MonkeyPat
         ensure_part(_part())
 
 
+@pytest.mark.slow
 def test_kill_leaves_no_folder_that_looks_finished(shop: Shop) -> None:
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[1:]\n"

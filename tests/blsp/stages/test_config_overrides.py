@@ -100,6 +100,7 @@ def test_any_assignment_to_a_recipe_is_taken_or_refused_in_one_line(config: str,
         assert len(str(error).splitlines()) == 1  # noqa: PT017
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=100)
 @given(st.sampled_from(ODD) | st.text(max_size=20) | st.text("./~\\a", max_size=6).map(lambda text: f"{text}.yaml"))
 @example("..yaml")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +13,7 @@ def test_the_type_of_most_numbers() -> None:
     assert main_type(module) is torch.bfloat16
 
 
+@pytest.mark.slow
 def test_no_product_is_faster_than_the_best() -> None:
     assert 1e8 < peak_speed(torch.device("cpu"), torch.float32) < 1e14
 

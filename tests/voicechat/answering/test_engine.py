@@ -132,6 +132,7 @@ def test_the_cascade_listens_once_to_what_was_read_ahead(
     assert len(whisper.asked) == 1
 
 
+@pytest.mark.slow
 def test_the_cascade_listens_to_no_restored_turn_whose_words_are_known(
     cascade: CascadeEngine, whisper: FakeRecogniser, tiny_model: Any, make_speech: MakeSpeech
 ) -> None:

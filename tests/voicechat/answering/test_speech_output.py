@@ -274,6 +274,7 @@ def test_an_interruption_leaves_what_was_heard_whatever_the_answer_begins_with(
     assert [t.text for t in load_session("s", tmp_path).turns] == [t.text for t in engine.turns]
 
 
+@pytest.mark.slow
 def test_a_pipe_waits_for_the_end_of_the_speech() -> None:
     sink = FakeSink()
     engine = ScriptedEngine(["One.", "Two."])

@@ -32,6 +32,7 @@ def model(tmp_path: Path, tiny_model: BlspModel) -> list[str]:
     return ["-m", str(write_model(tmp_path / "parts", model)["name"]), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_line_and_an_object_for_each_word(
     model: list[str], tmp_path: Path, make_speech: Callable[..., np.ndarray]
 ) -> None:
@@ -47,6 +48,7 @@ def test_a_line_and_an_object_for_each_word(
     assert [float(line.split("-")[0]) for line in lines] == [round(word["start"], 2) for word in report["words"]]
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(model: list[str], tmp_path: Path, make_speech: Callable[..., np.ndarray]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib comes with the extra eval")
     save_audio(tmp_path / "a.wav", make_speech(1.0))

@@ -180,6 +180,7 @@ def test_the_cascade_and_every_model_option_reach_the_engine(engine: EchoEngine)
     assert engine.loads[1:] == [(everything, "blsp")]
 
 
+@pytest.mark.slow
 def test_the_cascade_tells_the_language_of_most_of_a_recording(engine: EchoEngine, tmp_path: Path) -> None:
     said = iter([("Ja, bitte sehr.", "de"), ("Yes.", "en"), ("Yes.", "en"), ("", None), ("No.", "en")])
 
@@ -239,6 +240,7 @@ def test_what_is_still_being_said_is_written_as_it_ends(
     assert happened == expected
 
 
+@pytest.mark.slow
 def test_utterances_of_a_file_are_taken_together(
     engine: EchoEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,6 +561,7 @@ def test_an_output_folder_that_cannot_be_made(engine: EchoEngine, tmp_path: Path
 # What exists already, and what was interrupted
 
 
+@pytest.mark.slow
 def test_results_are_replaced_only_if_told(engine: EchoEngine, tmp_path: Path) -> None:
     arguments = ("transcribe", QUESTION, SENTENCE, "-f", "all", "-o", tmp_path)
     (tmp_path / "old_house.srt").write_text("mine")
@@ -630,6 +633,7 @@ def test_subtitles_follow_the_words(engine: EchoEngine, tmp_path: Path, monkeypa
     assert float(starts[3][6:].replace(",", ".")) - float(starts[2][6:].replace(",", ".")) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]
@@ -653,6 +657,7 @@ def test_an_interrupted_recording_keeps_what_was_done(engine: EchoEngine, tmp_pa
     assert (part.parent / "talk.srt").read_text().splitlines()[2::4] == ["One.", "Two."]
 
 
+@pytest.mark.slow
 def test_what_another_task_wrote_is_not_taken_over(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     engine.answers = ["Eins.", KeyboardInterrupt()]  # type: ignore[list-item]
@@ -708,6 +713,7 @@ def test_a_home_folder_that_the_shell_left_alone(
 # Names
 
 
+@pytest.mark.slow
 def test_names_of_any_kind_are_done(engine: EchoEngine, tmp_path: Path) -> None:
     names = [
         "x" * 245 + ".wav",
@@ -838,6 +844,7 @@ def test_a_foreign_recording_does_not_end_a_batch(engine: EchoEngine, tmp_path: 
     assert "1 of 2 recordings done, 1 failed." in result.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_written_before_the_language_is_clear(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     let_judge(engine, FakeJudge(None, "fr"))
@@ -852,6 +859,7 @@ def test_nothing_is_written_before_the_language_is_clear(engine: EchoEngine, tmp
     assert judge.n_heard == 1
 
 
+@pytest.mark.slow
 def test_what_was_written_before_an_interruption_is_not_judged_again(engine: EchoEngine, tmp_path: Path) -> None:
     path = two_utterances(tmp_path / "talk.wav")
     engine.answers = ["One.", KeyboardInterrupt()]  # type: ignore[list-item]

@@ -302,6 +302,7 @@ def test_no_save_audio_keeps_no_audio(engine: ScriptedEngine, tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "state/voicechat/sessions/s").iterdir()] == ["turns.jsonl"]
 
 
+@pytest.mark.slow
 def test_sessions_are_listed_shown_exported_and_deleted(
     engine: ScriptedEngine, tmp_path: Path, pipe: Callable[[str], None]
 ) -> None:

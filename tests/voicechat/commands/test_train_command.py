@@ -96,6 +96,7 @@ def test_a_failing_stage_ends_with_its_line(recipe: Path) -> None:
     assert result.stderr.splitlines()[-1] == "Error: Thirteen is not added."
 
 
+@pytest.mark.slow
 def test_the_list_names_every_stage_and_config() -> None:
     result = train("--list", "--json")
     listed = json.loads(result.stdout)

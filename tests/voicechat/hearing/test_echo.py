@@ -55,6 +55,7 @@ def test_what_resembles_is_told_from_what_does_not() -> None:
     assert likeness(heard, np.zeros(10_240, np.float32)) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saturation", [0.0, 6.0])
 def test_the_assistant_does_not_hear_itself(saturation: float) -> None:
     room, echo = make_room(Room(USER_RMS, saturation=saturation, drift_ppm=50), webrtc_canceller())
@@ -62,11 +63,13 @@ def test_the_assistant_does_not_hear_itself(saturation: float) -> None:
     assert echo.handling == "echo cancelled"
 
 
+@pytest.mark.slow
 def test_without_a_canceller_the_same_echo_would_be_taken_for_speech() -> None:
     room, _ = make_room(Room(USER_RMS), None, "headphones")
     assert any(isinstance(heard, SpeechBegan) for heard in speak(room, 3))
 
 
+@pytest.mark.slow
 def test_a_user_is_heard_over_the_echo() -> None:
     room, _ = make_room(Room(0.3 * USER_RMS), webrtc_canceller())
     assert not speak(room, 5)
@@ -88,6 +91,7 @@ def test_a_user_is_heard_over_the_echo() -> None:
     assert len(turns[0].speech) > 0.8 * len(question)
 
 
+@pytest.mark.slow
 def test_where_no_echo_is_heard_there_are_headphones() -> None:
     room, echo = make_room(Room(NO_ECHO), None)
     assert echo.handling == "waits its turn"  # until that is known
@@ -95,6 +99,7 @@ def test_where_no_echo_is_heard_there_are_headphones() -> None:
     assert echo.handling == "headphones"
 
 
+@pytest.mark.slow
 def test_what_is_heard_and_resembles_nothing_is_not_taken_for_headphones() -> None:
     """As when what was played could not be laid beside what is heard."""
     room, echo = make_room(Room(NO_ECHO), webrtc_canceller())
@@ -106,6 +111,7 @@ def test_what_is_heard_and_resembles_nothing_is_not_taken_for_headphones() -> No
     assert echo.handling == "waits its turn"
 
 
+@pytest.mark.slow
 def test_without_a_canceller_it_waits_its_turn() -> None:
     room, echo = make_room(Room(USER_RMS), None)
     assert not speak(room, 4)
@@ -127,6 +133,7 @@ def test_a_canceller_that_does_not_work_is_found_out() -> None:
     assert echo.handling == "waits its turn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", ["headphones", "waits its turn"])
 def test_what_the_user_says_of_the_echo_counts(fixed: EchoHandling) -> None:
     room, echo = make_room(Room(NO_ECHO), webrtc_canceller(), fixed)

@@ -127,6 +127,7 @@ NAMES = st.text(
 ).filter(lambda name: name not in (".", ".."))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.lists(NAMES, min_size=1, max_size=5), st.integers(24, 255))
 def test_any_names_give_outputs_of_their_own(names: list[str], max_bytes: int) -> None:

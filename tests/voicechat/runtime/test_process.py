@@ -178,6 +178,7 @@ def test_a_conversation_is_kept_where_python_hears_nothing(tmp_path: Path) -> No
     assert turns == [("go", False), ("word ", True)]
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_even_the_tidying() -> None:
     body = (
         "from voicechat.runtime.signals import on_interruption\n"
@@ -232,6 +233,7 @@ def test_an_interruption_that_python_ignores_comes_again(number: signal.Signals,
     assert program.returncode == status
 
 
+@pytest.mark.slow
 def test_a_handler_of_somebody_else_is_left_alone() -> None:
     """As training has one, which lets a step be finished, and its checkpoint be written."""
     body = (
@@ -281,6 +283,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     assert (program.returncode, program.stdout) == (0, "on\n")
 
 
+@pytest.mark.slow
 def test_a_forked_worker_dies_of_a_signal() -> None:
     body = (
         "import time\n"

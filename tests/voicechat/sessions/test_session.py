@@ -291,6 +291,7 @@ def test_a_typed_turn_stops_the_answer_under_way() -> None:
     assert [e.interrupted for e in seen(view.events, TurnEnded)] == [True, False]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_first_token_time_counts_from_the_end_of_speech() -> None:
     view, engine, ends = Waiter(), ScriptedEngine(["Sure."]), []
 
@@ -445,6 +446,7 @@ def test_who_types_does_not_wait_for_the_warm_up(monkeypatch: pytest.MonkeyPatch
     assert engine.turns[-1].text == "Two."
 
 
+@pytest.mark.slow
 def test_an_interrupted_reply_that_then_fails_stays_as_it_was_shown(tmp_path: Path) -> None:
     """File, session and model have the same turns whatever became of the reply afterwards; /undo takes back one."""
     view = Waiter()
@@ -723,6 +725,7 @@ def test_words_that_were_understood_are_kept_and_saved(tmp_path: Path) -> None:
     assert '"back": 1' in (tmp_path / "s/turns.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_microphone_that_comes_back_listens_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voicechat.runtime.reopening.FIRST_PAUSE_SECONDS", 0.01)
     view, engine = Waiter(), ScriptedEngine(["First.", "Second."])

@@ -271,6 +271,7 @@ TURNS_FILES = st.lists(LINES, max_size=6).map(b"\n".join) | st.lists(LINES, max_
 ODDITIES = st.sampled_from(["file", "folder", "link to nowhere", "link to itself", "unreadable", "empty folder"])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(["a", "b c", "é", ".x", "n\nl"]), TURNS_FILES | ODDITIES, min_size=1))
 def test_whatever_lies_among_the_sessions_all_others_can_be_used(folders: dict[str, bytes | str]) -> None:

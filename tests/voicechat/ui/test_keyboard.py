@@ -130,6 +130,7 @@ def test_the_history_does_not_grow_for_ever(tmp_path: Path) -> None:
     assert kept.read_text().count("+line") == 1000
 
 
+@pytest.mark.slow
 def test_escape_is_an_empty_line() -> None:
     lines: list[str] = []
     with create_pipe_input() as keyboard:

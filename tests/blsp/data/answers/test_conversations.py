@@ -86,6 +86,7 @@ def test_a_conversation_costs_the_same_however_many_utterances_there_are(
     assert 0.4 < np.mean(earlier) / len(many) < 0.6
 
 
+@pytest.mark.slow
 def test_answers_are_those_that_the_llm_gives_turn_by_turn(tiny_model: BlspModel, tmp_path: Path) -> None:
     manifest = make_manifest(tmp_path)
     plan = ConversationPlan(6, system="Be brief.")

@@ -83,6 +83,7 @@ def test_shares_are_kept(make_speech: MakeSpeech) -> None:
     assert 0.22 < changed / 400 < 0.38
 
 
+@pytest.mark.slow
 def test_a_telephone_passes_its_band_only() -> None:
     noise = 0.1 * rng().standard_normal(2 * SAMPLING_RATE).astype(np.float32)
     heard = telephone(noise)
@@ -102,6 +103,7 @@ def test_a_telephone_has_256_levels() -> None:
     assert 36 < 10 * np.log10(tone / (level(heard, 0, hz - 1) + level(heard, hz + 1, 4000))) < 40  # G.711 has 38 dB
 
 
+@pytest.mark.slow
 def test_options_that_are_off_draw_no_numbers() -> None:
     """Cached features of a training depend on it: the sums are those of the version before channels."""
     config = AugmentationConfig(**ALL)  # type: ignore[arg-type]

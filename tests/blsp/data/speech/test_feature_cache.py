@@ -96,6 +96,7 @@ def test_states_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
         cache.put(key(2), torch.zeros(3, 4))
 
 
+@pytest.mark.slow
 def test_a_full_cache_keeps_what_this_run_uses(tmp_path: Path, no_waiting: None) -> None:
     cache = open_cache(tmp_path, max_bytes=64_000)
     for i in range(500):
@@ -122,6 +123,7 @@ def test_what_no_run_uses_makes_room(tmp_path: Path, no_waiting: None) -> None:
     assert n_hits(open_cache(tmp_path, max_bytes=64_000, encoder="old"), 500) == 0
 
 
+@pytest.mark.slow
 def test_the_least_recently_used_goes_first(tmp_path: Path, no_waiting: None) -> None:
     cache = open_cache(tmp_path, max_bytes=64_000)
     for i in range(500):

@@ -62,6 +62,7 @@ def keys(manifest: Manifest, config: SpeechConfig, encoder: SpeechEncoder, epoch
     return set(loader.load(ALL, epoch).keys)
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_states_are_those_of_the_encoder(manifest: Manifest, encoder: SpeechEncoder) -> None:
     batch = SpeechLoader(manifest, SpeechConfig(), encoder).load(ALL, epoch=0)
     assert (batch.kept, batch.keys, batch.cached_rows, batch.feature_rows) == ((0, 1, 2, 3, 4), (), (), (0, 1, 2, 3, 4))
@@ -70,6 +71,7 @@ def test_without_a_cache_the_states_are_those_of_the_encoder(manifest: Manifest,
     assert torch.equal(states.lengths, wanted.lengths)
 
 
+@pytest.mark.slow
 def test_cached_and_encoded_states_are_the_same(
     manifest: Manifest, encoder: SpeechEncoder, cached: SpeechConfig
 ) -> None:
@@ -106,6 +108,7 @@ def test_the_model_reads_cached_speech_like_waveforms(
     torch.testing.assert_close(embeds, wanted, rtol=1e-2, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_what_else_is_loaded(
     manifest: Manifest, encoder: SpeechEncoder, cached: SpeechConfig, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_utterances_read_together_are_each_as_alone(model: BlspModel, make_speec
         torch.testing.assert_close(row[:n], alone[0])
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_words_of_speech_have_the_embeddings_that_the_llm_reads(model: BlspModel, make_speech: MakeSpeech) -> None:
     """Long recordings too, which are read in windows."""

@@ -70,6 +70,7 @@ def score_of(model: BlspModel, reading: Reading, numbers: tuple[int, ...], confi
     return total + config.llm_weight * llm + config.letter_bonus * sum(map(str.isalnum, text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens_at_once", [1, 2, 5])
 @pytest.mark.parametrize(("llm_weight", "letter_weight", "bonus"), [(0.0, 0.0, 0.0), (3.0, 0.0, 0.3), (0.4, 1.0, 0.6)])
 def test_a_wide_search_finds_the_best_of_all_answers(
@@ -255,6 +256,7 @@ def reading_model(tiny_model: Any) -> BlspModel:
     return make_model(tiny_model.encoder, adapter, tiny_model.llm, tiny_model.tokenizer, tiny_model.template).eval()
 
 
+@pytest.mark.slow
 def test_transcripts_of_a_batch_are_those_of_each_utterance(reading_model: BlspModel, make_speech: MakeSpeech) -> None:
     waveforms = [make_speech(1.5, seed=1), make_speech(31.0, seed=2), make_speech(0.6, seed=3)]
     together = transcribe_batch(reading_model, waveforms)

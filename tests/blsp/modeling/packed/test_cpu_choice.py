@@ -154,6 +154,7 @@ def test_a_choice_is_applied_to_all_matrices(llm: nn.Module, monkeypatch: pytest
     assert float((llm[0](x) - x @ weight.T).norm() / llm[0](x).norm()) < 0.01  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_threads_are_measured_unless_the_user_says(llm: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)

@@ -98,6 +98,7 @@ def test_texts_for_those_who_cannot_see_it_are_escaped(maps: dict[str, PointMap]
     assert ET.fromstring(figure.svg).get("aria-label") == figure.alt
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("letters")
 def test_a_scatter_says_what_is_shown(maps: dict[str, PointMap]) -> None:
     figure = representation_maps(maps, NAMES, LABELS, highlighted=[0])
@@ -183,6 +184,7 @@ def matched(n: int, *, has_readout: bool) -> UtteranceMatch:
     return UtteranceMatch(frames, 0.16, has_readout)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("letters")
 def test_tokens_stand_below_the_sound(make_speech: Callable[..., np.ndarray]) -> None:
     speech = make_speech(1.9)
@@ -195,6 +197,7 @@ def test_tokens_stand_below_the_sound(make_speech: Callable[..., np.ndarray]) ->
     assert deaf.alt.endswith("nearest to each speech embedding: " + " ".join(["walk"] * 12))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("letters")
 def test_a_long_utterance_goes_on_below(make_speech: Callable[..., np.ndarray]) -> None:
     n = FRAMES_PER_LINE + 1

@@ -20,6 +20,7 @@ def word(text: str, start: float, *, added: float = 0.0) -> HeardWord:
     return HeardWord(text, True, start, start + 0.3, text, (nearest,), (Alternative("pairs", 0.2),), added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1.0, 14.0])
 def test_words_stand_below_their_sound(make_speech: Callable[..., np.ndarray], seconds: float) -> None:
     from blsp.report.figures.heard_picture import heard_picture

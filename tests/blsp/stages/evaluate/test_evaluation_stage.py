@@ -353,6 +353,7 @@ def test_reading_transcripts_needs_no_speech(
         assert line["hypothesis"] == expected[0].strip()
 
 
+@pytest.mark.slow
 def test_the_recogniser_is_scored_alone(
     config: EvaluationConfig, use_model: Callable, ctc_model: BlspModel, make_speech: MakeSpeech
 ) -> None:
@@ -387,6 +388,7 @@ def test_a_recogniser_that_is_not_there_is_no_zero(
         EvaluationStage().run(replace(config, tasks=(TaskConfig(kind="asr", ctc=True),)), Silent())
 
 
+@pytest.mark.slow
 def test_a_recording_that_cannot_be_read_counts_as_nothing_heard(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
 ) -> None:
@@ -454,6 +456,7 @@ def relabel(config: EvaluationConfig, labels: dict[int, str], field: str = "labe
     config.manifest.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
+@pytest.mark.slow
 def test_a_label_that_is_not_offered_is_wrong_and_ends_nothing(
     config: EvaluationConfig, use_model: Callable, tiny_model: BlspModel
 ) -> None:

@@ -110,6 +110,7 @@ def test_configs_that_cannot_work_are_refused(cls: type, changes: dict, message:
         build(cls, {**PAPER, **changes}, where="test")
 
 
+@pytest.mark.slow
 def test_naming_the_stages_loads_no_torch() -> None:
     names = ("alignment", "ctc", "instruction_tuning", "translation")
     modules = [STAGES[name].partition(":")[0] for name in names]

@@ -159,6 +159,7 @@ def test_copies_differ_in_voice_and_stay_together(tmp_path: Path, beeper: list[s
     assert len({u.speaker for u in (*trained, *held_out)}) == 6
 
 
+@pytest.mark.slow
 def test_engines_share_the_sentences(tmp_path: Path, beeper: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     named: list[tuple[str, str, float]] = []
 

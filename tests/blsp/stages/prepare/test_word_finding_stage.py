@@ -39,6 +39,7 @@ def run(values: dict[str, Any]) -> tuple[dict[str, Any], list[FoundWords]]:
     return result, list(read_found_words(config.out / "found_words.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["sound", "sound_and_llm"])
 def test_words_of_every_utterance_are_written(values: dict[str, Any], search: str) -> None:
     result, lines = run({**values, "search": search, "packed": False})
@@ -50,6 +51,7 @@ def test_words_of_every_utterance_are_written(values: dict[str, Any], search: st
         assert (line.spans[:, 1] >= line.spans[:, 0]).all()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_has_no_words(values: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "speech" / "2.flac").write_bytes(b"no audio")
     _, lines = run({**values, "search": "sound"})
@@ -57,6 +59,7 @@ def test_what_cannot_be_read_has_no_words(values: dict[str, Any], tmp_path: Path
     assert lines[3].ids
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(values: dict[str, Any], tmp_path: Path) -> None:
     _, whole = run({**values, "search": "sound"})
     (tmp_path / "found" / "found_words.jsonl").unlink()

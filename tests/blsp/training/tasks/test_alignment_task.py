@@ -205,6 +205,7 @@ def conversations(tmp_path: Path) -> SourceConfig:
     return SourceConfig("conversation", 1, path, learns_earlier=True)
 
 
+@pytest.mark.slow
 def test_conversations_are_learnt_with_all_that_was_said(
     reading_model: BlspModel, manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -413,6 +414,7 @@ def found_in(manifest: Manifest, model: BlspModel, texts: Sequence[str]) -> dict
     return found
 
 
+@pytest.mark.slow
 def test_words_found_are_read_as_text_until_the_residual_has_learnt(model: BlspModel, manifest: Manifest) -> None:
     model = residual_model(model)
     objective = ObjectiveConfig(cross_entropy=1.0, distillation=1.0)
@@ -487,6 +489,7 @@ def test_a_teacher_that_was_kept_need_not_be_asked(model: BlspModel, manifest: M
     assert losses["kept"] == pytest.approx(losses["asked"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_mistakes_may_be_trained_on_alone(model: BlspModel, tmp_path: Path, make_speech: Any) -> None:
     values = stage_values(tmp_path, make_speech, residual_model(model))
     manifest = Manifest(tmp_path / "speech" / "manifest.jsonl")
