@@ -202,11 +202,12 @@ class WordFinder:
         residual, places = self.adapter.residual, []
         assert residual is not None
         for i, (ids, row_spans) in enumerate(zip(rows, spans)):
-            with torch.no_grad():  # of the frames' type it would be two and ten times slower
-                one = (
-                    self.token_scores(frames[i : i + 1].to(self._model.dtype)) if logits is None else logits[i : i + 1]
-                )
-                others, log_probs = tokens_heard(one[0, : int(lengths[i])], row_spans, self._head.vocabulary)
+            with torch.no_grad():
+                if logits is None:  # in the LLM's type: a training's float32 takes several times longer
+                    (scores,) = self.token_scores(frames[i : i + 1].to(self._model.dtype))
+                else:
+                    scores = logits[i]
+                others, log_probs = tokens_heard(scores[: int(lengths[i])], row_spans, self._head.vocabulary)
                 embeds = self._model.embed_tokens(ids)
                 other_embeds = self._model.embed_tokens(others.flatten()).view(*others.shape, embeds.size(1))
             places.append(Place(embeds, row_spans, Candidates(other_embeds, log_probs)))

@@ -344,7 +344,7 @@ class CtcHead(nn.Module):
             likeness = token_embeds.likeness(speech_embeds)
         else:
             likeness = speech_embeds @ self._directions(token_embeds, speech_embeds.dtype).T
-        blank = (speech_embeds @ self.blank)[:, :, None]
+        blank = (speech_embeds @ self.blank.to(speech_embeds.dtype))[:, :, None]
         logits = torch.cat([blank, likeness], dim=2)
         return logits * self.scale if torch.is_grad_enabled() else logits.mul_(self.scale)
 

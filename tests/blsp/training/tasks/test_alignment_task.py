@@ -468,6 +468,18 @@ def test_utterances_in_which_nothing_was_found_are_read_as_nothing(model: BlspMo
     assert loss.total.isfinite()
 
 
+def test_an_llm_in_bfloat16_reads_words_with_what_the_sound_adds(model: BlspModel, manifest: Manifest) -> None:
+    model = residual_model(model)
+    found = found_in(manifest, model, TEXTS)
+    task = make_task(model, manifest, found=found)
+    batch = task.load(range(6), 0)
+    expected = task.module(batch).total.item()
+    model.llm.bfloat16()
+    loss = make_task(model, manifest, found=found).module(batch)
+    loss.total.backward()
+    assert loss.total.item() == pytest.approx(expected, rel=0.05)
+
+
 def test_a_teacher_that_was_kept_need_not_be_asked(model: BlspModel, manifest: Manifest, tmp_path: Path) -> None:
     asked = write_answers(tmp_path / "asked.jsonl")
     lines = [json.loads(line) for line in asked.read_text().splitlines()]
