@@ -27,7 +27,7 @@ test: $(VENV)/.dev ## Run all tests.
 	  echo "Notice: without the weights of the model tiny the tests that need them are skipped." >&2
 	$(PYTEST) $(ARGS)
 
-check: lint ## Run linters, types and the quick tests: under a minute.
+check: lint ## Run linters, types and the quick tests: about 45 s.
 	$(PYTEST) -q -m "not slow" $(ARGS)
 
 lint: $(VENV)/.dev ## Run ruff and mypy.
