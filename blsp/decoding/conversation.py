@@ -220,12 +220,12 @@ class Conversation:
         return self._max_tokens - min(config.max_new_tokens, int(self._max_tokens * MAX_ANSWER_SHARE))
 
     def _cut(self, ids: Sequence[int], text: str) -> tuple[int, ...]:
-        """Token ids of the beginning `text` of an answer: its own as far as they go, new ones for the rest."""
+        """Token ids of the prefix `text` of an answer: its own as far as they go, new ones for the rest."""
         tokenizer = self.model.tokenizer
         low, high = 0, len(ids)
-        while low < high:  # the longest beginning whose text is not longer than `text`
+        while low < high:  # the longest prefix whose text is not longer than `text`
             middle = (low + high + 1) // 2
             low, high = (middle, high) if len(decode(tokenizer, ids[:middle])) <= len(text) else (low, middle - 1)
-        while not text.startswith(beginning := decode(tokenizer, ids[:low])):
+        while not text.startswith(prefix := decode(tokenizer, ids[:low])):
             low -= 1  # half a character at the end
-        return (*ids[:low], *self.model.template.answer(text[len(beginning) :]))
+        return (*ids[:low], *self.model.template.answer(text[len(prefix) :]))

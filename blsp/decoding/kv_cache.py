@@ -300,7 +300,7 @@ def _check(cancel: threading.Event, *_: object) -> None:
 
 
 def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
