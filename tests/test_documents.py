@@ -19,6 +19,7 @@ import pytest
 
 import blsp
 from blsp.decoding.sampling import GenerationConfig
+from tests.test_dependencies import nodes
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS = ROOT / "README.md", ROOT / "RESULTS.md"
@@ -209,11 +210,10 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def _imported_by(path: Path) -> set[str]:
-    """Modules, and names in them, that a file imports anywhere."""
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {str(node.module) for node in froms} | {
+def _named_by(path: Path) -> set[str]:
+    """Modules, and names in them, that a file imports anywhere, for its types too."""
+    froms = [node for node in nodes(path) if isinstance(node, ast.ImportFrom)]
+    return {f"{node.module}" for node in froms} | {
         f"{node.module}.{name.name}" for node in froms for name in node.names
     }
 
@@ -225,11 +225,11 @@ def test_each_journey_is_short_and_leads_from_file_to_file() -> None:
     assert [len(each) <= most for each, most in zip(files, (12, 8, 8), strict=True)] == [True] * 3
     for journey in files:
         names = [file.removesuffix(".py").replace("/", ".") for file in journey]
-        imported = [_imported_by(ROOT / file) for file in journey]
+        imports = [_named_by(ROOT / file) for file in journey]
         reached, new = {0}, {0}
         while new:  # along imports, whichever way they go
             pairs = itertools.product(reached, range(len(names)))
-            new = {j for i, j in pairs if names[i] in imported[j] or names[j] in imported[i]} - reached
+            new = {j for i, j in pairs if names[i] in imports[j] or names[j] in imports[i]} - reached
             reached |= new
         assert [file for i, file in enumerate(journey) if i not in reached] == []
 

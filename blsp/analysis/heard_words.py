@@ -12,7 +12,7 @@ from torch import Tensor
 from blsp.analysis.nearest_tokens import TokenMatch, likeness, match_tokens, token_match
 from blsp.audio.waveform import SAMPLING_RATE, Waveform
 from blsp.audio.windows import cut_into_windows
-from blsp.decoding.search.token_spans import token_spans
+from blsp.decoding.search.token_spans import frames_of, token_spans
 from blsp.decoding.speech_reader import SpeechReader, speech_reader
 from blsp.errors import UnsupportedError
 from blsp.modeling.adapter import LetterScores
@@ -142,8 +142,7 @@ def _alternatives(
     vocabulary = reader.adapter.ctc.vocabulary
     if span[0] == span[1]:  # a mark, which has no sound of its own
         return ()
-    first = min(math.floor(span[0]), len(logits) - 1)
-    there = logits[first : max(first + 1, math.ceil(span[1]))].float()
+    there = logits[frames_of(span, len(logits))].float()
     frame = there[int(there.log_softmax(dim=1)[:, 0].argmin())]
     shares, places = frame[1:].softmax(dim=0).topk(min(4 * k, len(frame) - 1))
     ids = (places if vocabulary is None else vocabulary[places]).tolist()

@@ -149,19 +149,18 @@ class CachedContext:
                 if expects_words:
                     so_far = Piece.of_speech(torch.cat(embeds)) if embeds else Piece(tuple(ids))
                     self._read_before_speech([*before, so_far, Piece(gap)], cancel)
+                found: list[int] = []
                 if reader.adds_sound:
                     found, values = self._embed_words(window, expects_words=expects_words)
-                    if found:
-                        ids += [*gap, *found]
-                        embeds += [self._model.embed_tokens(gap).to(values), values]
+                    embeds += [self._model.embed_tokens(gap).to(values), values] if found else []
                 elif expects_words:
                     found = self._read_words(window, after if len(windows) == 1 else ())
-                    ids += [*gap, *found] if found else []
                 elif (words := reader.read_speech([window])) is not None:
-                    ids += [*gap, *words[0]] if words[0] else []
+                    found = words[0]
                 else:
                     values, lengths = reader.embed_speech([window])
                     embeds.append(values[0, : int(lengths[0])])
+                ids += [*gap, *found] if found else []
                 if max_length is not None and max(len(ids), sum(map(len, embeds))) > max_length:
                     break
         return Piece.of_speech(torch.cat(embeds), ids) if embeds else Piece(tuple(ids), is_speech=True)

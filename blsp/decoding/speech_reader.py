@@ -180,7 +180,7 @@ class SpeechReader:
             UnsupportedError: The adapter finds no words.
         """
         finder = self._finder()
-        if logits is None and self.adds_sound:  # both read them
+        if logits is None:
             logits = finder.token_scores(frames)
         sentences = finder.sentences(frames, lengths, letters, logits, evidence)
         return finder.embed([sentence.ids for sentence in sentences], frames, lengths, letters, logits)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from blsp.decoding.search.token_spans import frames_of
 
 N_CANDIDATES = 16
 _MARGIN = 1
@@ -27,8 +27,7 @@ def tokens_heard(logits: Tensor, spans: Tensor, vocabulary: Tensor | None) -> tu
     log_probs = logits.float().log_softmax(dim=1)[:, 1:]
     n = min(N_CANDIDATES, log_probs.size(1))
     scores, places = log_probs.new_empty(len(spans), n), log_probs.new_empty(len(spans), n, dtype=torch.int64)
-    for i, (first, last) in enumerate(spans.tolist()):
-        start = max(0, min(math.floor(first), len(log_probs) - 1) - _MARGIN)
-        there = log_probs[start : max(start + 1, math.ceil(last) + _MARGIN)]
+    for i, span in enumerate(spans.tolist()):
+        there = log_probs[frames_of(span, len(log_probs), _MARGIN)]
         scores[i], places[i] = there.amax(dim=0).topk(n)
     return (places if vocabulary is None else vocabulary[places]), scores

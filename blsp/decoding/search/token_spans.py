@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,13 @@ def token_spans(
     """
     log_probs = [None] * len(rows) if letters is None else _log_probs(letters)
     return [_spans(tokenizer, ids, row, n) for ids, row, n in zip(rows, log_probs, frame_lengths)]
+
+
+def frames_of(span: Sequence[float], n_frames: int, margin: int = 0) -> slice:
+    """The whole frames, at least one, of a token's first and last frame, with `margin` more on each side."""
+    first, last = span
+    start = max(0, min(math.floor(first), n_frames - 1) - margin)
+    return slice(start, max(start + 1, math.ceil(last) + margin))
 
 
 def _log_probs(letters: LetterScores) -> list[np.ndarray]:

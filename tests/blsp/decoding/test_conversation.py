@@ -682,22 +682,28 @@ def test_words_are_expected_after_what_was_said_before(
     torch.testing.assert_close(expected[2], logits.double().log_softmax(dim=0), rtol=1e-4, atol=1e-4)
 
 
-def test_what_was_guessed_right_leaves_nothing_to_read(
-    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find, ids = speech_reader(word_model).read_speech, PlainText(word_model.tokenizer).ids("What is this?")
+def show_all(model: BlspModel, monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
+    """Have the search show the LLM all that is said, and what comes after it; the token ids of what is said."""
+    find, ids = speech_reader(model).read_speech, PlainText(model.tokenizer).ids("What is this?")
 
     def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
         assert tree is not None
         tree.read([(*ids, *after)])
         return find(waveforms)
 
+    monkeypatch.setattr(speech_reader(model), "read_speech", listen)
+    return ids
+
+
+def test_what_was_guessed_right_leaves_nothing_to_read(
+    word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SpeechReader, "expects_words", True)
     monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
     conversation = Conversation(word_model)
     question = [Turn("user", speech=make_speech(1.0)) for _ in range(3)]
     conversation.prefill(question[0])
-    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
+    ids = show_all(word_model, monkeypatch)
     conversation.prefill(question[1])
     with recorded(word_model) as runs:
         conversation.prefill(question[2])  # the same words after the same turns
@@ -708,16 +714,9 @@ def test_what_was_guessed_right_leaves_nothing_to_read(
 def test_long_speech_goes_on_after_a_window_that_was_read_to_its_end(
     word_model: BlspModel, make_speech: MakeSpeech, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find, ids = speech_reader(word_model).read_speech, PlainText(word_model.tokenizer).ids("What is this?")
-
-    def listen(waveforms: Any, tree: LlmTree | None = None, after: Sequence[int] = ()) -> Any:
-        assert tree is not None
-        tree.read([(*ids, *after)])
-        return find(waveforms)
-
     monkeypatch.setattr(SpeechReader, "expects_words", True)
     monkeypatch.setattr(SpeechReader, "spellings", Spellings(word_model.tokenizer), raising=False)
-    monkeypatch.setattr(speech_reader(word_model), "read_speech", listen)
+    show_all(word_model, monkeypatch)
     conversation = Conversation(word_model)
     list(conversation.reply(Turn("user", speech=make_speech(61.0)), SHORT))
     assert conversation.heard == "What is this? What is this? What is this?"
