@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Whoever wants to watch a download or a conversion."""
+    """Is told how a download or a conversion goes on."""
 
     def start(self, description: str, total_bytes: int | None) -> None:
         """Begin a step of `total_bytes`, or of unknown size."""
@@ -33,7 +33,7 @@ class NoProgress:
 
 
 class Watcher(Protocol):
-    """Whoever wants to see a stage advance. Called in the main process only."""
+    """Is told how a stage advances, in the main process only."""
 
     def message(self, text: str) -> None:
         """Say one line."""

@@ -1,4 +1,4 @@
-"""Files and folders that are there for a while only. Whoever ends the process at once can still remove them."""
+"""Files and folders that are there for a while only. They can still be removed where the process ends at once."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ class WordFinder:
             return self._head.logits(frames, self._model.token_table)
         mark, table = self._model.llm_mark(), self._model.token_table
         if self._read_table is None or self._read_table[0] != mark:
-            # Whoever asks first may be in inference mode, whose tensors are of no use to others.
+            # The first call may be in inference mode, whose tensors are of no use outside it.
             with torch.inference_mode(False), torch.no_grad():
                 part = (
                     table.subset(vocabulary)

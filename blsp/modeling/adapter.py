@@ -319,7 +319,7 @@ class CtcHead(nn.Module):
 
     def __init__(self, llm_dim: int, vocabulary_size: int | None = None) -> None:
         super().__init__()
-        # Ids of the tokens that compete, sorted; None: all. Whoever asks for scores gives their embeddings.
+        # Ids of the tokens that compete, sorted; None: all. Their embeddings are given with each call.
         ids = None if vocabulary_size is None else torch.arange(vocabulary_size)
         self.register_buffer("vocabulary", ids)
         self.blank = nn.Parameter(torch.randn(llm_dim) / llm_dim**0.5)

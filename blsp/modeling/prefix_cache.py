@@ -40,7 +40,7 @@ class PrefixCache:
         layers = None if self._model.llm_mark() != self._mark else self._layers.get(ids)
         if layers is None:
             cache = DynamicCache()
-            # Whoever asks first may be in inference mode, whose tensors are of no use to training.
+            # The first call may be in inference mode, whose tensors are of no use to training.
             with torch.inference_mode(False), torch.no_grad():
                 self._model.run_llm(self._model.embed_tokens(ids)[None], cache, logits_to_keep=1)
             layers = [(layer.keys, layer.values) for layer in cache.layers]

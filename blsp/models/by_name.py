@@ -37,7 +37,7 @@ def load_model(
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `mps`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         quantize: `8bit` or `4bit`: the LLM's weights, by bitsandbytes, on CUDA only.
-        progress: Whoever wants to watch downloads.
+        progress: Told of downloads as they go on.
 
     Raises:
         ModelNotFoundError: There is no such model, or a part of it cannot be had.

@@ -222,7 +222,7 @@ def ensure_part(
 
     Args:
         part: The model.
-        progress: Whoever wants to watch.
+        progress: Told of it as it goes on.
         hashes: Compare the files' contents too, and make the folder anew where they differ.
         fetched_by: Command that fetches it, for the hint where the network is switched off.
 

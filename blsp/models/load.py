@@ -50,7 +50,7 @@ def load_model(
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         quantize: `8bit` or `4bit`: the LLM's weights, by bitsandbytes, on CUDA only.
         speech: Load encoder and adapter; without them the model takes text only (for the cascade).
-        progress: Whoever wants to watch downloads.
+        progress: Told of downloads as they go on.
         new_adapter: Makes an untrained adapter from the widths of encoder and LLM, in place of a saved one.
         packed: Let a CPU run the LLM by weights in the 4 bits that they came in, where they did and with `dtype` auto:
             several times as fast and small, but for use only; nothing can be trained through them.

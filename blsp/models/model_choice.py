@@ -49,7 +49,7 @@ class ModelChoice:
         """The model on its device, fetched first where it is not there; nothing can be trained through its LLM.
 
         Args:
-            progress: Whoever wants to watch downloads.
+            progress: Told of downloads as they go on.
             speech: Load encoder and adapter too; without them the model takes text only.
 
         Raises:

@@ -192,7 +192,7 @@ def part_path(
     Args:
         name: A folder, a hub id, or one of `embedded`.
         embedded: `EMBEDDED_ENCODERS` or `EMBEDDED_LLMS`.
-        progress: Whoever wants to watch.
+        progress: Told of it as it goes on.
         hashes: Compare the contents of an embedded part too.
         model: What the user calls the model that it belongs to, for hints.
 

